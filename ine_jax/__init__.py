@@ -1,0 +1,47 @@
+"""Implicit negative embeddings for unlearned diffusion models, in JAX.
+
+An unlearned text-to-image model still draws the forgotten concept for adversarial prompts, and guards that name the
+concept in words fail on it. This package finds the concept again by textual inversion in the unlearned model and puts
+the found embedding where the guard had its words (arXiv 2511.04834).
+
+The public names are loaded on first use: importing the package alone does not import JAX.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ine_jax.embedding import Embedding
+    from ine_jax.guidance.base import NoGuidance
+    from ine_jax.guidance.cfg import Cfg
+    from ine_jax.guidance.negative import Negative
+    from ine_jax.pipeline import load
+
+__version__ = "0.1.0"
+__all__ = ["Cfg", "Embedding", "Negative", "NoGuidance", "__version__", "load"]
+
+_HOME = {
+    "Cfg": "ine_jax.guidance.cfg",
+    "Embedding": "ine_jax.embedding",
+    "Negative": "ine_jax.guidance.negative",
+    "NoGuidance": "ine_jax.guidance.base",
+    "load": "ine_jax.pipeline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the home module of a public name on first use.
+
+    Raises:
+        AttributeError: the name is not public.
+    """
+    if name not in _HOME:
+        raise AttributeError(f"module 'ine_jax' has no attribute {name!r}; it has {', '.join(__all__)}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, loaded or not."""
+    return sorted(__all__)

@@ -1,0 +1,73 @@
+"""The error family: every failure that a user can cause or must act on, with its exit code.
+
+Each error says three things, one line each: what was given, what is allowed, what to do next. Anything that is
+not an `IneError` is a bug of this package and leaves with exit code 1 and a traceback in a file.
+"""
+
+import unicodedata
+from typing import ClassVar
+
+LINE_LIMIT = 240  # characters of one message line; longer text (a prompt, a path) is shortened in the middle
+
+# Unicode category Cf holds the bidirectional overrides, which can make a terminal show one name and mean another.
+_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+
+
+def clean(text: str, limit: int = LINE_LIMIT) -> str:
+    """Return `text` as one printable line: control and bidirectional characters become spaces, the middle is cut."""
+    line = " ".join("".join(" " if unicodedata.category(c) in _HIDDEN else c for c in text).split())
+    if len(line) <= limit:
+        return line
+    half = (limit - 3) // 2
+    return f"{line[:half]}...{line[-half:]}"
+
+
+class IneError(Exception):
+    """Base of all expected errors; `str()` gives at most three lines.
+
+    Attributes:
+        given: what was found, naming the file, field or flag.
+        allowed: what would have been accepted.
+        todo: what the user can do next.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, given: str, allowed: str = "", todo: str = "") -> None:
+        """Keep the three lines; empty ones are left out of the message."""
+        self.given, self.allowed, self.todo = given, allowed, todo
+        super().__init__(given, allowed, todo)
+
+    def __str__(self) -> str:
+        """Return the message: one printable line for each part that is not empty."""
+        return "\n".join(clean(part) for part in (self.given, self.allowed, self.todo) if part)
+
+
+class InputError(IneError):
+    """A wrong argument, file or configuration; nothing has been written."""
+
+    exit_code = 2
+
+
+class NumericalError(IneError):
+    """A computation left the finite numbers and could not go on."""
+
+    exit_code = 3
+
+
+class ItemErrors(IneError):
+    """Too many single items failed; the results of the others are kept."""
+
+    exit_code = 4
+
+
+class CorruptRunError(IneError):
+    """A run directory does not hold what it says it holds."""
+
+    exit_code = 5
+
+
+class Interrupted(IneError):  # noqa: N818  a request to stop, not a fault
+    """The run was asked to stop and saved its state; the same command continues it."""
+
+    exit_code = 75
