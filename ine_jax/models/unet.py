@@ -1,0 +1,290 @@
+"""UNet2DConditionModel of Stable Diffusion 1.x and 2.x (arXiv 2112.10752, appendix E), NHWC.
+
+The parameter tree equals diffusers' ``FlaxUNet2DConditionModel``; the arithmetic equals its PyTorch class
+(``reference="torch"``) or, where the two differ, the Flax one (``reference="flax"``): tanh instead of exact GELU in
+the feed-forward layers and 1e-5 instead of 1e-6 in the transformer's GroupNorm.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from ine_jax.errors import InputError
+from ine_jax.models.layers import (
+    Downsample,
+    Dtype,
+    Reference,
+    ResnetBlock,
+    Upsample,
+    attention,
+    config_from_dict,
+    sinusoidal_embedding,
+)
+from ine_jax.types import Array
+
+_REFUSED: dict[str, tuple[Any, ...]] = {
+    "act_fn": ("silu", "swish"),
+    "mid_block_type": ("UNetMidBlock2DCrossAttn",),
+    "only_cross_attention": (False, [False] * 4),
+    "dual_cross_attention": (False,),
+    "class_embed_type": (None,),
+    "addition_embed_type": (None,),
+    "encoder_hid_dim": (None,),
+    "time_embedding_type": (None, "positional"),
+    "timestep_post_act": (None,),
+    "time_cond_proj_dim": (None,),
+    "conv_in_kernel": (None, 3),
+    "conv_out_kernel": (None, 3),
+    "resnet_time_scale_shift": ("default",),
+    "center_input_sample": (False,),
+    "transformer_layers_per_block": (1,),
+    "reverse_transformer_layers_per_block": (None,),
+    "downsample_padding": (1,),
+    "mid_block_scale_factor": (1, 1.0),
+}
+_SYMMETRIC = ((1, 1), (1, 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class UNetConfig:
+    """Shape of the UNet; field names are those of diffusers' ``unet/config.json``.
+
+    ``attention_head_dim`` holds the *number* of heads, per level or one for all: diffusers' historic misnomer, kept
+    because every published config relies on it. ``num_attention_heads`` wins where a config has it.
+    """
+
+    sample_size: int = 64
+    in_channels: int = 4
+    out_channels: int = 4
+    down_block_types: tuple[str, ...] = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
+    up_block_types: tuple[str, ...] = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
+    block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
+    layers_per_block: int = 2
+    attention_head_dim: int | tuple[int, ...] = 8
+    num_attention_heads: int | tuple[int, ...] | None = None
+    cross_attention_dim: int = 768
+    use_linear_projection: bool = False
+    norm_num_groups: int = 32
+    norm_eps: float = 1e-5
+    flip_sin_to_cos: bool = True
+    freq_shift: float = 0
+    reference: Reference = "torch"
+
+    def __post_init__(self) -> None:
+        for field, known in (
+            ("down_block_types", ("CrossAttnDownBlock2D", "DownBlock2D")),
+            ("up_block_types", ("CrossAttnUpBlock2D", "UpBlock2D")),
+        ):
+            for kind in getattr(self, field):
+                if kind not in known:
+                    raise InputError(f"{field} holds {kind!r}", f"known: {', '.join(known)}", "use an SD 1.x/2.x UNet")
+        levels = len(self.block_out_channels)
+        if not len(self.down_block_types) == len(self.up_block_types) == levels:
+            raise InputError(
+                f"{len(self.down_block_types)} down and {len(self.up_block_types)} up blocks for {levels} channel widths",
+                "one down and one up block per entry of block_out_channels",
+                "mend unet/config.json",
+            )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "UNetConfig":
+        """Read ``unet/config.json``; raises :class:`InputError` for a variant that is not SD 1.x/2.x."""
+        return config_from_dict(cls, values, _REFUSED)
+
+    def heads(self, level: int) -> int:
+        """Number of attention heads at a level (0 = finest)."""
+        heads = self.num_attention_heads or self.attention_head_dim
+        return heads if isinstance(heads, int) else heads[level]
+
+
+class Attention(nn.Module):
+    """Multi-head attention of ``x`` to ``context`` (to itself where None); queries, keys, values without bias."""
+
+    heads: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, context: Array | None = None) -> Array:
+        context = x if context is None else context
+        inner = x.shape[-1]
+
+        def project(values: Array, name: str) -> Array:
+            out = nn.Dense(inner, use_bias=False, dtype=self.dtype, name=name)(values)
+            return out.reshape(*out.shape[:2], self.heads, inner // self.heads)
+
+        out = attention(project(x, "to_q"), project(context, "to_k"), project(context, "to_v"))
+        return nn.Dense(inner, dtype=self.dtype, name="to_out_0")(out.reshape(x.shape))
+
+
+class GatedGelu(nn.Module):
+    """GEGLU (arXiv 2002.05202): ``a · gelu(b)`` with ``[a, b]`` one projection of the input."""
+
+    dim: int
+    tanh: bool
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        linear, gate = jnp.split(nn.Dense(2 * self.dim, dtype=self.dtype, name="proj")(x), 2, axis=-1)
+        return linear * nn.gelu(gate, approximate=self.tanh)
+
+
+class FeedForward(nn.Module):
+    """GEGLU of width 4·dim and a projection back."""
+
+    dim: int
+    tanh: bool
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        h = GatedGelu(4 * self.dim, self.tanh, dtype=self.dtype, name="net_0")(x)
+        return nn.Dense(self.dim, dtype=self.dtype, name="net_2")(h)
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, cross-attention to the text, feed-forward; each pre-normalised and residual."""
+
+    heads: int
+    tanh: bool
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, context: Array) -> Array:
+        def norm(name: str, h: Array) -> Array:
+            return nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name=name)(h)
+
+        x = x + Attention(self.heads, self.dtype, name="attn1")(norm("norm1", x))
+        x = x + Attention(self.heads, self.dtype, name="attn2")(norm("norm2", x), context)
+        return x + FeedForward(x.shape[-1], self.tanh, self.dtype, name="ff")(norm("norm3", x))
+
+
+class SpatialTransformer(nn.Module):
+    """A transformer block over the flattened pixels (Transformer2DModel with one block)."""
+
+    heads: int
+    config: UNetConfig
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, context: Array) -> Array:
+        b, h, w, c = x.shape
+        as_flax = self.config.reference == "flax"
+        epsilon = 1e-5 if as_flax else 1e-6
+        y = nn.GroupNorm(self.config.norm_num_groups, epsilon=epsilon, dtype=self.dtype, name="norm")(x)
+        y = self._project(y, "proj_in").reshape(b, h * w, c)
+        y = TransformerBlock(self.heads, as_flax, self.dtype, name="transformer_blocks_0")(y, context)
+        return x + self._project(y.reshape(b, h, w, c), "proj_out")
+
+    def _project(self, x: Array, name: str) -> Array:
+        # A 1×1 convolution and a dense layer compute the same; the published kernels differ in rank.
+        if self.config.use_linear_projection:
+            return nn.Dense(x.shape[-1], dtype=self.dtype, name=name)(x)
+        return nn.Conv(x.shape[-1], (1, 1), dtype=self.dtype, name=name)(x)
+
+
+class DownBlock(nn.Module):
+    """Resnets (each followed by a transformer where ``cross``), then a strided convolution unless last."""
+
+    level: int
+    config: UNetConfig
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, time: Array, context: Array) -> tuple[Array, tuple[Array, ...]]:
+        cfg, skips = self.config, []
+        cross = cfg.down_block_types[self.level] == "CrossAttnDownBlock2D"
+        width = cfg.block_out_channels[self.level]
+        for i in range(cfg.layers_per_block):
+            x = ResnetBlock(width, cfg.norm_num_groups, cfg.norm_eps, self.dtype, name=f"resnets_{i}")(x, time)
+            if cross:
+                heads = cfg.heads(self.level)
+                x = SpatialTransformer(heads, cfg, self.dtype, name=f"attentions_{i}")(x, context)
+            skips.append(x)
+        if self.level < len(cfg.block_out_channels) - 1:
+            x = Downsample(width, _SYMMETRIC, self.dtype, name="downsamplers_0")(x)
+            skips.append(x)
+        return x, tuple(skips)
+
+
+class MidBlock(nn.Module):
+    """Resnet, transformer, resnet at the coarsest level."""
+
+    config: UNetConfig
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, time: Array, context: Array) -> Array:
+        cfg, level = self.config, len(self.config.block_out_channels) - 1
+        width = cfg.block_out_channels[level]
+        x = ResnetBlock(width, cfg.norm_num_groups, cfg.norm_eps, self.dtype, name="resnets_0")(x, time)
+        x = SpatialTransformer(cfg.heads(level), cfg, self.dtype, name="attentions_0")(x, context)
+        return ResnetBlock(width, cfg.norm_num_groups, cfg.norm_eps, self.dtype, name="resnets_1")(x, time)
+
+
+class UpBlock(nn.Module):
+    """Mirror of :class:`DownBlock`: each resnet takes one skip connection; ``index`` counts from the coarsest."""
+
+    index: int
+    config: UNetConfig
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, skips: tuple[Array, ...], time: Array, context: Array) -> Array:
+        cfg, level = self.config, len(self.config.block_out_channels) - 1 - self.index
+        cross = cfg.up_block_types[self.index] == "CrossAttnUpBlock2D"
+        width = cfg.block_out_channels[level]
+        for i, skip in enumerate(reversed(skips)):
+            x = jnp.concatenate([x, skip], axis=-1)
+            x = ResnetBlock(width, cfg.norm_num_groups, cfg.norm_eps, self.dtype, name=f"resnets_{i}")(x, time)
+            if cross:
+                x = SpatialTransformer(cfg.heads(level), cfg, self.dtype, name=f"attentions_{i}")(x, context)
+        return x if level == 0 else Upsample(width, self.dtype, name="upsamplers_0")(x)
+
+
+class TimeEmbedding(nn.Module):
+    """Two dense layers on the sinusoidal timestep features; ``[batch, 4 · first width]``."""
+
+    dim: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, features: Array) -> Array:
+        h = nn.silu(nn.Dense(self.dim, dtype=self.dtype, name="linear_1")(features))
+        return nn.Dense(self.dim, dtype=self.dtype, name="linear_2")(h)
+
+
+class UNet(nn.Module):
+    """The denoiser ε_θ(z_t, t, c) (or v_θ): what it predicts is the scheduler config's ``prediction_type``."""
+
+    config: UNetConfig
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, latents: Array, timesteps: Array, context: Array) -> Array:
+        """Predict from ``latents [batch, h, w, c]``, ``timesteps [batch]`` and ``context [batch, token, dim]``.
+
+        Returns an array like ``latents`` in the compute dtype. h and w must be divisible by 2^(levels − 1).
+        """
+        cfg = self.config
+        first = cfg.block_out_channels[0]
+        features = sinusoidal_embedding(timesteps, first, cfg.flip_sin_to_cos, cfg.freq_shift)
+        time = TimeEmbedding(4 * first, self.dtype, name="time_embedding")(features.astype(self.dtype))
+        context = context.astype(self.dtype)
+        x = nn.Conv(first, (3, 3), padding=1, dtype=self.dtype, name="conv_in")(latents.astype(self.dtype))
+
+        skips: tuple[Array, ...] = (x,)
+        for level in range(len(cfg.block_out_channels)):
+            x, new = DownBlock(level, cfg, self.dtype, name=f"down_blocks_{level}")(x, time, context)
+            skips += new
+        x = MidBlock(cfg, self.dtype, name="mid_block")(x, time, context)
+        taken = cfg.layers_per_block + 1
+        for index in range(len(cfg.block_out_channels)):
+            block = UpBlock(index, cfg, self.dtype, name=f"up_blocks_{index}")
+            x = block(x, skips[-taken:], time, context)
+            skips = skips[:-taken]
+        x = nn.GroupNorm(cfg.norm_num_groups, epsilon=cfg.norm_eps, dtype=self.dtype, name="conv_norm_out")(x)
+        return nn.Conv(cfg.out_channels, (3, 3), padding=1, dtype=self.dtype, name="conv_out")(nn.silu(x))
