@@ -55,7 +55,7 @@ class NumericalError(IneError):
     exit_code = 3
 
 
-class ItemErrors(IneError):
+class ItemErrors(IneError):  # noqa: N818  several errors at once
     """Too many single items failed; the results of the others are kept."""
 
     exit_code = 4

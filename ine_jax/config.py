@@ -1,0 +1,312 @@
+"""What a run is asked to do: frozen dataclasses with their ranges, and no import of JAX.
+
+These records are parsed from YAML (`ine_jax.configfile`) and from dotted flags (`ine_jax.cli`), written into run
+directories and hashed. Runtime objects are made from them in `ine_jax.build`, so numbers may become traced leaves
+there while the ranges are checked here, once.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ine_jax.errors import InputError
+
+Space = Literal["token", "context"]
+Scheduler = Literal["ddim", "dpm++", "pndm", "euler"]
+EsdMethod = Literal["esd-x-strict", "esd-x", "esd-u", "esd-full"]
+NegativeKind = Literal["none", "explicit", "implicit"]
+Prompts = tuple[str, ...]
+
+
+def check(record: object, name: str, ok: bool, allowed: str) -> None:
+    """Raise `InputError` naming field `name` of `record`, its value and what is allowed, unless `ok`."""
+    if not ok:
+        raise InputError(f"{name}: {getattr(record, name)!r}", f"allowed: {allowed}", f"change {name} and run again")
+
+
+def check_min(record: object, least: float, *names: str, exclusive: bool = False) -> None:
+    """Raise `InputError` unless each named number of `record` is finite and >= `least` (> when `exclusive`)."""
+    for name in names:
+        value = getattr(record, name)
+        ok = value is None or (math.isfinite(value) and (value > least if exclusive else value >= least))
+        check(record, name, ok, f"a finite number {'greater than' if exclusive else 'of at least'} {least:g}")
+
+
+@dataclass(frozen=True)
+class GuidanceConfig:
+    """Classifier-free guidance eps = eps_u + w (eps_c - eps_u) - s (eps_n - eps_u)."""
+
+    scale: float = 7.5
+    """Guidance scale w; 1 is the conditional model alone."""
+    negative_scale: float | None = None
+    """Scale s of the negative; empty means w - 1, the usual negative prompt in two rows instead of three."""
+
+    def __post_init__(self) -> None:
+        check_min(self, 0.0, "scale", "negative_scale")
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """How latents become images."""
+
+    scheduler: Scheduler | None = None
+    """Sampling method; empty means the one named in the model's folder."""
+    steps: int = 25
+    """Denoising steps."""
+    height: int | None = None
+    """Pixels; empty means the model's own size."""
+    width: int | None = None
+    """Pixels; empty means the model's own size."""
+    batch: int = 32
+    """Images per call; does not change any image."""
+
+    def __post_init__(self) -> None:
+        check_min(self, 1, "steps", "batch")
+        for name in ("height", "width"):
+            value = getattr(self, name)
+            check(self, name, value is None or (8 <= value <= 4096 and value % 8 == 0), "8 to 4096, divisible by 8")
+
+
+@dataclass(frozen=True)
+class InversionConfig:
+    """Textual inversion (Gal et al. 2022) against a frozen model; the defaults suit the bundled world."""
+
+    concept: str = "concept"
+    """Name of the concept; the learned token is written <name>."""
+    space: Space = "token"
+    """token: vectors for the text encoder's table; context: the encoder's output itself."""
+    vectors: int = 1
+    """Learned vectors k (token space)."""
+    steps: int = 300
+    """Optimizer steps."""
+    batch: int = 16
+    """Images per step."""
+    learning_rate: float = 1e-2
+    """Adam step size, constant."""
+    init: str = "a"
+    """Start: a word of the vocabulary, or `mean` for the table's mean."""
+    templates: str | Prompts = "object"
+    """`object`, `bare`, or sentences that hold {}."""
+    norm: float | None = None
+    """Keep the vectors at this norm; empty leaves them free."""
+    seed: int = 0
+    """Batch t depends on (seed, t) alone."""
+    save_every: int = 50
+    """Steps between checkpoints."""
+    log_every: int = 10
+    """Steps between lines of the loss log."""
+
+    def __post_init__(self) -> None:
+        check(self, "concept", bool(self.concept.strip()), "a name that is not empty")
+        check(self, "vectors", 1 <= self.vectors <= 77, "1 to 77")
+        check_min(self, 1, "steps", "batch", "save_every", "log_every")
+        check_min(self, 0, "learning_rate", "norm", exclusive=True)
+        check_min(self, 0, "seed")
+        check(self, "init", bool(self.init.strip()), "a word of the vocabulary, or `mean`")
+        named = isinstance(self.templates, str)
+        known = self.templates in ("object", "bare") if named else all("{}" in t for t in self.templates)
+        check(self, "templates", bool(self.templates) and known, "object, bare, or sentences that each hold {}")
+
+
+@dataclass(frozen=True)
+class EsdConfig:
+    """Erased Stable Diffusion (Gandikota et al. 2023), with a preservation term of this project."""
+
+    erase: Prompts = ()
+    """Prompts whose concept is erased."""
+    preserve: Prompts = ()
+    """Prompts whose prediction is held to the original model's."""
+    method: EsdMethod = "esd-x-strict"
+    """Trained weights: keys and values of the cross-attention, all of it, all but it, or everything."""
+    eta: float = 1.0
+    """Negative guidance eta of the erasure target."""
+    steps: int = 110
+    """Optimizer steps."""
+    learning_rate: float = 4e-4
+    """Adam step size."""
+    batch: int = 16
+    """Erased prompts per step."""
+    preserve_weight: float = 0.0
+    """Weight of the preservation term; 0 is ESD as published."""
+    start_guidance: float = 3.0
+    """Guidance scale of the trajectories on which x_t is drawn."""
+    ddim_steps: int = 25
+    """Steps of those trajectories."""
+    seed: int = 0
+    """Step t depends on (seed, t) alone."""
+    save_every: int = 25
+    """Steps between checkpoints."""
+    log_every: int = 5
+    """Steps between lines of the loss log."""
+
+    def __post_init__(self) -> None:
+        check_min(self, 1, "steps", "batch", "ddim_steps", "save_every", "log_every")
+        check_min(self, 0, "learning_rate", "eta", exclusive=True)
+        check_min(self, 0, "preserve_weight", "start_guidance", "seed")
+        kept = self.preserve_weight == 0 or bool(self.preserve)
+        check(self, "preserve", kept, "at least one prompt when preserve_weight is not 0")
+
+
+@dataclass(frozen=True)
+class GuardConfig:
+    """One guard of an evaluation: guidance, and what fills the slot of its negative."""
+
+    name: str = "cfg"
+    """Name in tables and folders."""
+    negative: NegativeKind = "none"
+    """none, explicit (words) or implicit (a learned embedding)."""
+    words: str = ""
+    """The negative prompt, when explicit."""
+    embedding: str = ""
+    """The embedding file, when implicit."""
+    guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
+
+    def __post_init__(self) -> None:
+        check(self, "name", bool(self.name.strip()), "a name that is not empty")
+        check(self, "words", bool(self.words) == (self.negative == "explicit"), "given when negative is explicit")
+        held = bool(self.embedding) == (self.negative == "implicit")
+        check(self, "embedding", held, "a file, given when negative is implicit")
+
+
+@dataclass(frozen=True)
+class InvertConfig:
+    """`ine invert`: find a concept again in a model, from images of it."""
+
+    model: str = "tiny-unlearned-0"
+    """Bundled model, folder, or hub id."""
+    revision: str | None = None
+    """Commit of the hub repository."""
+    images: str = ""
+    """Folder of images of the concept; empty means the bundled ones."""
+    out: str = "runs/invert"
+    """Run directory: embedding, checkpoints, loss log, curve, preview."""
+    inversion: InversionConfig = field(default_factory=InversionConfig)
+
+    def __post_init__(self) -> None:
+        check(self, "model", bool(self.model), "a bundled model, a folder, or a hub id")
+        check(self, "out", bool(self.out), "a directory")
+
+
+@dataclass(frozen=True)
+class UnlearnConfig:
+    """`ine unlearn`: fine-tune a model to forget what the erased prompts ask for."""
+
+    model: str = "tiny"
+    """Bundled model, folder, or hub id."""
+    revision: str | None = None
+    """Commit of the hub repository."""
+    out: str = "runs/unlearn"
+    """Run directory: the changed weights, checkpoints, loss log."""
+    preserve_images: str = ""
+    """Folder of images for the preservation term; empty means noise-free samples are not used."""
+    esd: EsdConfig = field(default_factory=EsdConfig)
+
+    def __post_init__(self) -> None:
+        check(self, "model", bool(self.model), "a bundled model, a folder, or a hub id")
+        check(self, "out", bool(self.out), "a directory")
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """`ine generate`: prompts to images under a guard."""
+
+    model: str = "tiny"
+    """Bundled model, folder, or hub id."""
+    revision: str | None = None
+    """Commit of the hub repository."""
+    prompts: Prompts = ()
+    """Prompts."""
+    prompts_file: str = ""
+    """File of prompts instead: .txt (one per line) or .jsonl (field `prompt`, optional `seed` and `id`)."""
+    negative: str = ""
+    """Explicit negative prompt."""
+    embedding: str = ""
+    """Implicit negative: an embedding file."""
+    guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    seed: int = 0
+    """Seed of the first image; image i uses seed + i unless its row has one."""
+    per_prompt: int = 1
+    """Images per prompt."""
+    out: str = "runs/generate"
+    """Folder for the PNGs and metadata.jsonl."""
+
+    def __post_init__(self) -> None:
+        check_min(self, 0, "seed")
+        check_min(self, 1, "per_prompt")
+        check(self, "model", bool(self.model), "a bundled model, a folder, or a hub id")
+        check(self, "embedding", not (self.embedding and self.negative), "either negative or embedding, not both")
+        check(self, "prompts_file", not (self.prompts_file and self.prompts), "either prompts or prompts_file")
+        check(self, "out", bool(self.out), "a directory")
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """`ine evaluate`: models x guards x prompts, in blocks that are finished once and never redone."""
+
+    models: tuple[str, ...] = ("tiny",)
+    """Bundled models, folders, or hub ids."""
+    guards: tuple[GuardConfig, ...] = (GuardConfig(),)
+    """Guards; each is used on each model."""
+    prompts: tuple[str, ...] = ("attack", "benign")
+    """Bundled prompt lists by name, or .jsonl files with id, prompt, objects, seed."""
+    limit: int | None = None
+    """Use only the first rows of each prompt list."""
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    block: int = 50
+    """Items per block, the unit of work that a restart may repeat."""
+    detector: str = "world"
+    """Bundled detector, or a folder."""
+    threshold: float = 0.5
+    """A label is shown when its score reaches this."""
+    out: str = "runs/evaluate"
+    """Run directory."""
+
+    def __post_init__(self) -> None:
+        check_min(self, 1, "limit", "block")
+        check(self, "threshold", 0 < self.threshold < 1, "between 0 and 1")
+        for name in ("models", "guards", "prompts"):
+            check(self, name, bool(getattr(self, name)), "at least one")
+        names = [guard.name for guard in self.guards]
+        check(self, "guards", len(set(names)) == len(names), "guards whose names differ")
+        check(self, "out", bool(self.out), "a directory")
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """`ine demo`: the whole method on the bundled family."""
+
+    out: str = "runs/demo"
+    """Run directory: embedding, images, summary.json, report.html."""
+    full: bool = False
+    """All items of every list and all seeds (n >= 300 per cell) instead of `items`."""
+    items: int = 100
+    """Items per cell."""
+    guidance: GuidanceConfig = field(default_factory=lambda: GuidanceConfig(scale=3.0, negative_scale=4.0))
+    sampler: SamplerConfig = field(default_factory=lambda: SamplerConfig(steps=16, batch=50))
+    inversion: InversionConfig = field(default_factory=lambda: InversionConfig(concept="weapon"))
+
+    def __post_init__(self) -> None:
+        check_min(self, 1, "items")
+        check(self, "out", bool(self.out), "a directory")
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """`ine bench`: sampling throughput of the model beside baselines."""
+
+    model: str = "tiny"
+    """Bundled model, folder, or hub id."""
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    repeats: int = 3
+    """Timed runs after the one that compiles."""
+    baselines: tuple[str, ...] = ("torch", "diffusers-flax")
+    """Other implementations, timed where they are installed."""
+    out: str = "runs/bench/bench.json"
+    """Result file."""
+
+    def __post_init__(self) -> None:
+        check_min(self, 1, "repeats")
+        known = all(name in ("torch", "diffusers-flax") for name in self.baselines)
+        check(self, "baselines", known, "torch, diffusers-flax")
+        check(self, "out", bool(self.out), "a file")
