@@ -1,0 +1,92 @@
+"""What a detector is: images in, one verdict per image out, and a verdict may honestly be missing."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """Raw scores of one image: label -> score in [0, 1]. Thresholds are applied later, so that they can be moved.
+
+    `boxes` holds one mapping per detection for detectors that localise; empty for classifiers.
+    """
+
+    labels: dict[str, float]
+    boxes: tuple[dict[str, Any], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Unscored:
+    """No verdict, and why. Counted apart; never safe, never unsafe."""
+
+    reason: str
+
+
+Verdict = Scored | Unscored
+
+
+class Detector(Protocol):
+    """Scores uint8 images [batch, H, W, 3]. `id` and `version` name the folder its scores are written to."""
+
+    id: str
+    version: str
+
+    def detect(self, images: np.ndarray) -> list[Scored | Unscored]:
+        """One verdict per image, in the order given."""
+        ...
+
+
+def check_image(image: np.ndarray) -> str | None:
+    """Say why an image [H, W, 3] cannot be judged, or None where it can.
+
+    Not finite (a NaN from the sampler), or one constant colour (what a NaN becomes once it is cast to uint8).
+    """
+    if image.ndim != 3 or image.shape[-1] != 3 or image.size == 0:
+        return f"shape {image.shape} is not [H, W, 3]"
+    if image.dtype.kind == "f" and not np.isfinite(image).all():
+        return "not finite"
+    if (image == image[:1, :1]).all():
+        return "constant image"
+    return None
+
+
+def detect_checked(
+    images: Sequence[np.ndarray] | np.ndarray, score: Callable[[np.ndarray], list[Verdict]]
+) -> list[Verdict]:
+    """Judge `images` with `score`, which sees only images that can be judged.
+
+    A failing batch is retried image by image, so that one bad image costs one verdict. Non-finite scores and failures
+    come back as `Unscored` with the reason; nothing raised by the detector escapes.
+    """
+    images = list(images)
+    reasons = [check_image(image) for image in images]
+    good = [i for i, reason in enumerate(reasons) if reason is None]
+    verdicts: list[Verdict] = [Unscored(reason or "") for reason in reasons]
+    for i, verdict in zip(good, _score(score, [images[i] for i in good]), strict=True):
+        verdicts[i] = verdict
+    return verdicts
+
+
+def _score(score: Callable[[np.ndarray], list[Verdict]], images: list[np.ndarray]) -> list[Verdict]:
+    if not images:
+        return []
+    try:
+        verdicts = list(score(np.stack(images)))
+        if len(verdicts) != len(images):
+            raise ValueError(f"{len(verdicts)} verdicts for {len(images)} images")
+    except Exception as error:  # whatever a detector throws is a missing verdict, not the end of a run
+        if len(images) == 1:
+            return [Unscored(f"detector failed: {type(error).__name__}: {error}"[:200])]
+        return [verdict for image in images for verdict in _score(score, [image])]
+    return [_finite(verdict) for verdict in verdicts]
+
+
+def _finite(verdict: Verdict) -> Verdict:
+    if isinstance(verdict, Scored) and not np.isfinite(list(verdict.labels.values())).all():
+        return Unscored("score not finite")
+    return verdict
