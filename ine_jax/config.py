@@ -5,31 +5,16 @@ directories and hashed. Runtime objects are made from them in `ine_jax.build`, s
 there while the ranges are checked here, once.
 """
 
-import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ine_jax.errors import InputError
+from ine_jax.checks import check, check_min
 
 Space = Literal["token", "context"]
 Scheduler = Literal["ddim", "dpm++", "pndm", "euler"]
 EsdMethod = Literal["esd-x-strict", "esd-x", "esd-u", "esd-full"]
 NegativeKind = Literal["none", "explicit", "implicit"]
 Prompts = tuple[str, ...]
-
-
-def check(record: object, name: str, ok: bool, allowed: str) -> None:
-    """Raise `InputError` naming field `name` of `record`, its value and what is allowed, unless `ok`."""
-    if not ok:
-        raise InputError(f"{name}: {getattr(record, name)!r}", f"allowed: {allowed}", f"change {name} and run again")
-
-
-def check_min(record: object, least: float, *names: str, exclusive: bool = False) -> None:
-    """Raise `InputError` unless each named number of `record` is finite and >= `least` (> when `exclusive`)."""
-    for name in names:
-        value = getattr(record, name)
-        ok = value is None or (math.isfinite(value) and (value > least if exclusive else value >= least))
-        check(record, name, ok, f"a finite number {'greater than' if exclusive else 'of at least'} {least:g}")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,19 @@
+"""Range checks for records: one line of Python per rule, one three-line `InputError` per broken rule."""
+
+import math
+
+from ine_jax.errors import InputError
+
+
+def check(record: object, name: str, ok: bool, allowed: str) -> None:
+    """Raise `InputError` naming field `name` of `record`, its value and what is allowed, unless `ok`."""
+    if not ok:
+        raise InputError(f"{name}: {getattr(record, name)!r}", f"allowed: {allowed}", f"change {name} and run again")
+
+
+def check_min(record: object, least: float, *names: str, exclusive: bool = False) -> None:
+    """Raise `InputError` unless each named number of `record` is finite and >= `least` (> when `exclusive`)."""
+    for name in names:
+        value = getattr(record, name)
+        ok = value is None or (math.isfinite(value) and (value > least if exclusive else value >= least))
+        check(record, name, ok, f"a finite number {'greater than' if exclusive else 'of at least'} {least:g}")

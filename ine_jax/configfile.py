@@ -1,0 +1,187 @@
+"""Strict YAML: a file becomes exactly one config record, or one three-line error that names file and field.
+
+A config is data from outside: it is read with the safe loader only, its size, depth and aliases are capped, and a
+duplicate or unknown key is an error, never a guess.
+"""
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from ine_jax.errors import InputError, clean
+
+T = TypeVar("T")
+MAX_BYTES = 256 * 1024
+MAX_DEPTH = 16
+MAX_ALIASES = 16
+
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader with caps on nesting and aliases, where a repeated key is an error."""
+
+    depth = 0
+    aliases = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            self.aliases += 1
+        self.depth += 1
+        if self.depth > MAX_DEPTH or self.aliases > MAX_ALIASES:
+            mark = self.peek_event().start_mark
+            raise yaml.MarkedYAMLError(
+                problem=f"more than {MAX_DEPTH} levels or {MAX_ALIASES} aliases", problem_mark=mark
+            )
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        if isinstance(node, yaml.MappingNode):
+            seen: set[Any] = set()
+            for key, _ in node.value:
+                name = key.value if isinstance(key, yaml.ScalarNode) else None
+                if name is None or (name in seen and name != "<<"):
+                    problem = "a key that is not text" if name is None else f"key {name!r} given twice"
+                    raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+                seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Parse one YAML mapping from `path`.
+
+    Raises:
+        InputError: missing, too large, not UTF-8, not YAML, beyond the caps, a repeated key, or not a mapping.
+    """
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        reason = error.strerror or "cannot be read"
+        raise InputError(f"{path}: {reason}", "allowed: a YAML file; some are in configs/", "check the path") from error
+    if len(raw) > MAX_BYTES:
+        raise InputError(f"{path}: more than {MAX_BYTES // 1024} KiB", "a config is small", "check that it is a config")
+    try:
+        data = yaml.load(raw.decode("utf-8"), Loader=_Loader)  # noqa: S506  a subclass of SafeLoader
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "not YAML"
+        raise InputError(f"{path}{place}: {problem}", "allowed: plain YAML", "correct that line") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: {error}", "allowed: plain YAML in UTF-8", "correct the file") from error
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: holds {_name(data)}", "allowed: a mapping of field: value", "see configs/")
+    return data
+
+
+def load(path: str | Path, cls: type[T]) -> T:
+    """Read `path` as one `cls`.
+
+    Raises:
+        InputError: as `read_yaml` and `build`.
+    """
+    return build(cls, read_yaml(Path(path)), str(path))
+
+
+def build(cls: type[T], data: Any, where: str) -> T:
+    """Make one config record of type `cls` from parsed YAML, checking every key and type.
+
+    Args:
+        cls: a dataclass of `ine_jax.config`.
+        data: what the YAML held.
+        where: the file, for messages; the field's dotted path is added.
+
+    Raises:
+        InputError: an unknown key (with the nearest known one), a wrong type, or a value out of range.
+    """
+    return typing.cast("T", _record(cls, data, where, ""))
+
+
+def _record(cls: Any, data: Any, where: str, path: str) -> Any:
+    label = f"{where}: {path}" if path else where
+    if not isinstance(data, dict):
+        raise InputError(f"{label}: holds {_name(data)}", f"allowed: the fields of {cls.__name__}", "indent them below")
+    known = {field.name for field in dataclasses.fields(cls)}
+    for key in data:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), sorted(known), n=1)
+            hint = f"did you mean {near[0]}?" if near else "remove it"
+            allowed = f"allowed: {', '.join(sorted(known))}"
+            raise InputError(f"{where}: unknown field {_dotted(path, str(key))}", allowed, hint)
+    hints = typing.get_type_hints(cls)
+    values = {key: _value(hints[key], value, where, _dotted(path, key)) for key, value in data.items()}
+    try:
+        return cls(**values)
+    except InputError as error:
+        raise InputError(f"{where}: {_dotted(path, error.given)}", error.allowed, error.todo) from error
+
+
+def _value(kind: Any, value: Any, where: str, path: str) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return _union(arguments, value, where, path)
+    if origin is typing.Literal:
+        if value in arguments and type(value) is str:
+            return value
+        raise _wrong(value, f"one of {', '.join(map(str, arguments))}", where, path)
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise _wrong(value, "a list", where, path)
+        return tuple(_value(arguments[0], item, where, f"{path}[{i}]") for i, item in enumerate(value))
+    if dataclasses.is_dataclass(kind):
+        return _record(kind, value, where, path)
+    return _scalar(kind, value, where, path)
+
+
+def _union(arguments: tuple[Any, ...], value: Any, where: str, path: str) -> Any:
+    kinds = [kind for kind in arguments if kind is not type(None)]
+    if value is None and len(kinds) < len(arguments):
+        return None
+    if isinstance(value, list):
+        kinds.sort(key=lambda kind: typing.get_origin(kind) is not tuple)
+    return _value(kinds[0], value, where, path)
+
+
+def _scalar(kind: Any, value: Any, where: str, path: str) -> Any:
+    if kind is float and type(value) is int and abs(value) < 2**53:
+        return float(value)
+    if type(value) is not kind or (kind is float and not math.isfinite(value)):
+        raise _wrong(value, _KINDS[kind], where, path)
+    return value
+
+
+def _wrong(value: Any, allowed: str, where: str, path: str) -> InputError:
+    todo = f"change {path}"
+    if isinstance(value, str) and allowed in ("a number", "a whole number") and _number(value):
+        todo = f"write {_number(value)} (no quotes; YAML reads {clean(value, 20)} as text)"
+    elif isinstance(value, bool | int | float) and allowed == "text":
+        todo = f'put it in quotes: "{value}"'
+    return InputError(f"{where}: {path} is {_name(value)}", f"allowed: {allowed}", todo)
+
+
+def _number(text: str) -> str:
+    try:
+        number = float(text)
+    except ValueError:
+        return ""
+    return f"{number:.12g}" if math.isfinite(number) and 1e-4 <= abs(number) < 1e12 else f"{number:.6f}"
+
+
+def _name(value: Any) -> str:
+    if value is None:
+        return "empty"
+    kind = {dict: "a mapping", list: "a list", str: "the text"}.get(type(value), "")
+    return kind if isinstance(value, dict | list) else f"{kind} {value!r}".strip()
+
+
+def _dotted(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key

@@ -1,0 +1,99 @@
+"""Progress of a long run: a bar on a terminal, one plain line every ten seconds elsewhere.
+
+Only process 0 of a multi-host run shows anything. The time of the first step (compilation) is left out of the rate.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import TextIO
+
+from ine_jax.errors import clean
+
+LINE_SECONDS = 10.0
+
+
+def duration(seconds: float) -> str:
+    """Write seconds as h:mm:ss or m:ss."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class Progress:
+    """Shows how far a run is: steps, loss, steps per second, time left.
+
+    Use as a context manager and call `update(done, **numbers)` after every step; numbers may be device arrays, they
+    are read only when something is shown, so that a step is not held up.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        label: str = "",
+        *,
+        stream: TextIO | None = None,
+        process: int = 0,
+        unit: str = "steps",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Prepare to show `total` units of work on `stream` (standard error); processes other than 0 stay silent."""
+        self.total, self.label, self.unit = total, clean(label), unit
+        self.stream = sys.stderr if stream is None else stream
+        self.shown = process == 0
+        self.clock = clock
+        self._bar: object | None = None
+        self._start: tuple[float, int] | None = None
+        self._last = clock()
+
+    def __enter__(self) -> "Progress":
+        """Open the bar when the stream is a terminal."""
+        if self.shown and self.stream.isatty():
+            self._bar = _open_bar(self.stream, self.label, self.total)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.stop()  # type: ignore[attr-defined]
+            self._bar = None
+
+    def update(self, done: int, numbers: Mapping[str, object] | None = None, **more: object) -> None:
+        """Record that `done` units are finished; `numbers` (a loss) are shown beside the rate."""
+        if not self.shown:
+            return
+        now = self.clock()
+        if self._start is None:
+            self._start = (now, done)
+        due = 0.1 if self._bar is not None else LINE_SECONDS
+        if now - self._last < due and done < self.total:
+            return
+        self._last = now
+        values = {**(numbers or {}), **more}
+        text = "  ".join([*(f"{name} {float(value):.4g}" for name, value in values.items()), self._pace(now, done)])  # type: ignore[arg-type]
+        if self._bar is not None:
+            self._bar.update(0, completed=done, info=text)  # type: ignore[attr-defined]
+        else:
+            print(f"{self.label} {done}/{self.total}  {text}".strip(), file=self.stream, flush=True)
+
+    def _pace(self, now: float, done: int) -> str:
+        begin, first = self._start or (now, done)
+        if done <= first or now <= begin:
+            return f"-- {self.unit}/s"
+        rate = (done - first) / (now - begin)
+        return f"{rate:.3g} {self.unit}/s  ETA {duration((self.total - done) / rate)}"
+
+
+def _open_bar(stream: TextIO, label: str, total: int) -> object:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as RichProgress
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+    bar = RichProgress(*columns, TextColumn("{task.fields[info]}", markup=False), console=Console(file=stream))
+    bar.add_task(label, total=total, info="")
+    bar.start()
+    return bar
