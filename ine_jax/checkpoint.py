@@ -1,7 +1,8 @@
 """Checkpoints of a training state on disk, complete or absent, each with the hash of its content.
 
-Orbax does the writing: a checkpoint appears under its step number only when it is whole. On top of that every checkpoint stores the
-SHA-256 of its arrays; a checkpoint that does not reproduce its hash is moved aside and the one before it is used.
+Orbax does the writing: a checkpoint appears under its step number only when it is whole. On top of that every
+checkpoint stores the SHA-256 of its arrays; one that does not reproduce its hash is moved aside and the one before it
+is used.
 """
 
 import hashlib
@@ -36,7 +37,7 @@ def to_host(state: Any) -> HostState:
 
 
 def from_host(host: Mapping[str, np.ndarray], like: Any) -> Any:
-    """Inverse of `to_host`: the tree of `like` with its values replaced, each leaf on the devices of the leaf in `like`."""
+    """Inverse of `to_host`: the tree of `like` with other values, each leaf on the devices of the leaf it replaces."""
     leaves, structure = jax.tree_util.tree_flatten_with_path(like)
     restored = [
         _from_numpy(host[jax.tree_util.keystr(path, simple=True, separator=".")], leaf) for path, leaf in leaves
@@ -50,7 +51,7 @@ def content_hash(host: Mapping[str, np.ndarray]) -> str:
     for name in sorted(host):
         leaf = host[name]
         digest.update(f"{name}|{leaf.dtype}|{leaf.shape}|".encode())
-        digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))
+        digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 
@@ -63,7 +64,7 @@ def non_finite(host: Mapping[str, np.ndarray]) -> str | None:
 
 
 class Checkpoints:
-    """The newest `keep` checkpoints of one run under `directory`; a context manager, which on leaving waits for the last write."""
+    """The newest `keep` checkpoints of a run in `directory`; as a context manager it waits for the last write."""
 
     def __init__(self, directory: Path, keep: int = 3) -> None:
         self._directory = Path(directory).absolute()
@@ -94,8 +95,8 @@ class Checkpoints:
     def restore(self, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
         """(step, state, extra) of the newest checkpoint that reproduces its hash, or None where there is none yet.
 
-        A damaged checkpoint is moved to `damaged/` with one line of warning. Raises InputError where the checkpoint's arrays are
-        not those of `like`, CorruptRunError where checkpoints exist and none can be used.
+        A damaged checkpoint is moved to `damaged/` with one line of warning. Raises InputError where the checkpoint
+        holds other arrays than `like`, CorruptRunError where checkpoints exist and none can be used.
         """
         steps = self.steps()
         for step in reversed(steps):
@@ -153,7 +154,9 @@ def _from_numpy(value: np.ndarray, like: Any) -> Any:
     if not isinstance(like, jax.Array):
         return value if isinstance(like, np.ndarray) else type(like)(value.item())
     if jax.dtypes.issubdtype(like.dtype, jax.dtypes.prng_key):
-        return jax.device_put(jax.random.wrap_key_data(value, impl=jax.random.key_impl(like)), like.sharding)
+        return jax.device_put(
+            jax.random.wrap_key_data(jax.numpy.asarray(value), impl=jax.random.key_impl(like)), like.sharding
+        )
     return jax.device_put(value, like.sharding)
 
 

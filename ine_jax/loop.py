@@ -2,9 +2,9 @@
 
     state_0 --step(., 0)--> state_1 --step(., 1)--> ... --step(., steps-1)--> state_steps
 
-`step` is a pure function of (state, i), so a run that was killed at any moment and started again repeats exactly what it would have
-done: the state comes from the newest complete checkpoint, the log is cut back to it, and both end byte for byte as if nothing had
-happened. What depends on the clock goes to a file of its own.
+`step` is a pure function of (state, i), so a run that was killed at any moment and started again repeats exactly what
+it would have done: the state comes from the newest complete checkpoint, the log is cut back to it, and both end byte
+for byte as if nothing had happened. What depends on the clock goes to a file of its own.
 
 Files in the directory: config.json, checkpoints/<step>/, log.jsonl, timing.jsonl, lock.
 """
@@ -12,10 +12,8 @@ Files in the directory: config.json, checkpoints/<step>/, log.jsonl, timing.json
 import fcntl
 import json
 import math
-import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,10 +21,11 @@ from types import FrameType
 from typing import Any, Protocol, TypeVar
 
 import jax
-import numpy as np
 
 from ine_jax.checkpoint import Checkpoints, non_finite, to_host
 from ine_jax.errors import InputError, Interrupted, NumericalError
+from ine_jax.provenance import difference
+from ine_jax.trainlog import TrainLog, write_atomic
 
 State = TypeVar("State")
 Metrics = Mapping[str, Any]
@@ -57,19 +56,20 @@ def run(
     """Apply `step` for i = 0 .. steps-1, continuing from what `directory` holds, and return the final state.
 
     Args:
-        step: pure in (state, i); returns the next state and scalars, of which "loss" is watched. It may donate its state. Numbers are
-            fetched one step late, so the host never waits for the step that it has just dispatched.
+        step: pure in (state, i); returns the next state and scalars, of which "loss" is watched. It may donate its
+            state. Scalars are fetched one step late: the host never waits for the step it has just dispatched.
         state: any pytree of arrays, the same on every host; the start of a new run, and the shape of what is restored.
         steps: number of steps in all; raising it later continues a finished run.
         save_every: a checkpoint is written after each so many steps and at the end; the last three are kept.
         config: plain JSON values; all that changes the result. A directory is continued only with the same config.
-        log_every: log.jsonl gets one line for each so many steps, {"step": steps done, name: mean since the line before, ...}.
+        log_every: steps per line of log.jsonl, {"step": steps done, name: mean since the line before, ...}.
         on_log: called with each log line's step and means.
         on_save: called with (step, state) at each checkpoint, before the next step may donate the state.
 
     Raises:
         InputError: another config or other arrays in the directory, or another process at work in it.
-        NumericalError: three non-finite losses in a row, or a non-finite state at the end; the last checkpoint is from before.
+        NumericalError: three non-finite losses in a row, or a non-finite state at the end; the last checkpoint is
+            from before.
         Interrupted: SIGINT or SIGTERM; everything done is saved. A second signal ends the process at once.
         CorruptRunError: no checkpoint in the directory can be read.
     """
@@ -81,12 +81,13 @@ def run(
     with _locked(folder), Checkpoints(folder / "checkpoints") as checkpoints, _signals() as stop:
         compare_config(folder, config, fresh=not checkpoints.steps())
         restored = checkpoints.restore(state)
-        start, window = 0, {}
+        start: int = 0
+        window: dict[str, Any] = {}
         if restored is not None:
             start, state, window = restored
         if start > steps:
             raise InputError(f"{folder} already holds {start} steps", f"steps >= {start}", "use a new directory")
-        with _Log(folder, start, window, log_every, on_log) as log:
+        with TrainLog(folder, start, window, log_every, on_log) as log:
             watch = _Watch(log, progress)
             for i in range(start, steps):
                 state, metrics = step(state, i)
@@ -105,50 +106,24 @@ def run(
 
 
 def compare_config(directory: Path, config: Mapping[str, Any], fresh: bool) -> None:
-    """Store the config of a fresh run; of one that is being continued, refuse every difference by its name (InputError)."""
+    """Store the config of a fresh run; where one is continued, refuse a difference and name its fields (InputError)."""
     path = directory / "config.json"
     now = json.loads(json.dumps(dict(config), sort_keys=True))
     if fresh or not path.exists():
         if jax.process_index() == 0:
             write_atomic(path, (json.dumps(now, indent=1, sort_keys=True) + "\n").encode())
         return
-    then = json.loads(path.read_text())
-    if then == now:
-        return
-    before, after = dict(_flat(then)), dict(_flat(now))
-    names = sorted(name for name in {*before, *after} if before.get(name, _ABSENT) != after.get(name, _ABSENT))
-    shown = "; ".join(
-        f"{name}: {before.get(name, _ABSENT)} before, {after.get(name, _ABSENT)} now" for name in names[:8]
-    )
-    raise InputError(f"{directory} was started with another config ({shown})", "the same config", "use a new directory")
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write `data` so that after a crash at any moment `path` holds the old bytes or the new ones, never a mixture."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def read_log(directory: Path | str) -> dict[str, np.ndarray]:
-    """Columns of log.jsonl as float64 arrays of equal length; a value that was not finite reads as NaN."""
-    rows = [json.loads(line) for line in (Path(directory) / "log.jsonl").read_text().splitlines()]
-    names = list(rows[0]) if rows else []
-    return {
-        name: np.array([math.nan if row[name] is None else row[name] for row in rows], np.float64) for name in names
-    }
-
-
-_ABSENT = "absent"
+    fields = difference(json.loads(path.read_text()), now)
+    if fields:
+        more = f"; and {len(fields) - 8} more" if len(fields) > 8 else ""
+        given = f"{directory} was started with another config ({'; '.join(fields[:8])}{more})"
+        raise InputError(given, "the same config", "use a new directory")
 
 
 class _Watch:
     """Fetches the numbers of a step once the next one is under way, and counts the losses that are not finite."""
 
-    def __init__(self, log: "_Log", progress: Progress | None) -> None:
+    def __init__(self, log: TrainLog, progress: Progress | None) -> None:
         self._log, self._progress = log, progress
         self._pending: tuple[int, Metrics] | None = None
         self.bad = 0
@@ -156,6 +131,9 @@ class _Watch:
     def push(self, step: int, metrics: Metrics) -> None:
         self.drain()
         self._pending = step, metrics
+
+    def window(self) -> dict[str, Any]:
+        return self._log.window()
 
     def drain(self) -> None:
         if self._pending is None:
@@ -170,64 +148,6 @@ class _Watch:
             self._progress.update(step, values)
 
 
-class _Log:
-    """log.jsonl and timing.jsonl; cut back on opening to the step that the run continues from."""
-
-    def __init__(
-        self,
-        folder: Path,
-        start: int,
-        window: Mapping[str, Any],
-        every: int,
-        on_log: Callable[[int, Mapping[str, float]], None] | None,
-    ) -> None:
-        self._every, self._on_log = every, on_log
-        self._sums: dict[str, float] = dict(window.get("sums", {}))
-        self._count: int = window.get("count", 0)
-        self._clock, self._clock_step = time.monotonic(), start
-        self._writes = jax.process_index() == 0
-        paths = [folder / name if self._writes else Path(os.devnull) for name in ("log.jsonl", "timing.jsonl")]
-        for path in paths if self._writes else ():
-            _truncate(path, start)
-        self._log, self._timing = (path.open("a") for path in paths)
-
-    def __enter__(self) -> "_Log":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._log.close()
-        self._timing.close()
-
-    def add(self, step: int, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
-        self._count += 1
-        if step % self._every == 0:
-            self.close_window(step)
-
-    def close_window(self, step: int) -> None:
-        if not self._count:
-            return
-        means = {name: total / self._count for name, total in self._sums.items()}
-        self._sums, self._count = {}, 0
-        line = {"step": step, **{name: mean if math.isfinite(mean) else None for name, mean in means.items()}}
-        self._log.write(json.dumps(line) + "\n")
-        self._log.flush()
-        now = time.monotonic()
-        speed = (step - self._clock_step) / max(now - self._clock, 1e-9)
-        self._clock, self._clock_step = now, step
-        self._timing.write(json.dumps({"step": step, "time": time.time(), "steps_per_second": speed}) + "\n")
-        self._timing.flush()
-        if self._on_log is not None:
-            self._on_log(step, means)
-
-    def window(self) -> dict[str, Any]:
-        """What a checkpoint must remember so that the line it cuts in two comes out the same; puts the lines before it on disk."""
-        if self._writes:
-            os.fsync(self._log.fileno())
-        return {"sums": dict(self._sums), "count": self._count}
-
-
 def _save(
     checkpoints: Checkpoints,
     step: int,
@@ -240,7 +160,7 @@ def _save(
     host = to_host(state)
     bad = non_finite(host)
     if bad is None and not watch.bad:
-        checkpoints.save(step, host, watch._log.window())
+        checkpoints.save(step, host, watch.window())
         if on_save is not None:
             on_save(step, state)
     elif step == steps:
@@ -251,30 +171,6 @@ def _diverged(what: str) -> NumericalError:
     return NumericalError(
         what, "finite numbers; the last checkpoint is from before", "lower the learning rate, in a new directory"
     )
-
-
-def _truncate(path: Path, step: int) -> None:
-    """Keep the lines up to `step`; drop later ones and a last line that was cut off."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(errors="replace").splitlines(keepends=True):
-        try:
-            if not line.endswith("\n") or json.loads(line)["step"] > step:
-                break
-        except (ValueError, KeyError, TypeError):
-            break
-        kept.append(line)
-    write_atomic(path, "".join(kept).encode())
-
-
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Leaves of nested mappings as (dotted name, value)."""
-    if not isinstance(value, dict) or not value:
-        yield name, value
-        return
-    for key in sorted(value):
-        yield from _flat(value[key], f"{name}.{key}" if name else key)
 
 
 @contextmanager
