@@ -1,0 +1,79 @@
+"""Negative-prompt guidance with a scale of its own."""
+
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from ine_jax.errors import InputError
+from ine_jax.guidance.base import Guidance, Scale, State, Texts, in_float32, per_item, rows
+from ine_jax.guidance.cfg import Cfg
+from ine_jax.types import Array, BranchContext, BranchLatents, Context, Latents
+
+
+def _negative(texts: Texts) -> Context:
+    """Return the negative text, raising `InputError` where there is none."""
+    if texts.negative is None:
+        raise InputError(
+            "The guard Negative without a negative text.",
+            "Allowed: words, or an embedding, as the negative.",
+            "Give a negative, or use Cfg.",
+        )
+    return texts.negative
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Negative:
+    """ε = ε_u + w (ε_c - ε_u) - s (ε_n - ε_u), three rows: unconditional, prompt, negative.
+
+    The negative text may be words or a learned embedding; s sets how strongly it is avoided, apart from how
+    strongly the prompt is followed. At s = w - 1 the unconditional row cancels and `Cfg` does the same with two rows;
+    at s = 0 this is plain classifier-free guidance.
+
+    Attributes:
+        scale: w, the guidance scale.
+        negative_scale: s, the negative's own scale.
+    """
+
+    scale: Scale = 7.5
+    negative_scale: Scale = 6.5
+
+    @property
+    def branches(self) -> int:
+        """Return 3."""
+        return 3
+
+    def init(self, texts: Texts, latents: Latents) -> State:
+        """Return the empty state.
+
+        Raises:
+            InputError: the texts hold no negative.
+        """
+        _negative(texts)
+        return ()
+
+    def contexts(self, texts: Texts, step: Array) -> BranchContext:
+        """Return (unconditional, prompt, negative)."""
+        return rows(texts.uncond, texts.prompt, _negative(texts))
+
+    def combine(self, state: State, eps: BranchLatents, step: Array) -> tuple[Latents, State]:
+        """Return ε_u + w (ε_c - ε_u) - s (ε_n - ε_u)."""
+        uncond, prompt, negative = in_float32(eps)
+        toward = per_item(self.scale) * (prompt - uncond)
+        away = per_item(self.negative_scale) * (negative - uncond)
+        return (uncond + toward - away).astype(eps.dtype), state
+
+
+def negative_guidance(scale: Scale, negative_scale: Scale | None = None) -> Guidance:
+    """Return the cheapest guard for w and s: `Cfg` (two rows) where s is None or s = w - 1, else `Negative` (three).
+
+    With per-item scales the two-row form is used only where the equality holds for every item. Traced scales have no
+    value to compare and take three rows.
+    """
+    if negative_scale is None:
+        return Cfg(scale)
+    if isinstance(scale, jax.core.Tracer) or isinstance(negative_scale, jax.core.Tracer):
+        return Negative(scale, negative_scale)
+    tied = np.isclose(np.asarray(negative_scale), np.asarray(scale) - 1.0, rtol=1e-6, atol=1e-6)
+    return Cfg(scale) if bool(np.all(tied)) else Negative(scale, negative_scale)

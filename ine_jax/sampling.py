@@ -1,0 +1,68 @@
+"""The sampling loop: one scan, one network call per step for all rows of all branches.
+
+This module knows the contracts of a sampler and of a guard, and none of their kinds.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from ine_jax.guidance.base import Guidance, Texts
+from ine_jax.schedule.base import Scheduler
+from ine_jax.types import Array, Latents
+
+# (latents [rows, h, w, c], timesteps [rows], context [rows, token, dim]) -> prediction [rows, h, w, c]
+Denoiser: TypeAlias = Callable[[Array, Array, Array], Array]
+
+
+def predict(
+    denoise: Denoiser, guidance: Guidance, texts: Texts, latents: Latents, timestep: Array, step: Array
+) -> Array:
+    """Return the prediction of every branch, float32 [batch, branch, h, w, c], from one network call.
+
+    Branches are folded inside the batch axis, the item being the slower index: row = item · branches + branch. So an
+    array sharded over its items stays where it is, and stacking branches moves nothing between devices.
+    """
+    batch, count = latents.shape[0], guidance.branches
+    shape = (batch, count, *latents.shape[1:])
+    folded = jnp.broadcast_to(latents[:, None], shape).reshape(batch * count, *latents.shape[1:])
+    contexts = guidance.contexts(texts, step)
+    flat = contexts.reshape(batch * count, *contexts.shape[2:])
+    output = denoise(folded, jnp.full((batch * count,), timestep), flat)
+    return output.astype(jnp.float32).reshape(shape)
+
+
+def sample(
+    denoise: Denoiser, scheduler: Scheduler, tables: Any, guidance: Guidance, texts: Texts, noise: Latents
+) -> Latents:
+    """Return clean latents, float32 [batch, h, w, c], in the scale that the network works in.
+
+    Call it inside `jit` with `denoise` and `scheduler` closed over (or static) and everything else as arguments: then
+    another prompt, seed, scale or table of the same length runs the same program. Each item is computed from its own
+    row alone, so that a batch sharded over a device mesh needs no communication.
+
+    Args:
+        denoise: the network.
+        scheduler: how to integrate.
+        tables: `scheduler.tables(steps)`.
+        guidance: how to steer.
+        texts: encoded texts, every leaf with the batch axis of `noise`.
+        noise: standard normal, [batch, h, w, c].
+    """
+    latents, memory = scheduler.initial(noise.astype(jnp.float32), tables)
+    calls = tables.timestep.shape[0]
+
+    def body(carry: tuple[Array, Any, Any], row: tuple[Array, Any]) -> tuple[tuple[Array, Any, Any], None]:
+        latents, memory, state = carry
+        step, numbers = row
+        seen = scheduler.scale_input(latents, numbers)
+        eps = predict(denoise, guidance, texts, seen, numbers.timestep, step)
+        guided, state = guidance.combine(state, eps, step)
+        latents, memory = scheduler.step(memory, latents, guided, numbers)
+        return (latents, memory, state), None
+
+    start = (latents, memory, guidance.init(texts, latents))
+    (latents, _, _), _ = jax.lax.scan(body, start, (jnp.arange(calls, dtype=jnp.int32), tables))
+    return latents
