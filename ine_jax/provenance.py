@@ -1,0 +1,84 @@
+"""Where a result came from: package versions, commit, hashes of files and of values. Standard library only."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import json
+import platform
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("ine_jax", "jax", "jaxlib", "flax", "optax", "numpy", "pillow", "safetensors", "transformers")
+
+
+def canonical(value: Any) -> str:
+    """One JSON text per value: sorted keys, no spaces, no NaN; the text that is hashed and compared."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def value_hash(value: Any) -> str:
+    """sha256 of `canonical(value)`."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def file_hash(path: str | Path) -> str:
+    """sha256 of a file's bytes, read in pieces."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def difference(old: Any, new: Any, field: str = "") -> list[str]:
+    """Name every field in which two JSON values differ: "sampler.steps: 12 -> 20"."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        return [
+            line
+            for key in sorted(old.keys() | new.keys())
+            for line in difference(old.get(key), new.get(key), f"{field}.{key}" if field else str(key))
+        ]
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = enumerate(zip(old, new, strict=True))
+        return [line for i, (a, b) in pairs for line in difference(a, b, f"{field}[{i}]")]
+    return [] if old == new else [f"{field}: {_short(old)} -> {_short(new)}"]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 48 else f"{text[:45]}..."
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that can change a pixel; absent ones are left out."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@functools.cache
+def commit() -> str | None:
+    """Commit of the checkout the package runs from, with "+changes" where files differ; None outside a checkout."""
+    root = Path(__file__).resolve().parents[1]
+    git = shutil.which("git")
+    if git is None or not (root / ".git").exists():
+        return None
+    try:
+        head = _git(git, root, "rev-parse", "HEAD")
+        changed = _git(git, root, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head + ("+changes" if changed else "")
+
+
+def _git(git: str, root: Path, *arguments: str) -> str:
+    command = [git, "-C", str(root), *arguments]
+    result = subprocess.run(command, check=True, capture_output=True, text=True, timeout=10)  # noqa: S603
+    return result.stdout.strip()
