@@ -1,0 +1,38 @@
+"""Names of the models that ship with the package."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ine_jax.errors import InputError
+
+ROOT = Path(__file__).parent
+
+
+def resolve(name: str) -> tuple[Path, Path | None] | None:
+    """Folder of a bundled model, and the file of its unlearned weights: ``"tiny"``, ``"tiny-unlearned-0"``, ...; None
+    for any other name.
+
+    Raises ``InputError`` for an unlearned variant that does not ship.
+    """
+    match = re.fullmatch(r"tiny(?:-unlearned-(\d{1,3}))?", name)
+    if match is None:
+        return None
+    folder = ROOT / "tiny"
+    if not (folder / "model_index.json").is_file():
+        raise InputError(
+            f"model {name}: its files are not installed", "an installation with its assets", "install the package again"
+        )
+    if match[1] is None:
+        return folder, None
+    delta = folder / "unlearned" / f"{int(match[1])}.safetensors"
+    if not delta.is_file():
+        raise InputError(f"model {name}", ", ".join(names()), "choose one of these")
+    return folder, delta
+
+
+def names() -> list[str]:
+    """The bundled models that are installed."""
+    numbers = sorted(int(p.stem) for p in (ROOT / "tiny" / "unlearned").glob("*.safetensors") if p.stem.isdigit())
+    return ["tiny", *(f"tiny-unlearned-{n}" for n in numbers)]

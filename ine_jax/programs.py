@@ -1,0 +1,179 @@
+"""The four compiled programs of a pipeline: text encoding, the sampling loop, decoding and encoding of images.
+
+Prompts, seeds, scales, step tables and parameters are arguments, so a program belongs to its shapes alone and models
+of one shape (a base and its unlearned variants) share it. The batch axis lies over the mesh axis ``data``, parameters
+on every device.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as Spec
+
+from ine_jax.errors import InputError
+from ine_jax.guidance.base import Guidance, Texts
+from ine_jax.models.clip import ClipText, ClipTextConfig
+from ine_jax.models.unet import UNet, UNetConfig
+from ine_jax.models.vae import Vae, VaeConfig
+from ine_jax.sampling import sample
+from ine_jax.schedule import Scheduler
+from ine_jax.text import encode_ids
+from ine_jax.types import Array, Context, ImagesU8, Latents, Params
+
+AXIS = "data"
+DECODE_ROWS = 8
+Apply = Callable[[Params, Latents, Array, Context], Latents]
+
+
+@dataclass(frozen=True)
+class Programs:
+    """Jitted functions of one model shape on one mesh; ``traces`` counts how often each was compiled."""
+
+    mesh: Mesh
+    encode: Callable[..., Context]
+    sample: Callable[..., Latents]
+    decode: Callable[..., ImagesU8]
+    encode_images: Callable[..., tuple[Latents, Latents]]
+    traces: Counter[str] = field(compare=False)
+
+    def batch_sharding(self) -> NamedSharding:
+        """First axis over all devices."""
+        return NamedSharding(self.mesh, Spec(AXIS))
+
+    def replicated(self) -> NamedSharding:
+        """A copy on every device."""
+        return NamedSharding(self.mesh, Spec())
+
+    def batched(
+        self, run: Callable[..., Any], arrays: Sequence[np.ndarray], rows: int, empty: np.ndarray | None = None
+    ) -> np.ndarray:
+        """``run`` over batches of exactly ``rows`` items, the last one padded with its own last item.
+
+        Each result is fetched while the next one computes. ``empty`` is the result for no items; without one, no
+        items raise ``InputError``.
+        """
+        count = len(arrays[0])
+        if count == 0:
+            if empty is None:
+                raise InputError("an empty list", "one item or more", "give something to work on")
+            return empty
+        done: list[np.ndarray] = []
+        pending = None
+        for first in range(0, count, rows):
+            chunk = [_padded(a[first : first + rows], rows) for a in arrays]
+            result = run(*jax.device_put(chunk, self.batch_sharding()))
+            if pending is not None:
+                done.append(np.asarray(pending))
+            pending = result
+        done.append(np.asarray(pending))
+        return np.concatenate(done)[:count]
+
+
+def _padded(values: np.ndarray, rows: int) -> np.ndarray:
+    missing = rows - len(values)
+    return np.concatenate([values, np.repeat(values[-1:], missing, axis=0)]) if missing else values
+
+
+@functools.lru_cache(maxsize=8)
+def build(
+    text: ClipTextConfig, unet: UNetConfig, vae: VaeConfig, dtype: Any, mesh: Mesh, foreign_unet: str | None = None
+) -> Programs:
+    """The programs of a model shape; equal arguments give the same object, so nothing is compiled twice in a process.
+
+    ``foreign_unet`` is the UNet's ``config.json`` as text where diffusers' Flax UNet shall run instead of this
+    package's.
+    """
+    traces: Counter[str] = Counter()
+    clip, autoencoder = ClipText(text, dtype=dtype), Vae(vae, dtype=dtype)
+    denoise = native_unet(unet, dtype) if foreign_unet is None else diffusers_unet(foreign_unet, dtype)
+
+    def encode(params: Params, ids: Array, learned: Array) -> Context:
+        traces["encode"] += 1
+        return encode_ids(clip, params, ids, learned).astype(jnp.float32)
+
+    def run(
+        params: Params, scheduler: Scheduler, tables: Any, guidance: Guidance, texts: Texts, noise: Latents
+    ) -> Latents:
+        traces["sample"] += 1
+        return sample(functools.partial(denoise, params), scheduler, tables, guidance, texts, noise)
+
+    def decode_rows(params: Params, latents: Latents) -> ImagesU8:
+        def one(latent: Array) -> Array:
+            images = autoencoder.apply({"params": params}, latent[None] / vae.scaling_factor, method="decode")
+            return to_uint8(images[0])
+
+        # Chunked on each device by itself: decoding needs far more memory per image than sampling.
+        return jax.lax.map(one, latents, batch_size=min(DECODE_ROWS, latents.shape[0]))
+
+    def decode(params: Params, latents: Latents) -> ImagesU8:
+        traces["decode"] += 1
+        spread = jax.shard_map(
+            decode_rows, mesh=mesh, in_specs=(Spec(), Spec(AXIS)), out_specs=Spec(AXIS), check_vma=False
+        )
+        return spread(params, latents)
+
+    def encode_images(params: Params, images: ImagesU8) -> tuple[Latents, Latents]:
+        traces["encode_images"] += 1
+        mean, logvar = autoencoder.apply({"params": params}, from_uint8(images), method="encode")
+        return mean.astype(jnp.float32), logvar.astype(jnp.float32)
+
+    return Programs(
+        mesh, jax.jit(encode), jax.jit(run, static_argnums=1), jax.jit(decode), jax.jit(encode_images), traces
+    )
+
+
+def to_uint8(images: Array) -> Array:
+    """Images in [-1, 1] to 0 ... 255, rounded to nearest."""
+    return jnp.round(jnp.clip(images.astype(jnp.float32) * 0.5 + 0.5, 0.0, 1.0) * 255.0).astype(jnp.uint8)
+
+
+def from_uint8(images: Array) -> Array:
+    """Images of 0 ... 255 to float32 in [-1, 1]."""
+    return images.astype(jnp.float32) / 127.5 - 1.0
+
+
+def native_unet(config: UNetConfig, dtype: Any) -> Apply:
+    """This package's UNet as ``(params, latents, timesteps, context) -> eps``, eps in float32."""
+    unet = UNet(config, dtype=dtype)
+
+    def apply(params: Params, latents: Latents, timesteps: Array, context: Context) -> Latents:
+        return unet.apply({"params": params}, latents, timesteps, context).astype(jnp.float32)
+
+    return apply
+
+
+def diffusers_unet(config_json: str, dtype: Any) -> Apply:
+    """diffusers 0.39's Flax UNet on the very same parameters; its layout is NCHW.
+
+    Raises ``InputError`` where diffusers is missing or is a version without Flax.
+    """
+    try:
+        logging.getLogger("diffusers").setLevel(logging.ERROR)  # one deprecation line per module otherwise
+        from diffusers.models.unets.unet_2d_condition_flax import FlaxUNet2DConditionModel
+    except ImportError as error:
+        raise InputError(
+            f"unet_impl 'diffusers': {error}",
+            "diffusers 0.39, the last with Flax",
+            "install ine_jax[diffusers], or use 'native'",
+        ) from error
+    known = FlaxUNet2DConditionModel.__dataclass_fields__
+    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(config_json).items() if k in known}
+    unet = FlaxUNet2DConditionModel(**{**settings, "dtype": dtype})
+
+    def apply(params: Params, latents: Latents, timesteps: Array, context: Context) -> Latents:
+        planes = jnp.transpose(latents, (0, 3, 1, 2)).astype(dtype)
+        out = unet.apply({"params": params}, planes, timesteps, context.astype(dtype)).sample
+        return jnp.transpose(out, (0, 2, 3, 1)).astype(jnp.float32)
+
+    return apply
