@@ -8,7 +8,7 @@ from ine_jax.errors import InputError
 def check(record: object, name: str, ok: bool, allowed: str) -> None:
     """Raise `InputError` naming field `name` of `record`, its value and what is allowed, unless `ok`."""
     if not ok:
-        raise InputError(f"{name}: {getattr(record, name)!r}", f"allowed: {allowed}", f"change {name} and run again")
+        raise InputError(f"{name}: {getattr(record, name)!r}", allowed, f"change {name} and run again")
 
 
 def check_min(record: object, least: float, *names: str, exclusive: bool = False) -> None:

@@ -66,7 +66,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
             raw = file.read(MAX_BYTES + 1)
     except OSError as error:
         reason = error.strerror or "cannot be read"
-        raise InputError(f"{path}: {reason}", "allowed: a YAML file; some are in configs/", "check the path") from error
+        raise InputError(f"{path}: {reason}", "a YAML file; some are in configs/", "check the path") from error
     if len(raw) > MAX_BYTES:
         raise InputError(f"{path}: more than {MAX_BYTES // 1024} KiB", "a config is small", "check that it is a config")
     try:
@@ -75,11 +75,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "not YAML"
-        raise InputError(f"{path}{place}: {problem}", "allowed: plain YAML", "correct that line") from error
+        raise InputError(f"{path}{place}: {problem}", "plain YAML", "correct that line") from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: {error}", "allowed: plain YAML in UTF-8", "correct the file") from error
+        raise InputError(f"{path}: {error}", "plain YAML in UTF-8", "correct the file") from error
     if not isinstance(data, dict):
-        raise InputError(f"{path}: holds {_name(data)}", "allowed: a mapping of field: value", "see configs/")
+        raise InputError(f"{path}: holds {_name(data)}", "a mapping of field: value", "see configs/")
     return data
 
 
@@ -109,13 +109,13 @@ def build(cls: type[T], data: Any, where: str) -> T:
 def _record(cls: Any, data: Any, where: str, path: str) -> Any:
     label = f"{where}: {path}" if path else where
     if not isinstance(data, dict):
-        raise InputError(f"{label}: holds {_name(data)}", f"allowed: the fields of {cls.__name__}", "indent them below")
+        raise InputError(f"{label}: holds {_name(data)}", f"the fields of {cls.__name__}", "indent them below")
     known = {field.name for field in dataclasses.fields(cls)}
     for key in data:
         if key not in known:
             near = difflib.get_close_matches(str(key), sorted(known), n=1)
             hint = f"did you mean {near[0]}?" if near else "remove it"
-            allowed = f"allowed: {', '.join(sorted(known))}"
+            allowed = ", ".join(sorted(known))
             raise InputError(f"{where}: unknown field {_dotted(path, str(key))}", allowed, hint)
     hints = typing.get_type_hints(cls)
     values = {key: _value(hints[key], value, where, _dotted(path, key)) for key, value in data.items()}
@@ -165,7 +165,7 @@ def _wrong(value: Any, allowed: str, where: str, path: str) -> InputError:
         todo = f"write {_number(value)} (no quotes; YAML reads {clean(value, 20)} as text)"
     elif isinstance(value, bool | int | float) and allowed == "text":
         todo = f'put it in quotes: "{value}"'
-    return InputError(f"{where}: {path} is {_name(value)}", f"allowed: {allowed}", todo)
+    return InputError(f"{where}: {path} is {_name(value)}", allowed, todo)
 
 
 def _number(text: str) -> str:

@@ -40,7 +40,8 @@ class IneError(Exception):
 
     def __str__(self) -> str:
         """Return the message: one printable line for each part that is not empty."""
-        return "\n".join(clean(part) for part in (self.given, self.allowed, self.todo) if part)
+        parts = ((self.given, ""), (self.allowed, "allowed: "), (self.todo, "next: "))
+        return "\n".join(clean(head + part) for part, head in parts if part)
 
 
 class InputError(IneError):

@@ -1,0 +1,72 @@
+"""Images of a folder as one array: the pictures of a concept, read with an untrusting decoder.
+
+Only PNG, JPEG and WebP are decoded, files and pixels are capped before decoding, only the first frame is used, and
+no metadata survives but the orientation, which is applied.
+"""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ine_jax.errors import InputError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+FORMATS = ("PNG", "JPEG", "WEBP")
+MAX_BYTES = 64 * 2**20
+MAX_PIXELS = 64 * 10**6
+MAX_IMAGES = 10_000
+
+
+def read_images(folder: str | Path, height: int, width: int) -> np.ndarray:
+    """Return the images of `folder`, by file name, as uint8 [N, height, width, 3].
+
+    A picture of another shape is cropped at the centre to the wanted aspect and resized (bicubic).
+
+    Raises:
+        InputError: no folder, no image in it, more than 10 000 images, or a file that cannot be decoded safely.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        state = "is not a folder" if folder.exists() else "does not exist"
+        raise InputError(f"{folder}: {state}", "a folder of PNG, JPEG or WebP images", "check the path")
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not 1 <= len(files) <= MAX_IMAGES:
+        given = f"{folder}: {len(files) or 'no'} images"
+        raise InputError(given, f"1 to {MAX_IMAGES} PNG, JPEG or WebP files", "check the folder")
+    return np.stack([read_image(path, height, width) for path in files])
+
+
+def read_image(path: Path, height: int, width: int) -> np.ndarray:
+    """Return one image as uint8 [height, width, 3], cropped at the centre and resized where its shape differs.
+
+    Raises:
+        InputError: the file is too large or cannot be decoded.
+    """
+    allowed = f"PNG, JPEG or WebP up to {MAX_BYTES // 2**20} MiB and {MAX_PIXELS // 10**6} megapixels"
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise InputError(f"{path}: {path.stat().st_size // 2**20} MiB", allowed, "make the image smaller")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=FORMATS) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise InputError(
+                        f"{path}: {image.width} x {image.height} pixels", allowed, "make the image smaller"
+                    )
+                upright = ImageOps.exif_transpose(image).convert("RGB")
+    except UnidentifiedImageError as error:
+        raise InputError(f"{path}: not an image that can be read", allowed, "remove or convert the file") from error
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        EOFError,
+        Image.DecompressionBombWarning,
+        Image.DecompressionBombError,
+    ) as error:
+        raise InputError(f"{path}: {error}", allowed, "remove or convert the file") from error
+    if upright.size != (width, height):
+        upright = ImageOps.fit(upright, (width, height), method=Image.Resampling.BICUBIC)
+    return np.asarray(upright, dtype=np.uint8)

@@ -1,0 +1,61 @@
+"""A strict session: no silent rank promotion, no network, and a count of what is compiled."""
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("INE_COMPILE_CACHE", "off")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_network() -> Iterator[None]:
+    """Every attempt to open a connection to another machine fails at once."""
+    real = socket.socket.connect
+
+    def refuse(self: socket.socket, address: object) -> None:
+        if self.family == socket.AF_UNIX or (isinstance(address, tuple) and address[0] in ("127.0.0.1", "::1")):
+            return real(self, address)  # type: ignore[arg-type]
+        raise OSError(f"the tests have no network: {address}")
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(socket.socket, "connect", refuse)
+    yield
+    patch.undo()
+
+
+class Compiles(logging.Handler):
+    """Names of the functions that JAX compiled since the fixture began."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.names: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        if message.startswith("Compiling "):
+            self.names.append(message.split()[1])
+
+    def count(self, name: str) -> int:
+        """How often a function of this name was compiled, whether JAX writes it as `f` or `jit(f)`."""
+        return sum(found in (name, f"jit({name})") for found in self.names)
+
+
+@pytest.fixture
+def compiles() -> Iterator[Compiles]:
+    """Count compilations by function name: `compiles.count("sample") == 1` forbids a retrace."""
+    handler, logger = Compiles(), logging.getLogger("jax._src.interpreters.pxla")
+    propagate, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    with jax.log_compiles(True):
+        yield handler
+    logger.removeHandler(handler)
+    logger.propagate = propagate
