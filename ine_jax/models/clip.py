@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from ine_jax.models.layers import Dtype, config_from_dict
 from ine_jax.types import Array, Params
 
-_REFUSED: dict[str, tuple[Any, ...]] = {"hidden_act": ("quick_gelu", "gelu")}
+REFUSED: dict[str, tuple[Any, ...]] = {"hidden_act": ("quick_gelu", "gelu")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class ClipTextConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ClipTextConfig":
         """Read ``text_encoder/config.json``; raises :class:`InputError` for an activation that CLIP does not use."""
-        config = config_from_dict(cls, values, _REFUSED)
+        config = config_from_dict(cls, values, REFUSED)
         end = config.vocab_size - 1 if values.get("eos_token_id", 2) == 2 else config.eos_token_id
         return dataclasses.replace(config, eos_token_id=end)
 

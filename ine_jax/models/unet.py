@@ -25,7 +25,7 @@ from ine_jax.models.layers import (
 )
 from ine_jax.types import Array
 
-_REFUSED: dict[str, tuple[Any, ...]] = {
+REFUSED: dict[str, tuple[Any, ...]] = {
     "act_fn": ("silu", "swish"),
     "mid_block_type": ("UNetMidBlock2DCrossAttn",),
     "only_cross_attention": (False, [False] * 4),
@@ -84,7 +84,7 @@ class UNetConfig:
         levels = len(self.block_out_channels)
         if not len(self.down_block_types) == len(self.up_block_types) == levels:
             raise InputError(
-                f"{len(self.down_block_types)} down and {len(self.up_block_types)} up blocks for {levels} channel widths",
+                f"{len(self.down_block_types)} down and {len(self.up_block_types)} up blocks for {levels} widths",
                 "one down and one up block per entry of block_out_channels",
                 "mend unet/config.json",
             )
@@ -92,7 +92,7 @@ class UNetConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "UNetConfig":
         """Read ``unet/config.json``; raises :class:`InputError` for a variant that is not SD 1.x/2.x."""
-        return config_from_dict(cls, values, _REFUSED)
+        return config_from_dict(cls, values, REFUSED)
 
     def heads(self, level: int) -> int:
         """Number of attention heads at a level (0 = finest)."""

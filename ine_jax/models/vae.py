@@ -17,7 +17,7 @@ from ine_jax.types import Array
 _EPSILON = 1e-6
 _BOTTOM_RIGHT = ((0, 1), (0, 1))
 _LOGVAR_RANGE = (-30.0, 20.0)
-_REFUSED: dict[str, tuple[Any, ...]] = {
+REFUSED: dict[str, tuple[Any, ...]] = {
     "act_fn": ("silu", "swish"),
     "use_quant_conv": (True,),
     "use_post_quant_conv": (True,),
@@ -53,7 +53,7 @@ class VaeConfig:
             for given in values.get(field, ()):
                 if given != kind:
                     raise InputError(f"vae {field} holds {given!r}", f"known: {kind}", "use an SD 1.x/2.x VAE")
-        return config_from_dict(cls, values, _REFUSED)
+        return config_from_dict(cls, values, REFUSED)
 
     @property
     def downscale(self) -> int:

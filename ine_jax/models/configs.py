@@ -1,0 +1,138 @@
+"""Published ``config.json`` files → our configs, by an allow-list of keys; and back.
+
+Three kinds of keys are known: the fields of our config; keys whose value must be the one that Stable Diffusion
+uses, since another would change the network; keys that change nothing at inference. Any other key is refused unless
+it is off (null or false), so that no published option is ever silently dropped.
+"""
+
+import dataclasses
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, TypeVar
+
+from ine_jax.errors import InputError
+from ine_jax.models import clip, unet, vae
+from ine_jax.models.clip import ClipTextConfig
+from ine_jax.models.unet import UNetConfig
+from ine_jax.models.vae import VaeConfig
+
+C = TypeVar("C", ClipTextConfig, UNetConfig, VaeConfig)
+_LIMIT = 1 << 20  # no width, vocabulary or depth of a text-to-image model comes near
+_DEPTH_LIMIT = 128
+_DEPTHS = ("layers_per_block", "num_hidden_layers")
+_ZERO_OK = ("freq_shift", "eos_token_id")
+_INT_OR_LIST = ("attention_head_dim", "num_attention_heads")
+
+# Keys that the configs' own ``from_dict`` checks for their value.
+_CHECKED: dict[type, Collection[str]] = {
+    UNetConfig: unet.REFUSED.keys(),
+    VaeConfig: {*vae.REFUSED, "down_block_types", "up_block_types"},
+    ClipTextConfig: clip.REFUSED.keys(),
+}
+# Options with the one value that leaves the network as it is.
+_FIXED: dict[type, dict[str, Any]] = {
+    UNetConfig: {"resnet_out_scale_factor": 1.0, "attention_type": "default"},
+    VaeConfig: {},
+    ClipTextConfig: {"model_type": ("clip_text_model", "clip")},
+}
+# Keys without effect on the values computed here: notes, training settings, options of parts that are off.
+_HARMLESS: dict[type, Collection[str]] = {
+    UNetConfig: {"dropout", "upcast_attention", "addition_embed_type_num_heads"},
+    VaeConfig: {"force_upcast"},
+    ClipTextConfig: {
+        "architectures",
+        "attention_dropout",
+        "bos_token_id",
+        "dropout",
+        "dtype",
+        "initializer_factor",
+        "initializer_range",
+        "pad_token_id",
+        "projection_dim",
+        "torch_dtype",
+        "transformers_version",
+    },
+}
+
+
+def read_config(cls: type[C], values: Mapping[str, Any], source: str) -> C:
+    """The config dataclass for a published ``config.json``; ``source`` names the file in messages.
+
+    Raises :class:`InputError` for an unknown key that is on, a value of the wrong type or out of range, and for
+    options that Stable Diffusion 1.x and 2.x do not use.
+    """
+    fields = {f.name: f.default for f in dataclasses.fields(cls) if f.name != "reference"}
+    for key, value in values.items():
+        if key.startswith("_") or key in _HARMLESS[cls]:
+            continue
+        if key in fields:
+            if value is not None:
+                _check(source, key, fields[key], value)
+        elif key in _CHECKED[cls]:
+            continue
+        elif key in _FIXED[cls]:
+            allowed = _FIXED[cls][key]
+            if value not in (allowed if isinstance(allowed, tuple) else (allowed,)):
+                raise InputError(f"{source}: {key} is {value!r}", f"{allowed!r}", "use an SD 1.x/2.x checkpoint")
+        elif value is not None and value is not False:
+            raise InputError(
+                f"{source}: unknown key {key!r} = {value!r}",
+                "the keys of Stable Diffusion 1.x and 2.x",
+                "remove the key",
+            )
+    return cls.from_dict({k: v for k, v in values.items() if k in fields or k in _CHECKED[cls]})
+
+
+def _check(source: str, key: str, default: Any, value: Any) -> None:
+    def fail(allowed: str) -> None:
+        raise InputError(f"{source}: {key} is {value!r}", allowed, "mend config.json")
+
+    if key in _INT_OR_LIST and not isinstance(value, list):
+        default = 1
+    elif key in _INT_OR_LIST:
+        default = (1,)
+    if isinstance(default, tuple):
+        if not isinstance(value, list) or not 1 <= len(value) <= 16:
+            fail("a list of 1 to 16 entries")
+        for entry in value:
+            _check_scalar(key, default[0], entry, fail)
+    else:
+        _check_scalar(key, default, value, fail)
+
+
+def _check_scalar(key: str, default: Any, value: Any, fail: Callable[[str], None]) -> None:
+    if isinstance(default, bool) or isinstance(value, bool):
+        if type(default) is not type(value):
+            fail(f"a {type(default).__name__}")
+    elif isinstance(default, str):
+        if not isinstance(value, str):
+            fail("a string")
+    elif isinstance(default, float) or key == "freq_shift":
+        if not isinstance(value, int | float) or not 0 <= value <= _LIMIT:
+            fail("a number, zero or more")
+    else:
+        low, high = (0 if key in _ZERO_OK else 1), (_DEPTH_LIMIT if key in _DEPTHS else _LIMIT)
+        if not isinstance(value, int) or not low <= value <= high:
+            fail(f"a whole number from {low} to {high}")
+
+
+def config_dict(config: ClipTextConfig | UNetConfig | VaeConfig) -> dict[str, Any]:
+    """The ``config.json`` object that diffusers or transformers (PyTorch) reads as the same network."""
+    values = {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in dataclasses.asdict(config).items()
+        if key != "reference" and value is not None
+    }
+    match config:
+        case UNetConfig():
+            return {"_class_name": "UNet2DConditionModel", "act_fn": "silu", **values}
+        case VaeConfig():
+            levels = len(config.block_out_channels)
+            blocks = {
+                "down_block_types": ["DownEncoderBlock2D"] * levels,
+                "up_block_types": ["UpDecoderBlock2D"] * levels,
+            }
+            return {"_class_name": "AutoencoderKL", "act_fn": "silu", **blocks, **values}
+        case ClipTextConfig():
+            ends = {"bos_token_id": config.vocab_size - 2, "pad_token_id": config.eos_token_id}
+            names = {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model"}
+            return {**names, **ends, "projection_dim": config.hidden_size, **values}

@@ -1,0 +1,198 @@
+"""Weight names and layouts: PyTorch ``state_dict`` (diffusers, transformers) ↔ Flax parameter tree.
+
+A Flax path becomes a PyTorch name by one rule table, and a leaf's array by one layout rule; both directions follow
+from the shapes that the module itself declares, so no list of names is kept by hand.
+
+| PyTorch                          | Flax                             | array                       |
+|----------------------------------|----------------------------------|-----------------------------|
+| ``down_blocks.0.resnets.1``      | ``down_blocks_0/resnets_1``      |                             |
+| ``Linear.weight [out, in]``      | ``Dense kernel [in, out]``       | transposed                  |
+| ``Conv2d.weight [out, in, h, w]``| ``Conv kernel [h, w, in, out]``  | OIHW → HWIO                 |
+| ``GroupNorm/LayerNorm.weight``   | ``scale``                        | as it is                    |
+| ``Embedding.weight``             | ``embedding``                    | as it is                    |
+| VAE ``to_q to_k to_v to_out.0``  | ``query key value proj_attn``    | (older files use these too) |
+"""
+
+import functools
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ine_jax.errors import InputError
+from ine_jax.models.clip import ClipText, ClipTextConfig
+from ine_jax.models.unet import UNet, UNetConfig
+from ine_jax.models.vae import Vae, VaeConfig
+from ine_jax.types import Params
+
+ModelConfig = ClipTextConfig | UNetConfig | VaeConfig
+Path = tuple[str, ...]
+Shape = tuple[int, ...]
+
+_NUMBERED = re.compile(
+    r"(down_blocks|up_blocks|resnets|attentions|downsamplers|upsamplers|transformer_blocks|net|to_out)_(\d+)"
+)
+_LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
+_VAE_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+_OLD_ATTENTION = re.compile(r"(?<=\.)(query|key|value|proj_attn)(?=\.(?:weight|bias)$)")
+_TEXT_PREFIX = "text_model."
+_TEXT_IGNORED = re.compile(r"(text_model\.)?embeddings\.position_ids")  # a constant range that old files store
+_SHOWN = 2  # keys of each kind that the message shows; the exception carries all of them
+
+
+class WeightMismatch(InputError):  # noqa: N818  says what the files are, as the base class's name does not
+    """A checkpoint does not fit its config; the attributes hold every key, the message the first few and the counts."""
+
+    def __init__(self, what: str, missing: list[str], unexpected: list[str], misshapen: list[str]) -> None:
+        """``misshapen`` entries read ``name (found) not (expected)``."""
+        self.missing, self.unexpected, self.misshapen = tuple(missing), tuple(unexpected), tuple(misshapen)
+        kinds = (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen))
+        lines = [f"{len(keys)} {kind}: {_first(keys)}" for kind, keys in kinds if keys]
+        lines[0] = f"{what}: {lines[0]}"
+        super().__init__(
+            *(lines if len(lines) == 3 else [*lines, "check that weights and config.json belong together"])
+        )
+
+
+def _first(keys: list[str]) -> str:
+    return ", ".join(keys[:_SHOWN]) + (", ..." if len(keys) > _SHOWN else "")
+
+
+def torch_name(path: Path) -> str:
+    """PyTorch name of the Flax parameter at ``path``."""
+    modules = (_NUMBERED.sub(r"\1.\2", m) if _NUMBERED.fullmatch(m) else _VAE_ATTENTION.get(m, m) for m in path[:-1])
+    return ".".join((*modules, _LEAVES[path[-1]]))
+
+
+def torch_shape(path: Path, shape: Shape) -> Shape:
+    """Shape in PyTorch of the Flax parameter at ``path`` with ``shape``."""
+    if path[-1] != "kernel":
+        return shape
+    return (shape[3], shape[2], shape[0], shape[1]) if len(shape) == 4 else shape[::-1]
+
+
+def to_torch_layout(path: Path, array: np.ndarray) -> np.ndarray:
+    """A Flax parameter's array in PyTorch's layout."""
+    if path[-1] != "kernel":
+        return array
+    return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
+
+
+def to_flax_layout(path: Path, array: np.ndarray) -> np.ndarray:
+    """A PyTorch parameter's array in Flax's layout."""
+    if path[-1] != "kernel":
+        return array
+    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
+
+
+def _module_and_inputs(config: ModelConfig) -> tuple[nn.Module, tuple[jax.ShapeDtypeStruct, ...]]:
+    def array(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    match config:
+        case ClipTextConfig():
+            return ClipText(config), (array(1, 2, dtype=jnp.int32),)
+        case UNetConfig():
+            side = 2 ** (len(config.block_out_channels) - 1)
+            latents = array(1, side, side, config.in_channels)
+            return UNet(config), (latents, array(1), array(1, 1, config.cross_attention_dim))
+        case VaeConfig():
+            return Vae(config), (array(1, config.downscale, config.downscale, config.in_channels),)
+
+
+@functools.lru_cache(maxsize=16)
+def parameter_shapes(config: ModelConfig) -> Mapping[Path, Shape]:
+    """Path → shape of every parameter of the network that ``config`` describes; nothing is allocated.
+
+    Raises :class:`InputError` where the numbers do not fit together (heads or groups that do not divide a width).
+    """
+    module, inputs = _module_and_inputs(config)
+    try:
+        tree = jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
+    except (TypeError, ValueError, IndexError, ZeroDivisionError) as error:
+        raise InputError(
+            f"{type(config).__name__}: {str(error).splitlines()[0]}",
+            "widths that are multiples of norm_num_groups and of the number of heads",
+            "mend config.json",
+        ) from error
+    return {path: leaf.shape for path, leaf in flax.traverse_util.flatten_dict(tree).items()}
+
+
+def torch_shapes(config: ModelConfig) -> dict[str, Shape]:
+    """Name → shape of the same network's PyTorch ``state_dict``."""
+    return {torch_name(path): torch_shape(path, shape) for path, shape in parameter_shapes(config).items()}
+
+
+def _canonical(config: ModelConfig, key: str) -> str | None:
+    """Today's name for a key as some release wrote it; None for a key that holds no parameter."""
+    match config:
+        case ClipTextConfig():
+            if _TEXT_IGNORED.fullmatch(key):
+                return None
+            return key if key.startswith(_TEXT_PREFIX) else _TEXT_PREFIX + key
+        case VaeConfig():
+            return _OLD_ATTENTION.sub(lambda found: _VAE_ATTENTION[found[1]], key)
+    return key
+
+
+def _fits(array: np.ndarray, shape: Shape) -> np.ndarray | None:
+    """``array`` with ``shape``, 1×1 convolution and dense layer counting as one; None where it does not fit."""
+    if array.shape == shape:
+        return array
+    short, long = sorted((array.shape, shape), key=len)
+    return array.reshape(shape) if len(short) == 2 and long == (*short, 1, 1) else None
+
+
+def from_torch(what: str, state: Mapping[str, Any], config: ModelConfig, dtype: Any = jnp.float32) -> Params:
+    """Flax parameters of ``config``'s network from a PyTorch ``state_dict`` of arrays, in ``dtype`` (None: as given).
+
+    Raises :class:`WeightMismatch` with every missing, unexpected and misshapen key, and :class:`InputError` for
+    values that are not finite floating-point numbers. ``what`` names the source in messages.
+    """
+    expected = {torch_name(path): (path, torch_shape(path, s)) for path, s in parameter_shapes(config).items()}
+    found: dict[str, str] = {}
+    unexpected: list[str] = []
+    for key in state:
+        name = _canonical(config, key)
+        if name in expected and name not in found:
+            found[name] = key
+        elif name is not None:
+            unexpected.append(key)
+    missing = [name for name in expected if name not in found]
+
+    flat: dict[Path, jax.Array] = {}
+    misshapen: list[str] = []
+    for name, key in found.items():
+        path, shape = expected[name]
+        given = np.asarray(state[key])
+        fitted = _fits(given, shape)
+        if fitted is None:
+            misshapen.append(f"{key} {given.shape} not {shape}")
+        elif not (missing or unexpected or misshapen):
+            flat[path] = to_array(f"{what}: {key}", to_flax_layout(path, fitted), dtype)
+    if missing or unexpected or misshapen:
+        raise WeightMismatch(what, missing, unexpected, misshapen)
+    return flax.traverse_util.unflatten_dict(flat)
+
+
+def to_array(what: str, array: np.ndarray, dtype: Any) -> jax.Array:
+    """``array`` as a device array in ``dtype`` (None: its own); :class:`InputError` unless all are finite floats."""
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise InputError(f"{what} holds {array.dtype}", "float32, float16 or bfloat16", "convert the file first")
+    out = jnp.asarray(array, dtype=array.dtype if dtype is None else dtype)
+    if not bool(jnp.isfinite(out).all()):
+        raise InputError(f"{what} holds NaN or infinity in {out.dtype}", "finite numbers", "take an undamaged copy")
+    return out
+
+
+def to_torch(params: Params) -> dict[str, np.ndarray]:
+    """PyTorch ``state_dict`` of any part's Flax parameters, as contiguous host arrays, dtype kept."""
+    flat = flax.traverse_util.flatten_dict(params)
+    return {
+        torch_name(path): np.ascontiguousarray(to_torch_layout(path, np.asarray(leaf))) for path, leaf in flat.items()
+    }
