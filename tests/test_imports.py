@@ -20,6 +20,7 @@ FLOORS = {
     "ine_jax.provenance": 0,
     "ine_jax.cache": 0,
     "ine_jax.assets": 0,
+    "ine_jax.storage": 0,
     "ine_jax.config": 1,
     "ine_jax.configfile": 1,
     "ine_jax.progress": 1,
@@ -29,6 +30,7 @@ FLOORS = {
     "ine_jax.embedding": 1,
     "ine_jax.noise": 1,
     "ine_jax.checkpoint": 1,
+    "ine_jax.trainlog": 1,
     "ine_jax.text": 2,
     "ine_jax.guidance": 2,
     "ine_jax.convert": 2,
@@ -50,6 +52,7 @@ FLOORS = {
     "ine_jax.build": 6,
     "ine_jax.commands": 6,
     "ine_jax.demo": 6,
+    "ine_jax.arguments": 7,
     "ine_jax.cli": 7,
 }
 
@@ -158,6 +161,8 @@ def test_files_and_functions_are_short(path: Path) -> None:
     assert lines <= (400 if path.name == "unet.py" else 300), f"{lines} lines"
     for function in functions(path):
         length = (function.end_lineno or function.lineno) - function.lineno + 1
+        text = ast.get_docstring(function, clean=False) or ""
+        length -= len(text.splitlines())  # what is explained is not what is complicated
         assert length <= 60, f"{function.name}: {length} lines"
 
 

@@ -1,0 +1,168 @@
+"""The command line's own records, and how words become one of them: YAML first, dotted flags over it.
+
+tyro reads the flags and writes the help; its boxed messages are folded into the three lines of this package's errors.
+"""
+
+import contextlib
+import dataclasses
+import io
+import itertools
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import tyro
+
+from ine_jax import configfile
+from ine_jax.config import (
+    BenchConfig,
+    DemoConfig,
+    EvaluateConfig,
+    GenerateConfig,
+    InvertConfig,
+    UnlearnConfig,
+)
+from ine_jax.errors import InputError
+
+T = TypeVar("T")
+_YAML = (".yaml", ".yml")
+_RULE = re.compile(r"[\s\u2500-\u257f|+-]*")  # a line of a box that holds no text
+Flat = tyro.conf.arg(name="")  # the fields of the config are flags without a prefix
+
+
+@dataclasses.dataclass(frozen=True)
+class Common:
+    """What every command understands."""
+
+    dry_run: bool = False
+    """Print the plan and write nothing."""
+    json: bool = False
+    """Print one machine-readable result line last."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Demo(Common):
+    """The whole method on the bundled family: invert, evaluate with and without negatives, report."""
+
+    config: Annotated[DemoConfig, Flat] = dataclasses.field(default_factory=DemoConfig)
+
+
+@dataclasses.dataclass(frozen=True)
+class Invert(Common):
+    """Concept inversion: find a concept again in an unlearned model, from images of it."""
+
+    config: Annotated[InvertConfig, Flat] = dataclasses.field(default_factory=InvertConfig)
+
+
+@dataclasses.dataclass(frozen=True)
+class Generate(Common):
+    """Prompts to images under a guard: PNGs and metadata.jsonl."""
+
+    config: Annotated[GenerateConfig, Flat] = dataclasses.field(default_factory=GenerateConfig)
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate(Common):
+    """Models x guards x prompts into a run directory; the same command continues, a finished run is left alone."""
+
+    config: Annotated[EvaluateConfig, Flat] = dataclasses.field(default_factory=EvaluateConfig)
+    shard: str = "0/1"
+    """Do part i of N (i counts from 0) of the blocks."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Unlearn(Common):
+    """Fine-tune a model to forget (ESD); writes the changed weights in the method's published layout."""
+
+    config: Annotated[UnlearnConfig, Flat] = dataclasses.field(default_factory=UnlearnConfig)
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench(Common):
+    """Sampling throughput beside baselines."""
+
+    config: Annotated[BenchConfig, Flat] = dataclasses.field(default_factory=BenchConfig)
+
+
+@dataclasses.dataclass(frozen=True)
+class Score(Common):
+    """Score the images of a run directory again, without generating."""
+
+    directory: tyro.conf.Positional[Path] = tyro.MISSING
+    """Run directory."""
+    detector: str = "world"
+    """Bundled detector, or a folder."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Report(Common):
+    """Redraw summary.json and report.html from run directories; needs no accelerator."""
+
+    directories: tyro.conf.Positional[tuple[Path, ...]] = tyro.MISSING
+    """Run directories; several are reported together."""
+    out: Path | None = None
+    """Folder for the report; empty means the first run directory."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Inspect(Common):
+    """Say what a file or folder is: embedding, model folder, changed weights, run directory."""
+
+    path: tyro.conf.Positional[Path] = tyro.MISSING
+    """File or folder."""
+
+
+def parse(record: type[T], words: Sequence[str], prog: str) -> T:
+    """Return one `record` from the words of a command line.
+
+    A word that ends in .yaml or .yml is the config file; it gives the defaults that the flags override. Help leaves
+    through `SystemExit(0)`.
+
+    Raises:
+        InputError: an unknown flag, a value of the wrong type or out of range, or a config file that is refused.
+    """
+    words = list(words)
+    default: Any = None
+    if kind := _config_kind(record):
+        words, path = _take_config(words)
+        if path is not None:
+            default = record(config=configfile.load(path, kind))  # type: ignore[call-arg]
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            options = {} if default is None else {"default": default}
+            return tyro.cli(record, args=words, prog=prog, config=(tyro.conf.FlagCreatePairsOff,), **options)
+    except SystemExit as exit_:
+        if not exit_.code:
+            raise
+        raise _folded(errors.getvalue(), prog) from None
+    except InputError as error:
+        raise InputError(f"{prog}: {error.given}", error.allowed, error.todo) from error
+
+
+def _config_kind(record: Any) -> Any:
+    fields = {field.name: field for field in dataclasses.fields(record)}
+    factory = fields["config"].default_factory if "config" in fields else None
+    return factory
+
+
+def _take_config(words: list[str]) -> tuple[list[str], str | None]:
+    """Split the config file off: the first word, or any word that is named like one."""
+    named = [i for i, word in enumerate(words) if word.endswith(_YAML) and not word.startswith("-")]
+    if not named and words and not words[0].startswith("-"):
+        named = [0]
+    if len(named) > 1:
+        given = f"{len(named)} config files: {', '.join(words[i] for i in named)}"
+        raise InputError(given, "one YAML file, then flags that override it", "run once for each")
+    return [word for i, word in enumerate(words) if i not in named], words[named[0]] if named else None
+
+
+def _folded(box: str, prog: str) -> InputError:
+    """Fold a boxed message into one error: its text, the nearest known flag, and where the help is."""
+    lines = [line.strip(" |\u2502") for line in box.splitlines()[1:]]
+    message = list(itertools.takewhile(lambda line: not _RULE.fullmatch(line), lines))
+    near = [line.split()[0] for line in lines if line.startswith("--")]
+    hint = f"did you mean {near[0]}? (" if near and any("meant" in line for line in lines) else ""
+    given = " ".join(message) or f"{prog}: the command line is not understood"
+    return InputError(given, "", f"{hint}see {prog} --help{')' if hint else ''}")

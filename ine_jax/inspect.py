@@ -1,0 +1,139 @@
+"""What a file or folder is: an embedding, UNet weights, a model folder, a run directory, or a training directory.
+
+Nothing is trusted and nothing large is read: weights are described from the headers of their files.
+"""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import safetensors
+
+from ine_jax.embedding import Embedding
+from ine_jax.errors import InputError
+from ine_jax.models.files import inside, read_json
+from ine_jax.runs import open_run
+
+Facts = dict[str, Any]
+
+KINDS = "an embedding or UNet weights (.safetensors), a model folder, a run directory"
+_UNET_PARTS = ("down_blocks.", "mid_block.", "up_blocks.", "conv_in.", "conv_out.", "conv_norm_out.", "time_embedding.")
+_COMPONENTS = ("text_encoder", "unet", "vae")
+_TAIL_BYTES = 64 * 1024
+
+
+def describe(path: str | Path) -> Facts:
+    """Return what `path` is (key `kind`) and its main facts, as plain JSON values.
+
+    Raises:
+        InputError: no such file, or nothing that this package reads.
+        CorruptRunError: a run directory whose record does not verify.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return {"path": str(path), **_folder(path)}
+    if not path.exists():
+        raise InputError(f"{path}: No such file or directory", KINDS, "check the path")
+    if path.suffix == ".safetensors" and path.is_file():
+        return {"path": str(path), **_tensors(path)}
+    raise InputError(f"{path}: not a kind of file that is known here", KINDS, "check the path")
+
+
+def _folder(path: Path) -> Facts:
+    if (path / "model_index.json").is_file():
+        return _model(path)
+    if (path / "run.json").is_file():
+        return _run(path)
+    if (path / "checkpoints").is_dir() and (path / "config.json").is_file():
+        return _training(path)
+    raise InputError(f"{path}: holds no model_index.json, run.json or checkpoints/", KINDS, "check the path")
+
+
+def _model(path: Path) -> Facts:
+    index = read_json(path / "model_index.json")
+    facts: Facts = {"kind": "model folder", "class": str(index.get("_class_name", "unknown"))}
+    for name in _COMPONENTS:
+        files = sorted(file for file in (path / name).glob("*.safetensors"))
+        if not files:
+            facts[name] = "no safetensors file"
+            continue
+        headers = [_header(inside(path, f"{name}/{file.name}"))[0] for file in files]
+        facts[name] = _sizes({key: shape for header in headers for key, shape in header.items()})
+    scheduler = path / "scheduler" / "scheduler_config.json"
+    if scheduler.is_file():
+        values = read_json(scheduler)
+        facts["scheduler"] = f"{values.get('_class_name', 'unknown')}, {values.get('prediction_type', 'epsilon')}"
+    return facts
+
+
+def _run(path: Path) -> Facts:
+    run = open_run(path)
+    facts: Facts = {"kind": "run directory", "blocks": len(run.blocks()), "detectors": run.detectors()}
+    facts["commit"] = run.record.get("commit") or "unknown"
+    facts["versions"] = dict(run.record.get("versions", {}))
+    facts["report"] = (path / "report.html").is_file()
+    return facts
+
+
+def _training(path: Path) -> Facts:
+    steps = sorted(int(entry.name) for entry in (path / "checkpoints").iterdir() if entry.name.isdigit())
+    facts: Facts = {"kind": "training directory", "checkpoints": steps, "config": read_json(path / "config.json")}
+    log = path / "log.jsonl"
+    if log.is_file() and (last := _last_line(log)):
+        facts["last"] = last
+    return facts
+
+
+def _last_line(path: Path) -> Facts:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+        lines = file.read().splitlines()
+    try:
+        last = json.loads(lines[-1]) if lines else {}
+    except ValueError:
+        return {}
+    return last if isinstance(last, dict) else {}
+
+
+def _tensors(path: Path) -> Facts:
+    shapes, metadata = _header(path)
+    unet = [key for key in shapes if key.startswith(_UNET_PARTS)]
+    if not shapes or len(unet) < len(shapes):
+        return _embedding(path)
+    changed = Counter(_layer(key) for key in unet)
+    common = ", ".join(f"{name} x {count}" for name, count in sorted(changed.items()))
+    return {"kind": "UNet weights", "holds": _sizes(shapes), "layers": common, "metadata": metadata}
+
+
+def _layer(key: str) -> str:
+    parts = [part for part in key.removesuffix(".weight").removesuffix(".bias").split(".") if not part.isdigit()]
+    return ".".join(parts[-2:])
+
+
+def _embedding(path: Path) -> Facts:
+    found = Embedding.load(path)
+    count, width = found.vectors.shape
+    facts: Facts = {"kind": "embedding", "space": found.space, "concept": found.concept, "token": found.token}
+    facts |= {"vectors": int(count), "width": int(width), "dtype": str(found.vectors.dtype)}
+    return facts | {"base_model": found.base_model or "unknown", "provenance": dict(found.provenance)}
+
+
+def _header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
+    """Return tensor shapes by name and the metadata of a safetensors file, without reading its tensors."""
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+            return shapes, dict(file.metadata() or {})
+    except (OSError, safetensors.SafetensorError) as error:
+        raise InputError(f"{path}: {error}", "a whole safetensors file", "copy or make the file again") from error
+
+
+def _sizes(shapes: dict[str, tuple[int, ...]]) -> str:
+    total = 0
+    for shape in shapes.values():
+        size = 1
+        for side in shape:
+            size *= side
+        total += size
+    return f"{total:,} parameters in {len(shapes)} tensors"
