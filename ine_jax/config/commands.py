@@ -1,156 +1,29 @@
-"""What a run is asked to do: frozen dataclasses with their ranges, and no import of JAX.
-
-These records are parsed from YAML (`ine_jax.configfile`) and from dotted flags (`ine_jax.cli`), written into run
-directories and hashed. Runtime objects are made from them in `ine_jax.build`, so numbers may become traced leaves
-there while the ranges are checked here, once.
-"""
+"""What each command is asked to do."""
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 from ine_jax.checks import check, check_min
-
-Space = Literal["token", "context"]
-Scheduler = Literal["ddim", "dpm++", "pndm", "euler"]
-EsdMethod = Literal["esd-x-strict", "esd-x", "esd-u", "esd-full"]
-NegativeKind = Literal["none", "explicit", "implicit"]
-Prompts = tuple[str, ...]
+from ine_jax.config.methods import EsdConfig, GuardConfig, GuidanceConfig, InversionConfig, Prompts, SamplerConfig
 
 
 @dataclass(frozen=True)
-class GuidanceConfig:
-    """Classifier-free guidance eps = eps_u + w (eps_c - eps_u) - s (eps_n - eps_u)."""
+class ConceptConfig:
+    """One of several concepts that are inverted together in one run."""
 
-    scale: float = 7.5
-    """Guidance scale w; 1 is the conditional model alone."""
-    negative_scale: float | None = None
-    """Scale s of the negative; empty means w - 1, the usual negative prompt in two rows instead of three."""
-
-    def __post_init__(self) -> None:
-        check_min(self, 0.0, "scale", "negative_scale")
-
-
-@dataclass(frozen=True)
-class SamplerConfig:
-    """How latents become images."""
-
-    scheduler: Scheduler | None = None
-    """Sampling method; empty means the one named in the model's folder."""
-    steps: int = 25
-    """Denoising steps."""
-    height: int | None = None
-    """Pixels; empty means the model's own size."""
-    width: int | None = None
-    """Pixels; empty means the model's own size."""
-    batch: int = 32
-    """Images per call; does not change any image."""
-
-    def __post_init__(self) -> None:
-        check_min(self, 1, "steps", "batch")
-        for name in ("height", "width"):
-            value = getattr(self, name)
-            check(self, name, value is None or (8 <= value <= 4096 and value % 8 == 0), "8 to 4096, divisible by 8")
-
-
-@dataclass(frozen=True)
-class InversionConfig:
-    """Textual inversion (Gal et al. 2022) against a frozen model; the defaults suit the bundled world."""
-
-    concept: str = "concept"
-    """Name of the concept; the learned token is written <name>."""
-    space: Space = "token"
-    """token: vectors for the text encoder's table; context: the encoder's output itself."""
-    vectors: int = 1
-    """Learned vectors k (token space)."""
-    steps: int = 300
-    """Optimizer steps."""
-    batch: int = 16
-    """Images per step."""
-    learning_rate: float = 1e-2
-    """Adam step size, constant."""
+    concept: str = ""
+    """Name of the concept."""
+    images: str = ""
+    """Folder of its images."""
     init: str = "a"
-    """Start: a word of the vocabulary, or `mean` for the table's mean."""
-    templates: str | Prompts = "object"
-    """`object`, `bare`, or sentences that hold {}."""
-    norm: float | None = None
-    """Keep the vectors at this norm; empty leaves them free."""
+    """Start: a word of the vocabulary, or `mean`."""
     seed: int = 0
-    """Batch t depends on (seed, t) alone."""
-    save_every: int = 50
-    """Steps between checkpoints."""
-    log_every: int = 10
-    """Steps between lines of the loss log."""
+    """Its own seed."""
 
     def __post_init__(self) -> None:
         check(self, "concept", bool(self.concept.strip()), "a name that is not empty")
-        check(self, "vectors", 1 <= self.vectors <= 77, "1 to 77")
-        check_min(self, 1, "steps", "batch", "save_every", "log_every")
-        check_min(self, 0, "learning_rate", "norm", exclusive=True)
-        check_min(self, 0, "seed")
+        check(self, "images", bool(self.images), "a folder of images")
         check(self, "init", bool(self.init.strip()), "a word of the vocabulary, or `mean`")
-        named = isinstance(self.templates, str)
-        known = self.templates in ("object", "bare") if named else all("{}" in t for t in self.templates)
-        check(self, "templates", bool(self.templates) and known, "object, bare, or sentences that each hold {}")
-
-
-@dataclass(frozen=True)
-class EsdConfig:
-    """Erased Stable Diffusion (Gandikota et al. 2023), with a preservation term of this project."""
-
-    erase: Prompts = ()
-    """Prompts whose concept is erased."""
-    preserve: Prompts = ()
-    """Prompts whose prediction is held to the original model's."""
-    method: EsdMethod = "esd-x-strict"
-    """Trained weights: keys and values of the cross-attention, all of it, all but it, or everything."""
-    eta: float = 1.0
-    """Negative guidance eta of the erasure target."""
-    steps: int = 110
-    """Optimizer steps."""
-    learning_rate: float = 4e-4
-    """Adam step size."""
-    batch: int = 16
-    """Erased prompts per step."""
-    preserve_weight: float = 0.0
-    """Weight of the preservation term; 0 is ESD as published."""
-    start_guidance: float = 3.0
-    """Guidance scale of the trajectories on which x_t is drawn."""
-    ddim_steps: int = 25
-    """Steps of those trajectories."""
-    seed: int = 0
-    """Step t depends on (seed, t) alone."""
-    save_every: int = 25
-    """Steps between checkpoints."""
-    log_every: int = 5
-    """Steps between lines of the loss log."""
-
-    def __post_init__(self) -> None:
-        check_min(self, 1, "steps", "batch", "ddim_steps", "save_every", "log_every")
-        check_min(self, 0, "learning_rate", "eta", exclusive=True)
-        check_min(self, 0, "preserve_weight", "start_guidance", "seed")
-        kept = self.preserve_weight == 0 or bool(self.preserve)
-        check(self, "preserve", kept, "at least one prompt when preserve_weight is not 0")
-
-
-@dataclass(frozen=True)
-class GuardConfig:
-    """One guard of an evaluation: guidance, and what fills the slot of its negative."""
-
-    name: str = "cfg"
-    """Name in tables and folders."""
-    negative: NegativeKind = "none"
-    """none, explicit (words) or implicit (a learned embedding)."""
-    words: str = ""
-    """The negative prompt, when explicit."""
-    embedding: str = ""
-    """The embedding file, when implicit."""
-    guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
-
-    def __post_init__(self) -> None:
-        check(self, "name", bool(self.name.strip()), "a name that is not empty")
-        check(self, "words", bool(self.words) == (self.negative == "explicit"), "given when negative is explicit")
-        held = bool(self.embedding) == (self.negative == "implicit")
-        check(self, "embedding", held, "a file, given when negative is implicit")
+        check_min(self, 0, "seed")
 
 
 @dataclass(frozen=True)
@@ -166,10 +39,15 @@ class InvertConfig:
     out: str = "runs/invert"
     """Run directory: embedding, checkpoints, loss log, curve, preview."""
     inversion: InversionConfig = field(default_factory=InversionConfig)
+    concepts: tuple[ConceptConfig, ...] = ()
+    """Several concepts in one run, in place of `images` and of inversion's concept, init and seed."""
 
     def __post_init__(self) -> None:
         check(self, "model", bool(self.model), "a bundled model, a folder, or a hub id")
         check(self, "out", bool(self.out), "a directory")
+        names = [each.concept for each in self.concepts]
+        check(self, "concepts", len(set(names)) == len(names), "concepts whose names differ")
+        check(self, "images", not (self.images and self.concepts), "either images or concepts")
 
 
 @dataclass(frozen=True)

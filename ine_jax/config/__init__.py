@@ -1,0 +1,38 @@
+"""What a run is asked to do: frozen dataclasses with their ranges, and no import of JAX.
+
+These records are parsed from YAML (`ine_jax.configfile`) and from dotted flags (`ine_jax.cli`), written into run
+directories and hashed. Runtime objects are made from them in `ine_jax.build`, so numbers may become traced leaves
+there while the ranges are checked here, once.
+"""
+
+from ine_jax.config.commands import (
+    BenchConfig,
+    ConceptConfig,
+    DemoConfig,
+    EvaluateConfig,
+    GenerateConfig,
+    InvertConfig,
+    UnlearnConfig,
+)
+from ine_jax.config.methods import (
+    EsdConfig,
+    GuardConfig,
+    GuidanceConfig,
+    InversionConfig,
+    SamplerConfig,
+)
+
+__all__ = [
+    "BenchConfig",
+    "ConceptConfig",
+    "DemoConfig",
+    "EsdConfig",
+    "EvaluateConfig",
+    "GenerateConfig",
+    "GuardConfig",
+    "GuidanceConfig",
+    "InversionConfig",
+    "InvertConfig",
+    "SamplerConfig",
+    "UnlearnConfig",
+]
