@@ -13,19 +13,20 @@ import json
 import os
 import re
 import struct as binary
-import tempfile
 import unicodedata
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jax
 import ml_dtypes
 import numpy as np
 import safetensors
-from flax import struct
 from flax.core import FrozenDict
 
 from ine_jax.errors import InputError
+from ine_jax.storage import write_atomic
 
 SCHEMA = "ine_jax.embedding/1"
 SPACES = ("token", "context")
@@ -51,7 +52,8 @@ def slug(text: str) -> str:
     return f"{words}-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 
 
-@struct.dataclass
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
 class Embedding:
     """Vectors ``[k, d]`` (token space) or ``[T, d]`` (context space) of one concept, with where they came from.
 
@@ -60,10 +62,10 @@ class Embedding:
     """
 
     vectors: Any
-    space: str = struct.field(pytree_node=False, default="token")
-    concept: str = struct.field(pytree_node=False, default="concept")
-    base_model: str = struct.field(pytree_node=False, default="")
-    provenance: Mapping[str, str] = struct.field(pytree_node=False, default_factory=FrozenDict)
+    space: str = field(metadata={"static": True}, default="token")
+    concept: str = field(metadata={"static": True}, default="concept")
+    base_model: str = field(metadata={"static": True}, default="")
+    provenance: Mapping[str, str] = field(metadata={"static": True}, default_factory=FrozenDict)
 
     def __post_init__(self) -> None:
         if self.space not in SPACES:
@@ -232,19 +234,9 @@ def _serialize(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -
 
 
 def _write_whole(path: Path, data: bytes) -> None:
-    """Write beside the target, flush to the disk, rename: a reader sees the old file or the new one."""
-    temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name[:40]}.", delete=False) as file:
-            temporary = Path(file.name)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        write_atomic(path, data)
     except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
         raise InputError(
             f"cannot write {path}: {error.strerror}", "a writable folder", "choose another place"
         ) from error

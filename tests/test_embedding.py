@@ -1,5 +1,6 @@
 """The embedding value and its file: round trips, equal bytes, and every way in which a file can be wrong."""
 
+import dataclasses
 import json
 import os
 import stat
@@ -193,7 +194,7 @@ def test_slugs_of_different_texts_differ() -> None:
 def test_an_embedding_is_a_pytree_with_one_leaf() -> None:
     value = Embedding(vectors(), concept="knife", provenance={"a": "1"})
     assert len(jax.tree.leaves(value)) == 1
-    doubled = jax.jit(lambda e: e.replace(vectors=e.vectors * 2))(value)
+    doubled = jax.jit(lambda e: dataclasses.replace(e, vectors=e.vectors * 2))(value)
     assert (doubled.token, doubled.provenance["a"]) == ("<knife>", "1")
     np.testing.assert_allclose(doubled.vectors, 2 * value.vectors)
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_pipeline import LENGTH, WIDTH, random_like, text_config, tokenizer_folder
 
 from ine_jax.embedding import Embedding
 from ine_jax.errors import InputError
@@ -22,7 +23,6 @@ from ine_jax.text import (
     text_width,
 )
 from ine_jax.types import Params
-from tests.tiny_pipeline import LENGTH, WIDTH, random_like, text_config, tokenizer_folder
 
 __all__ = ["tokenizer_folder"]
 
