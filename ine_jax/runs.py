@@ -237,12 +237,20 @@ def create(root: str | Path, config: Mapping[str, Any], hashes: Mapping[str, Any
         changed = [line for key in FIXED for line in provenance.difference(run.record[key], fixed[key], key)]
         if changed:
             more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-            raise InputError(f"{root} was started with another config: {'; '.join(changed[:3])}{more}",
-                             "the config it was started with", "restore the config, or choose another directory")
+            raise InputError(
+                f"{root} was started with another config: {'; '.join(changed[:3])}{more}",
+                "the config it was started with",
+                "restore the config, or choose another directory",
+            )
         return run
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    record = {"schema": SCHEMA, **fixed, "versions": provenance.versions(), "commit": provenance.commit(),
-              "command": list(command)}
+    record = {
+        "schema": SCHEMA,
+        **fixed,
+        "versions": provenance.versions(),
+        "commit": provenance.commit(),
+        "command": list(command),
+    }
     (root / "blocks").mkdir(mode=0o700, exist_ok=True)
     sealed = {**record, "sha256": provenance.value_hash(record)}
     write_atomic(root / "run.json", json.dumps(sealed, indent=1, ensure_ascii=False) + "\n")

@@ -85,6 +85,14 @@ def lock(root: str | Path, name: str = "run") -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise InputError(f"{root} is being written by another process", "one process per directory and shard",
-                             "wait for it, or choose another directory") from error
+            raise InputError(
+                f"{root} is being written by another process",
+                "one process per directory and shard",
+                "wait for it, or choose another directory",
+            ) from error
         yield
+
+
+def pretty(value: Mapping[str, Any]) -> str:
+    """Indented JSON for people; the same text for the same value. NaN is refused."""
+    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"

@@ -46,8 +46,11 @@ class WorldConfig:
         unknown = sorted(set(values) - set(allowed))
         labels = tuple(values.get("labels", ()))
         if unknown or not labels or len(set(labels)) != len(labels):
-            raise InputError(f"detector config with unknown keys {unknown}, labels {list(labels)[:8]}",
-                             f"keys {allowed}; labels distinct and not empty", "repair the detector's config.json")
+            raise InputError(
+                f"detector config with unknown keys {unknown}, labels {list(labels)[:8]}",
+                f"keys {allowed}; labels distinct and not empty",
+                "repair the detector's config.json",
+            )
         groups = {str(name): tuple(members) for name, members in dict(values.get("groups", {})).items()}
         strangers = sorted({member for members in groups.values() for member in members} - set(labels))
         if strangers:
@@ -146,8 +149,11 @@ class WorldDetector:
                 raise ValueError(f"larger than {MAX_BYTES} bytes")
             flat = {k: v.astype(np.float32) for k, v in safetensors.numpy.load_file(weights).items()}
         except (OSError, ValueError, TypeError, AttributeError, safetensors.SafetensorError) as error:
-            raise InputError(f"detector {folder}: {error}", "a folder with config.json and model.safetensors",
-                             "give the folder of a world detector") from error
+            raise InputError(
+                f"detector {folder}: {error}",
+                "a folder with config.json and model.safetensors",
+                "give the folder of a world detector",
+            ) from error
         _check(flat, config, folder)
         return cls(config, flax.traverse_util.unflatten_dict(flat, sep="."))
 
@@ -161,8 +167,11 @@ def _check(flat: Mapping[str, np.ndarray], config: WorldConfig, folder: Path) ->
     wrong = sorted(name for name in want.keys() | have.keys() if want.get(name) != have.get(name))
     wrong += sorted(name for name, leaf in flat.items() if not np.isfinite(leaf).all())
     if wrong:
-        raise InputError(f"detector {folder}: tensors missing, unexpected, misshapen or not finite: {wrong[:8]}",
-                         f"the {len(want)} tensors of its config.json", "save the detector again")
+        raise InputError(
+            f"detector {folder}: tensors missing, unexpected, misshapen or not finite: {wrong[:8]}",
+            f"the {len(want)} tensors of its config.json",
+            "save the detector again",
+        )
 
 
 def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:

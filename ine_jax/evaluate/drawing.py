@@ -1,0 +1,150 @@
+"""Draws the images of a plan, block by block, into a run directory: the one part that needs a model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ine_jax import assets, runs, storage
+from ine_jax.errors import InputError, Interrupted
+from ine_jax.evaluate.plan import Cell, Item, Plan, Unit, check, units
+from ine_jax.provenance import file_hash
+from ine_jax.runs import Run
+from ine_jax.stopping import stop_requests
+
+Shard = tuple[int, int]
+Draw = Callable[[Cell, Sequence[Item], Plan], np.ndarray]
+MODEL_FILES = ("*.safetensors", "*.json", "*.txt")
+
+
+class Progress(Protocol):
+    """Told how many images are done."""
+
+    def update(self, done: int) -> None: ...
+
+
+def evaluate(
+    plan: Plan,
+    root: str | Path,
+    *,
+    draw: Draw | None = None,
+    hashes: Callable[[str], Mapping[str, str]] | None = None,
+    shard: Shard = (0, 1),
+    progress: Progress | None = None,
+    command: Sequence[str] = (),
+) -> Run:
+    """Draw what is missing of shard i of N of `plan` into the run directory `root`, and return the opened run.
+
+    A finished shard is a no-op that loads no model. `draw` (cell, items, plan) -> uint8 [items, H, W, 3] and `hashes`
+    (model name -> file hashes) default to the real models. InputError: a plan that cannot be drawn, or a directory
+    started with another config; Interrupted: asked to stop, finished blocks are kept.
+    """
+    i, total = shard
+    if not 0 <= i < total:
+        raise InputError(f"shard {i}/{total}", "i/N with 0 <= i < N", "correct --shard")
+    check(plan)
+    find = hashes or model_hashes
+    models = {cell.model: dict(find(cell.model)) for cell in plan.cells}
+    with storage.lock(root, f"draw-{i}-of-{total}"), stop_requests() as stop:
+        run = runs.create(root, plan.record(), {"models": models}, command)
+        todo = [unit for unit in units(plan) if unit.k % total == i and not run.done(unit.k)]
+        if todo and draw is None:
+            draw = Painter()
+        done = 0
+        for unit in todo:
+            if stop.is_set():
+                raise Interrupted(f"stopped with {len(todo)} blocks to go", "", "run the same command again")
+            assert draw is not None  # noqa: S101  todo is empty otherwise
+            done += _draw_block(run, plan, unit, models, draw)
+            if progress is not None:
+                progress.update(done)
+        if total == 1:
+            run.clean()
+    return run
+
+
+def pending(plan: Plan, root: str | Path, shard: Shard = (0, 1)) -> int:
+    """How many images a call of `evaluate` would draw."""
+    run = Run(Path(root), {})
+    return sum(u.stop - u.start for u in units(plan) if u.k % shard[1] == shard[0] and not run.done(u.k))
+
+
+def _draw_block(run: Run, plan: Plan, unit: Unit, models: Mapping[str, Any], draw: Draw) -> int:
+    cell = plan.cells[unit.cell]
+    items = plan.lists[unit.list][unit.start : unit.stop]
+    begin = time.monotonic()
+    images = draw(cell, items, plan)
+    seconds = time.monotonic() - begin
+    pixels = {**cell.record(), "lists": None, "role": None, "guard": None, "hashes": models[cell.model]}
+    pixels["sampler"] = {key: getattr(plan, key) for key in ("steps", "scheduler", "height", "width")}
+    rows = [
+        {
+            "id": item.id,
+            "cell": unit.cell,
+            "list": unit.list,
+            "prompt": item.prompt,
+            "seed": item.seed,
+            "objects": list(item.objects),
+            "identity": runs.identity({**pixels, "prompt": item.prompt, "seed": item.seed}),
+        }
+        for item in items
+    ]
+    run.write_block(unit.k, images, rows)
+    run.add_timing({"block": unit.k, "cell": unit.cell, "images": len(items), "seconds": round(seconds, 4)})
+    return len(items)
+
+
+class Painter:
+    """Draws with the real models; keeps the last one loaded, since cells come model by model."""
+
+    def __init__(self) -> None:
+        """Nothing is loaded before the first call."""
+        self._name = ""
+        self._pipe: Any = None
+
+    def __call__(self, cell: Cell, items: Sequence[Item], plan: Plan) -> np.ndarray:
+        """Images uint8 [items, H, W, 3] of the cell."""
+        from ine_jax.embedding import Embedding
+        from ine_jax.guidance import negative_guidance
+        from ine_jax.guidance.cfg import Cfg
+        from ine_jax.pipeline import load
+
+        if self._pipe is None or self._name != cell.model:
+            self._name = cell.model
+            self._pipe = load(cell.model, scheduler=plan.scheduler, batch_size=plan.batch)
+        negative: str | Embedding | None = None
+        if cell.negative == "explicit":
+            negative = cell.words
+        elif cell.negative == "implicit":
+            negative = Embedding.load(cell.embedding)
+        guard = Cfg(cell.scale) if negative is None else negative_guidance(cell.scale, cell.negative_scale)
+        return self._pipe(
+            [item.prompt for item in items],
+            guidance=guard,
+            negative=negative,
+            negative_template=cell.template,
+            seeds=[item.seed for item in items],
+            steps=plan.steps,
+            height=plan.height,
+            width=plan.width,
+        )
+
+
+def model_hashes(name: str) -> dict[str, str]:
+    """sha256 of every file of a model that can change a pixel, without loading it; a hub id is resolved and hashed."""
+    bundled = assets.resolve(name)
+    folder, delta = bundled if bundled is not None else (Path(name), None)
+    if not folder.is_dir():
+        from ine_jax.pipeline import load
+
+        return dict(load(name).parts.hashes)
+    parts = [folder / part for part in ("tokenizer", "text_encoder", "unet", "vae", "scheduler")]
+    files = sorted(path for part in parts for pattern in MODEL_FILES for path in part.glob(pattern))
+    found = {str(path.relative_to(folder)): file_hash(path) for path in files}
+    if delta is not None:
+        found["unet_delta"] = file_hash(delta)
+    return found

@@ -1,0 +1,192 @@
+"""What an evaluation draws: items, cells, and the fixed list of blocks they are cut into. Pure; no model is loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from ine_jax import assets
+from ine_jax.config import EvaluateConfig, GuardConfig
+from ine_jax.errors import InputError
+from ine_jax.provenance import file_hash, value_hash
+
+Negative = Literal["none", "explicit", "implicit"]
+Measure = Literal["defended", "kept"]
+MAX_BYTES = 256 * 2**20
+MAX_SEED = 2**63
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One image that is asked for: `objects` are the labels that the prompt names, the seed belongs to the item."""
+
+    id: str
+    prompt: str
+    seed: int
+    objects: tuple[str, ...] = ()
+
+    def record(self) -> dict[str, Any]:
+        """The item as JSON values."""
+        return {**dataclasses.asdict(self), "objects": list(self.objects)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One way of drawing: a model and a guard, over the first `n` items of each list in `lists`.
+
+    eps = eps_u + scale (eps_c - eps_u) - negative_scale (eps_n - eps_u); `words` fill the negative when explicit, the
+    file `embedding`, inverted on model `embedding_from` with seed `embedding_seed` and put into `template`, when
+    implicit. `role` says which table of the summary the cell belongs to.
+    """
+
+    model: str
+    lists: tuple[tuple[str, int], ...]
+    negative: Negative = "none"
+    scale: float = 7.5
+    negative_scale: float | None = None
+    guard: str = "cfg"
+    words: str = ""
+    embedding: str = ""
+    embedding_from: str = ""
+    embedding_seed: int | None = None
+    template: str = "{}"
+    role: Literal["main", "control"] = "main"
+
+    def record(self) -> dict[str, Any]:
+        """The cell as JSON values; the embedding is named by its content, so the file may move."""
+        values = dataclasses.asdict(self)
+        values["lists"] = dict(self.lists)
+        values["embedding"] = file_hash(self.embedding) if self.embedding else ""
+        return values
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Cells over named lists of items, with the sampler they share. `batch` is the fixed shape of a call."""
+
+    cells: tuple[Cell, ...]
+    lists: Mapping[str, tuple[Item, ...]]
+    steps: int = 25
+    scheduler: str | None = None
+    height: int | None = None
+    width: int | None = None
+    batch: int = 32
+    block: int = 50
+
+    def record(self) -> dict[str, Any]:
+        """The config that a run directory is bound to."""
+        lists = {
+            name: {"n": len(items), "measure": measure(name), "sha256": value_hash([item.record() for item in items])}
+            for name, items in self.lists.items()
+        }
+        sampler = {key: getattr(self, key) for key in ("steps", "scheduler", "height", "width", "batch")}
+        cells = [cell.record() for cell in self.cells]
+        return {"cells": cells, "lists": lists, "sampler": sampler, "block": self.block, "blocks": len(units(self))}
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """Block k: items start:stop of one list in one cell."""
+
+    k: int
+    cell: int
+    list: str
+    start: int
+    stop: int
+
+
+def measure(name: str) -> Measure:
+    """What is counted on a list: lists named benign... ask for objects to be kept, all others for the concept."""
+    return "kept" if name.startswith("benign") else "defended"
+
+
+def units(plan: Plan) -> list[Unit]:
+    """The blocks of a plan, a pure function of it: cell by cell, list by list, `plan.block` items each."""
+    cuts = [
+        (cell, name, start, min(start + plan.block, n))
+        for cell, spec in enumerate(plan.cells)
+        for name, n in spec.lists
+        for start in range(0, n, plan.block)
+    ]
+    return [Unit(k, *cut) for k, cut in enumerate(cuts)]
+
+
+def check(plan: Plan) -> None:
+    """InputError for an empty plan, a list that is missing, too short or repeats an id, a file that is not there."""
+    if not plan.cells:
+        raise InputError("an evaluation without cells", "at least one model and one guard", "add one")
+    for name, items in plan.lists.items():
+        ids = [item.id for item in items]
+        if len(set(ids)) != len(ids):
+            twice = next(i for i in ids if ids.count(i) > 1)
+            raise InputError(f"prompt list {name}: id {twice!r} comes twice", "ids that differ", "repair the list")
+    for cell in plan.cells:
+        for name, n in cell.lists:
+            if n > len(plan.lists.get(name, ())):
+                raise InputError(
+                    f"prompt list {name} has {len(plan.lists.get(name, ()))} rows",
+                    f"at least {n}",
+                    "lower the number of items, or give a longer list",
+                )
+        if cell.embedding and not Path(cell.embedding).is_file():
+            raise InputError(f"no embedding {cell.embedding}", "a .safetensors file", "run `ine invert` first")
+
+
+def read_items(source: str | Path, limit: int | None = None) -> tuple[Item, ...]:
+    """Items of a bundled list by name, or of a .jsonl file: {"id", "prompt", "seed", "objects"}; the first `limit`.
+
+    `id` defaults to the line number, `seed` to the row's index. InputError names the line that cannot be read.
+    """
+    path = Path(source)
+    if path.suffix != ".jsonl":
+        path = assets.ROOT / "tiny" / "prompts" / f"{source}.jsonl"
+    if not path.is_file():
+        names = ", ".join(sorted(p.stem for p in path.parent.glob("*.jsonl")))
+        raise InputError(f"no prompt list {str(source)!r}", f"a .jsonl file, or one of {names}", "check the name")
+    if path.stat().st_size > MAX_BYTES:
+        raise InputError(f"{path} is larger than {MAX_BYTES >> 20} MiB", "a smaller list", "split the file")
+    items: list[Item] = []
+    for number, line in enumerate(path.read_text("utf-8-sig", errors="replace").split("\n"), start=1):
+        if line.strip() and (limit is None or len(items) < limit):
+            items.append(_item(line, number, len(items), path))
+    if not items:
+        raise InputError(f"{path} holds no prompts", "one JSON object per line", "check the file")
+    return tuple(items)
+
+
+def _item(line: str, number: int, index: int, path: Path) -> Item:
+    try:
+        row = dict(json.loads(line))
+        prompt, seed, objects = row["prompt"], row.get("seed", index), row.get("objects", [])
+        sound = isinstance(prompt, str) and type(seed) is int and 0 <= seed < MAX_SEED
+        if not (sound and isinstance(objects, list) and all(isinstance(name, str) for name in objects)):
+            raise ValueError("prompt is no text, seed no whole number, or objects no list of names")
+        return Item(str(row.get("id", number)), prompt, seed, tuple(objects))
+    except (ValueError, KeyError, TypeError) as error:
+        allowed = 'a JSON object {"prompt": text, "seed": number, "objects": [names]}'
+        given = f"{path}, line {number}: {type(error).__name__} {error}"
+        raise InputError(given, allowed, "repair the line") from error
+
+
+def plan_from_config(config: EvaluateConfig) -> Plan:
+    """Every guard on every model over every prompt list of the config."""
+    lists = {_list_name(source): read_items(source, config.limit) for source in config.prompts}
+    if len(lists) != len(config.prompts):
+        raise InputError(f"prompts: two of {list(config.prompts)} have one name", "names that differ", "rename a file")
+    counts = tuple((name, len(items)) for name, items in lists.items())
+    cells = tuple(_cell(model, guard, counts) for model in config.models for guard in config.guards)
+    s = config.sampler
+    return Plan(cells, lists, s.steps, s.scheduler, s.height, s.width, s.batch, config.block)
+
+
+def _list_name(source: str) -> str:
+    return Path(source).stem if source.endswith(".jsonl") else source
+
+
+def _cell(model: str, guard: GuardConfig, counts: Sequence[tuple[str, int]]) -> Cell:
+    # s means something only where there is a negative
+    s = guard.guidance.negative_scale if guard.negative != "none" else None
+    return Cell(model, tuple(counts), guard.negative, guard.guidance.scale, s, guard.name, guard.words, guard.embedding)

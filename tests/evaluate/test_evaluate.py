@@ -1,0 +1,251 @@
+"""Draw, score, count: resuming, sharding, refusing, and what is never counted as safe."""
+
+import dataclasses
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import fakes
+import numpy as np
+import pytest
+
+from ine_jax import runs, storage
+from ine_jax.errors import CorruptRunError, InputError, Interrupted, ItemErrors
+from ine_jax.evaluate import Cell, Item, Plan, evaluate, read_items, score, summarise, units
+from ine_jax.evaluate.summary import add_times
+
+IGNORED = ("timing.jsonl",)
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    """Every byte of a run directory but clocks and locks."""
+    files = [p for p in root.rglob("*") if p.is_file() and not p.name.endswith(".lock") and p.name not in IGNORED]
+    return {str(p.relative_to(root)): p.read_bytes() for p in files}
+
+
+def test_counts(tmp_path: Path) -> None:
+    fakes.full(tmp_path)
+    summary = summarise(runs.open_run(tmp_path))
+    none, explicit = summary["cells"]
+    assert (none["attack"]["k"], none["attack"]["n"], none["attack"]["dsr"]) == (6, 12, 0.5)
+    assert (explicit["attack"]["k"], explicit["benign"]["k"], explicit["benign"]["rate"]) == (9, 12, 1.0)
+    assert summary["complete"] and summary["images"] == {"total": 72, "judged": 72, "unscored": 0}
+    attack = next(p for p in summary["paired"] if p["list"] == "attack")
+    assert (attack["a"], attack["b"], attack["only_a"], attack["only_b"], attack["p"]) == (
+        "none",
+        "explicit",
+        0,
+        3,
+        0.25,
+    )
+    assert summary["controls"][0]["model"] == "fake-unlearned"
+
+
+def test_second_call_draws_nothing(tmp_path: Path) -> None:
+    first = fakes.full(tmp_path)
+
+    def never(*_: Any) -> np.ndarray:
+        raise AssertionError("a finished run was drawn again")
+
+    run = evaluate(fakes.plan(), tmp_path, draw=never, hashes=fakes.hashes)
+    assert score(run, fakes.Corner(), about=fakes.ABOUT) == 0
+    assert fakes.finish(tmp_path) == first
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_shards_give_the_bytes_of_one_run(tmp_path: Path, order: tuple[int, ...]) -> None:
+    whole = fakes.full(tmp_path / "whole")
+    for i in order:
+        evaluate(fakes.plan(), tmp_path / "parts", draw=fakes.draw, hashes=fakes.hashes, shard=(i, 3))
+    assert fakes.finish(tmp_path / "parts") == whole
+    assert tree(tmp_path / "parts") == tree(tmp_path / "whole")
+
+
+def test_killed_three_times_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    whole = fakes.full(tmp_path / "whole")
+    blocks, chance, kills = len(units(fakes.plan())), random.Random(0), 0  # noqa: S311
+    command = [sys.executable, str(Path(__file__).with_name("fakes.py")), str(tmp_path / "killed")]
+    while kills < 3:
+        process = subprocess.Popen(command, env=ENVIRONMENT)
+        seen = len(list((tmp_path / "killed").glob("blocks/[0-9]*")))
+        deadline = time.monotonic() + 60
+        # wait for real progress, so that each kill lands somewhere else in the middle of the work
+        while len(list((tmp_path / "killed").glob("blocks/[0-9]*"))) < seen + 2 and time.monotonic() < deadline:
+            time.sleep(0.005)
+        time.sleep(chance.random() * 0.06)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        kills += 1
+    assert 0 < len(runs.open_run(tmp_path / "killed").blocks()) < blocks
+    assert subprocess.run(command, check=False, env=ENVIRONMENT).returncode == 0
+    assert (tmp_path / "killed" / "summary.json").read_bytes() == whole
+    assert tree(tmp_path / "killed") == tree(tmp_path / "whole")
+    assert not list((tmp_path / "killed").rglob("*.tmp"))
+
+
+def test_sigterm_finishes_the_block_and_says_so(tmp_path: Path) -> None:
+    def stopping(cell: Cell, wanted: Sequence[Item], plan: Plan) -> np.ndarray:
+        signal.raise_signal(signal.SIGTERM)
+        return fakes.draw(cell, wanted, plan)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Interrupted):
+        evaluate(fakes.plan(), tmp_path, draw=stopping, hashes=fakes.hashes)
+    assert runs.open_run(tmp_path).blocks() == [0]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_another_config_is_refused_field_by_field(tmp_path: Path) -> None:
+    fakes.full(tmp_path)
+    before = tree(tmp_path)
+    for changed, field in [
+        (dataclasses.replace(fakes.plan(), steps=3), "config.sampler.steps: 2 -> 3"),
+        (dataclasses.replace(fakes.plan(), block=4), "config.block: 5 -> 4"),
+    ]:
+        with pytest.raises(InputError, match=field):
+            evaluate(changed, tmp_path, draw=fakes.draw, hashes=fakes.hashes)
+    with pytest.raises(InputError, match=r"hashes\.models\.fake\.unet"):
+        evaluate(fakes.plan(), tmp_path, draw=fakes.draw, hashes=lambda _: {"unet": "other"})
+    assert tree(tmp_path) == before
+
+
+def test_two_processes_on_one_directory_are_refused(tmp_path: Path) -> None:
+    with storage.lock(tmp_path, "draw-0-of-1"), pytest.raises(InputError, match="another process"):
+        evaluate(fakes.plan(), tmp_path, draw=fakes.draw, hashes=fakes.hashes)
+
+
+class Failing(fakes.Corner):
+    version = "failing"
+
+    def _score(self, images: np.ndarray) -> list[Any]:
+        if len(images) > 1 or images[0, 0, 0, 0] == 10:
+            raise RuntimeError("no verdict")
+        return super()._score(images)
+
+
+class NotANumber(fakes.Corner):
+    version = "nan"
+
+    def _score(self, images: np.ndarray) -> list[Any]:
+        return [fakes.Scored({"knife": float("nan"), "cat": 1.0}) for _ in images]
+
+
+@pytest.mark.parametrize("value", [0, 255, 77])
+def test_constant_images_are_never_safe(tmp_path: Path, value: int) -> None:
+    def blank(cell: Cell, wanted: Sequence[Item], plan: Plan) -> np.ndarray:
+        return np.full_like(fakes.draw(cell, wanted, plan), value)
+
+    run = evaluate(fakes.plan(), tmp_path, draw=blank, hashes=fakes.hashes)
+    with pytest.raises(ItemErrors, match="72 of 72"):
+        score(run, fakes.Corner(), about=fakes.ABOUT)
+    cell = summarise(run)["cells"][0]["attack"]
+    assert (cell["k"], cell["n"], cell["dsr"], cell["unscored"]) == (0, 0, None, 12)
+    assert (cell["low"], cell["high"]) == (0.0, 1.0)
+
+
+def test_nan_images_are_unscored() -> None:
+    images = np.random.default_rng(0).random((3, 8, 8, 3), np.float32)
+    images[1, 2, 3, 0] = np.nan
+    images[2] = np.inf
+    verdicts = fakes.Corner().detect(images)
+    assert isinstance(verdicts[0], fakes.Scored)
+    assert [getattr(v, "reason", None) for v in verdicts[1:]] == ["not finite", "not finite"]
+
+
+def test_failing_detectors_are_unscored(tmp_path: Path) -> None:
+    run = evaluate(fakes.plan(), tmp_path, draw=fakes.draw, hashes=fakes.hashes)
+    with pytest.raises(ItemErrors):
+        score(run, Failing(), about=fakes.ABOUT)
+    with pytest.raises(ItemErrors, match="72 of 72"):
+        score(run, NotANumber(), about=fakes.ABOUT)
+    cell = summarise(run, "corner@failing")["cells"][0]["attack"]
+    # the six images without a knife crashed the detector: not one of them is counted as defended
+    assert (cell["k"], cell["n"], cell["unscored"]) == (0, 6, 6)
+    assert summarise(run, "corner@nan")["images"]["unscored"] == 72
+    with pytest.raises(InputError, match="has 2"):
+        summarise(run)
+
+
+def test_every_flipped_byte_is_found(tmp_path: Path) -> None:
+    fakes.full(tmp_path)
+    run, chance = runs.open_run(tmp_path), random.Random(1)  # noqa: S311
+    assert run.verify() == []
+    stored = [p for p in sorted(tmp_path.rglob("*")) if p.is_file() and ("blocks" in p.parts or p.suffix == ".jsonl")]
+    for path in chance.sample([p for p in stored if p.name != "timing.jsonl"], 40):
+        data = path.read_bytes()
+        at = chance.randrange(len(data))
+        path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+        assert run.verify(), path
+        path.write_bytes(data)
+    (run.block(0) / "000000.png").unlink()
+    with pytest.raises(CorruptRunError):
+        score(run, fakes.Corner(), rescan=True)
+    text = (tmp_path / "run.json").read_text()
+    (tmp_path / "run.json").write_text(text.replace('"block": 5', '"block": 6'))
+    with pytest.raises(CorruptRunError):
+        runs.open_run(tmp_path)
+
+
+def test_times_are_kept_apart(tmp_path: Path) -> None:
+    fakes.full(tmp_path)
+    run = runs.open_run(tmp_path)
+    assert b"seconds" not in (tmp_path / "summary.json").read_bytes()
+    timed = add_times(summarise(run), run)
+    assert all(cell["seconds_per_image"] >= 0 for cell in timed["cells"] + timed["controls"])
+
+
+def test_identity_hashes_only_what_changes_pixels(tmp_path: Path) -> None:
+    fakes.full(tmp_path / "a")
+    other = dataclasses.replace(fakes.plan(), batch=7, block=4)
+    evaluate(other, tmp_path / "b", draw=fakes.draw, hashes=fakes.hashes)
+    names = [
+        sorted((row["cell"], row["id"], row["identity"]) for k in run.blocks() for row in run.rows(k))
+        for run in (runs.open_run(tmp_path / "a"), runs.open_run(tmp_path / "b"))
+    ]
+    assert names[0] == names[1]
+    assert len({identity for *_, identity in names[0]}) == 72
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{",
+        "[]",
+        '{"seed": 1}',
+        '{"prompt": 3}',
+        '{"prompt": "a", "seed": "5"}',
+        '{"prompt": "a", "seed": -1}',
+        '{"prompt": "a", "objects": "cat"}',
+        '{"prompt": "a", "seed": true}',
+    ],
+)
+def test_bad_prompt_lines_are_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "list.jsonl"
+    path.write_text('{"prompt": "fine"}\n' + line + "\n")
+    with pytest.raises(InputError, match="line 2"):
+        read_items(path)
+
+
+def test_items_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "list.jsonl"
+    path.write_text('\ufeff{"prompt": "a cat", "id": "x", "seed": 5, "objects": ["cat"]}\n\n{"prompt": ""}\n')
+    assert read_items(path) == (Item("x", "a cat", 5, ("cat",)), Item("3", "", 1, ()))
+    with pytest.raises(InputError, match="no prompt list"):
+        read_items("no-such-list")
+
+
+def test_plans_that_cannot_be_drawn(tmp_path: Path) -> None:
+    plan = fakes.plan()
+    twice = dataclasses.replace(plan, lists={**plan.lists, "attack": plan.lists["attack"][:1] * 12})
+    long = dataclasses.replace(plan, cells=(Cell("fake", (("attack", 13),)),))
+    for bad in (twice, long, dataclasses.replace(plan, cells=())):
+        with pytest.raises(InputError):
+            evaluate(bad, tmp_path / "run", draw=fakes.draw, hashes=fakes.hashes)
+    assert not (tmp_path / "run").exists()
