@@ -87,7 +87,7 @@ class DpmSolver2M:
         count = self.noise.train_steps
         last = count - int(np.searchsorted(-np.log(ratios)[::-1], self.lambda_min))
         if self.noise.spacing == "linspace":
-            levels = np.round(np.linspace(0, last - 1, steps + 1))[::-1][:-1]
+            levels: np.ndarray = np.round(np.linspace(0, last - 1, steps + 1))[::-1][:-1]
         elif self.noise.spacing == "leading":
             levels = np.arange(steps + 1)[::-1][:-1] * float(last // (steps + 1)) + self.noise.offset
         else:
@@ -105,7 +105,7 @@ class DpmSolver2M:
             ratio = karras(ratios[0], ratios[-1], steps)
             levels = timestep_of(ratio, ratios)
             cosine = self.noise.beta_schedule == "squaredcos_cap_v2"
-            levels = np.asarray(np.trunc(levels if cosine else np.round(levels)))
+            levels = np.trunc(levels if cosine else np.round(levels))
         ratio = np.append(ratio, 0.0 if self.final_zero else ratios[0])
         if not np.all(np.diff(ratio) < 0):
             raise InputError(

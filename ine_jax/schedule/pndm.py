@@ -74,8 +74,8 @@ class Pndm:
     def tables(self, steps: int) -> PndmTables:
         """Return the table of a run of steps + 1 network calls (1 where steps is 1)."""
         alpha_bar = alphas_cumprod(self.noise)
-        stride = self.noise.train_steps // steps
         told = np.round(timesteps(steps, self.noise))
+        stride = self.noise.train_steps // steps
         told = np.concatenate([told[:2], told[1:2], told[2:]]).astype(np.int64)
         again = np.arange(len(told)) == 1
         start = np.where(again, told + stride, told)

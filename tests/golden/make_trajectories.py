@@ -1,0 +1,28 @@
+"""Write trajectories.safetensors: PYTHONPATH=. python tests/golden/make_trajectories.py (needs torch and diffusers).
+
+Each case of `tests/trajectories.py` is run by diffusers' PyTorch sampler; the latents after every tenth network call
+and after the last are kept.
+"""
+
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from safetensors.numpy import save_file
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from trajectories import CASES, GOLDEN, kept, torch_run
+
+
+def main() -> None:
+    """Run every case and write the file."""
+    tensors = {}
+    for case in CASES:
+        history, _ = torch_run(case)
+        tensors[case.name] = history[kept(len(history))]
+    save_file(tensors, GOLDEN, {"diffusers": version("diffusers"), "torch": version("torch")})
+
+
+if __name__ == "__main__":
+    main()

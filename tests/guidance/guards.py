@@ -1,0 +1,107 @@
+"""The guards under the conformance suite. A new guard is one more `Case` in the list."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ine_jax.guidance import Cfg, Guidance, Negative, NoGuidance, Texts
+
+ITEMS, TOKENS, DIM = 3, 5, 4
+LATENT = (4, 4, 2)
+Telling = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One guard and what is known of it.
+
+    Attributes:
+        name: shown by pytest.
+        guard: the value under test.
+        other: the same guard with other numbers, which must not compile again.
+        telling: float64 branches [batch, branch, h, w, c] -> ε, for the first step from the empty state.
+        conditional: the guard at those numbers where it must return the conditional prediction, with its branch.
+        plain: the guard at those numbers where it must do what plain CFG at scale `w` does, or None.
+        w: that scale.
+        texts: fields that the guard needs beside prompt and uncond.
+    """
+
+    name: str
+    guard: Guidance
+    other: Guidance
+    telling: Telling
+    conditional: Guidance
+    prompt_branch: int
+    plain: Guidance | None = None
+    w: float = 7.5
+    texts: tuple[str, ...] = ()
+
+
+def each(*numbers: float) -> jax.Array:
+    """A scale of its own for every item."""
+    return jnp.asarray(numbers, jnp.float32)
+
+
+def column(*numbers: float) -> np.ndarray:
+    return np.asarray(numbers).reshape(-1, 1, 1, 1)
+
+
+def cfg(w: Any) -> Telling:
+    return lambda e: e[:, 0] + w * (e[:, 1] - e[:, 0])
+
+
+def negative(w: Any, s: Any) -> Telling:
+    return lambda e: e[:, 0] + w * (e[:, 1] - e[:, 0]) - s * (e[:, 2] - e[:, 0])
+
+
+CASES = [
+    Case("none", NoGuidance(), NoGuidance(), lambda e: e[:, 0], NoGuidance(), 0),
+    Case("cfg", Cfg(7.5), Cfg(3.0), cfg(7.5), Cfg(1.0), 1, Cfg(7.5)),
+    Case(
+        "cfg-per-item",
+        Cfg(each(7.5, 1.0, 3.0)),
+        Cfg(each(2.0, 5.0, 0.0)),
+        cfg(column(7.5, 1.0, 3.0)),
+        Cfg(each(1.0, 1.0, 1.0)),
+        1,
+        Cfg(each(7.5, 7.5, 7.5)),
+    ),
+    Case("cfg-with-negative", Cfg(7.5), Cfg(3.0), cfg(7.5), Cfg(1.0), 1, texts=("negative",)),
+    Case(
+        "negative",
+        Negative(7.5, 3.0),
+        Negative(5.0, 4.0),
+        negative(7.5, 3.0),
+        Negative(1.0, 0.0),
+        1,
+        Negative(7.5, 0.0),
+        texts=("negative",),
+    ),
+    Case(
+        "negative-per-item",
+        Negative(7.5, each(0.0, 2.0, 9.0)),
+        Negative(4.0, each(1.0, 1.0, 1.0)),
+        negative(7.5, column(0.0, 2.0, 9.0)),
+        Negative(1.0, each(0.0, 0.0, 0.0)),
+        1,
+        Negative(7.5, each(0.0, 0.0, 0.0)),
+        texts=("negative",),
+    ),
+]
+
+
+def texts_for(case: Case, items: int = ITEMS) -> Texts:
+    """Random texts with exactly the fields that the guard needs."""
+    rng = np.random.default_rng(11)
+    make = {name: rng.standard_normal((items, TOKENS, DIM)) for name in ("prompt", "uncond", "negative", "safety")}
+    wanted = {name: jnp.asarray(make[name], jnp.float32) for name in ("prompt", "uncond", *case.texts)}
+    return Texts(**wanted)
+
+
+def item(tree: Any, index: int) -> Any:
+    """A batch of one: row `index` of every leaf that has the batch axis; scalars stay."""
+    return jax.tree.map(lambda leaf: leaf[index : index + 1] if jnp.ndim(leaf) else leaf, tree)
