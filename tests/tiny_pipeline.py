@@ -94,7 +94,7 @@ UNET = {
     "layers_per_block": 1,
     "attention_head_dim": 2,
     "cross_attention_dim": WIDTH,
-    "norm_num_groups": 8,
+    "norm_num_groups": 32,  # diffusers' Flax UNet knows no other number
 }
 VAE = {
     "_class_name": "AutoencoderKL",
@@ -131,11 +131,10 @@ def random_like(tree: object, seed: int) -> dict:
 
 def make_parts(tokenizer_dir: Path, vocabulary: int, seed: int = 0) -> object:
     """Random ModelParts over a written tokenizer."""
-    from ine_jax.models.weights import ModelParts
-
     from ine_jax.models.clip import ClipText, ClipTextConfig
     from ine_jax.models.unet import UNet, UNetConfig
     from ine_jax.models.vae import Vae, VaeConfig
+    from ine_jax.models.weights import ModelParts
 
     key = jax.random.key(0)
     text, unet, vae = (
