@@ -166,3 +166,16 @@ def _folded(box: str, prog: str) -> InputError:
     hint = f"did you mean {near[0]}? (" if near and any("meant" in line for line in lines) else ""
     given = " ".join(message) or f"{prog}: the command line is not understood"
     return InputError(given, "", f"{hint}see {prog} --help{')' if hint else ''}")
+
+
+RECORDS: dict[str, type[Common]] = {
+    "demo": Demo,
+    "invert": Invert,
+    "generate": Generate,
+    "evaluate": Evaluate,
+    "score": Score,
+    "report": Report,
+    "unlearn": Unlearn,
+    "inspect": Inspect,
+    "bench": Bench,
+}

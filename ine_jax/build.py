@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import jax
 import numpy as np
 
+from ine_jax import assets
 from ine_jax.config import GuardConfig, GuidanceConfig, SamplerConfig
+from ine_jax.detectors.world import WorldDetector
 from ine_jax.embedding import Embedding
 from ine_jax.guidance import negative_guidance
 from ine_jax.guidance.base import Guidance
@@ -67,3 +70,27 @@ def images(folder: str | Path, pipe: Pipeline) -> np.ndarray:
     """
     side = pipe.parts.unet_config.sample_size * pipe.parts.vae_config.downscale
     return read_images(folder, side, side)
+
+
+def process() -> int:
+    """Index of this process among the hosts of a run; only 0 shows progress."""
+    return jax.process_index()
+
+
+def detector(name: str) -> WorldDetector:
+    """The bundled detector `world`, or the one in a folder.
+
+    Raises:
+        InputError: the folder does not hold a detector.
+    """
+    match name:
+        case "world":
+            return WorldDetector.load(assets.ROOT / "tiny" / "detector")
+        case _:
+            return WorldDetector.load(name)
+
+
+def about(judge: WorldDetector) -> dict[str, object]:
+    """What is stored beside a detector's scores: its labels and their groups."""
+    groups = {name: list(labels) for name, labels in judge.config.groups.items()}
+    return {"labels": list(judge.config.labels), "groups": groups}

@@ -13,9 +13,14 @@ LINE_LIMIT = 240  # characters of one message line; longer text (a prompt, a pat
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 
+def printable(text: str) -> str:
+    """Return `text` with every control and bidirectional character replaced by a space."""
+    return "".join(" " if unicodedata.category(c) in _HIDDEN else c for c in text)
+
+
 def clean(text: str, limit: int = LINE_LIMIT) -> str:
     """Return `text` as one printable line: control and bidirectional characters become spaces, the middle is cut."""
-    line = " ".join("".join(" " if unicodedata.category(c) in _HIDDEN else c for c in text).split())
+    line = " ".join(printable(text).split())
     if len(line) <= limit:
         return line
     half = (limit - 3) // 2

@@ -19,13 +19,11 @@ MAX_PIXELS = 64 * 10**6
 MAX_IMAGES = 10_000
 
 
-def read_images(folder: str | Path, height: int, width: int) -> np.ndarray:
-    """Return the images of `folder`, by file name, as uint8 [N, height, width, 3].
-
-    A picture of another shape is cropped at the centre to the wanted aspect and resized (bicubic).
+def image_files(folder: str | Path) -> list[Path]:
+    """List the image files of `folder` by name.
 
     Raises:
-        InputError: no folder, no image in it, more than 10 000 images, or a file that cannot be decoded safely.
+        InputError: no folder, no image in it, or more than 10 000.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -35,7 +33,18 @@ def read_images(folder: str | Path, height: int, width: int) -> np.ndarray:
     if not 1 <= len(files) <= MAX_IMAGES:
         given = f"{folder}: {len(files) or 'no'} images"
         raise InputError(given, f"1 to {MAX_IMAGES} PNG, JPEG or WebP files", "check the folder")
-    return np.stack([read_image(path, height, width) for path in files])
+    return files
+
+
+def read_images(folder: str | Path, height: int, width: int) -> np.ndarray:
+    """Return the images of `folder`, by file name, as uint8 [N, height, width, 3].
+
+    A picture of another shape is cropped at the centre to the wanted aspect and resized (bicubic).
+
+    Raises:
+        InputError: as `image_files` and `read_image`.
+    """
+    return np.stack([read_image(path, height, width) for path in image_files(folder)])
 
 
 def read_image(path: Path, height: int, width: int) -> np.ndarray:

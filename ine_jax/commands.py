@@ -1,0 +1,210 @@
+"""One function per command of `ine`: builds what the record names, runs it, and says what came of it.
+
+Each returns an `Outcome`; nothing here parses words or prints. What a command needs is imported when it runs.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ine_jax import assets
+from ine_jax.config import (
+    BenchConfig,
+    DemoConfig,
+    EvaluateConfig,
+    GenerateConfig,
+    InversionConfig,
+    InvertConfig,
+    SamplerConfig,
+    UnlearnConfig,
+)
+from ine_jax.errors import InputError
+from ine_jax.imagefolder import image_files
+from ine_jax.progress import Progress
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command prints: lines for people, and the values of the machine-readable line."""
+
+    lines: tuple[str, ...]
+    result: Mapping[str, Any] = field(default_factory=dict)
+
+
+def concept_folder(config: InvertConfig) -> Path:
+    """Folder of the concept's images: the one given, else the bundled one."""
+    return Path(config.images) if config.images else assets.ROOT / "tiny" / "concept"
+
+
+def concepts(config: InvertConfig) -> list[tuple[InversionConfig, Path]]:
+    """Inversion setting and image folder of every concept of the run."""
+    if not config.concepts:
+        return [(config.inversion, concept_folder(config))]
+    return [
+        (dataclasses.replace(config.inversion, concept=c.concept, init=c.init, seed=c.seed), Path(c.images))
+        for c in config.concepts
+    ]
+
+
+def invert(config: InvertConfig) -> Outcome:
+    """Find one or several concepts again; writes embeddings, checkpoints, loss log, curve and preview.
+
+    Raises:
+        InputError: model, images or directory cannot be used.
+        Interrupted: stopped; the same call continues.
+    """
+    from ine_jax import build, inversion
+
+    settings = concepts(config)
+    for _, folder in settings:
+        image_files(folder)  # before the model is read: a wrong folder is told at once
+    pipe = build.pipeline(config.model, config.revision, SamplerConfig())
+    images = [build.images(folder, pipe) for _, folder in settings]
+    with Progress(config.inversion.steps, "inversion", process=build.process()) as progress:
+        if config.concepts:
+            found = inversion.invert_many(pipe, images, [s for s, _ in settings], config.out, progress)
+        else:
+            found = [inversion.invert(pipe, images[0], settings[0][0], config.out, progress)]
+    lines = tuple(f"{r.embedding.token}  loss {r.losses[-1]:.4f}  {r.path}" for r in found)
+    values = [{"token": r.embedding.token, "path": str(r.path), "loss": float(r.losses[-1])} for r in found]
+    return Outcome(lines, {"out": config.out, "embeddings": values})
+
+
+def unlearn(config: UnlearnConfig) -> Outcome:
+    """Fine-tune the UNet to forget; writes the changed weights in ESD's published layout.
+
+    Raises:
+        InputError: nothing to erase, or model or directory cannot be used.
+        Interrupted: stopped; the same call continues.
+    """
+    from ine_jax import build
+    from ine_jax.unlearn import esd
+
+    pipe = build.pipeline(config.model, config.revision, SamplerConfig())
+    kept = build.images(Path(config.preserve_images), pipe) if config.preserve_images else None
+    with Progress(config.esd.steps, "unlearning", process=build.process()) as progress:
+        esd.erase(pipe, config.esd, Path(config.out), progress, preserve_images=kept)
+    written = sorted(str(path) for path in Path(config.out).glob("*.safetensors"))
+    return Outcome(tuple(written), {"out": config.out, "weights": written})
+
+
+def generate(config: GenerateConfig) -> Outcome:
+    """Draw the prompts under the guard into a folder of PNGs with metadata.jsonl.
+
+    Raises:
+        InputError: no prompts, or model, embedding or folder cannot be used.
+    """
+    from ine_jax import build
+    from ine_jax import generate as writer
+
+    total = len(writer.wanted_items(config))
+    with Progress(total, "images", unit="images", process=build.process()) as progress:
+        done = writer.generate(config, progress)
+    lines = [f"{done.out}: {done.made} images made, {done.found} found complete"]
+    if done.truncated:
+        lines.append(f"{done.truncated} prompts are longer than the text encoder reads and were cut")
+    return Outcome(tuple(lines), dataclasses.asdict(done))
+
+
+def evaluate(config: EvaluateConfig, shard: tuple[int, int], command: Sequence[str]) -> Outcome:
+    """Draw and score what is missing of shard i of N; a finished shard is left alone.
+
+    Raises:
+        InputError: a plan that cannot be drawn, or a directory of another config.
+        Interrupted: stopped; the same call continues.
+    """
+    from ine_jax import build
+    from ine_jax import evaluate as evaluation
+    from ine_jax.evaluate.drawing import pending
+
+    plan = evaluation.plan_from_config(config)
+    missing = pending(plan, config.out, shard)
+    with Progress(max(1, missing), "images", unit="images", process=build.process()) as progress:
+        run = evaluation.evaluate(plan, config.out, shard=shard, progress=progress, command=command)
+    detector = build.detector(config.detector)
+    judged = evaluation.score(run, detector, about=build.about(detector), shard=shard)
+    lines = (f"{config.out}: {missing} images drawn, {judged} judged", f"next: ine report {config.out}")
+    return Outcome(lines, {"out": config.out, "drawn": missing, "judged": judged, "shard": list(shard)})
+
+
+def score(directory: Path, detector: str) -> Outcome:
+    """Judge every image of a run directory again.
+
+    Raises:
+        InputError: no run directory, or no such detector.
+        CorruptRunError: an image is not the one that was drawn.
+    """
+    from ine_jax import build
+    from ine_jax import evaluate as evaluation
+    from ine_jax.runs import open_run
+
+    run = open_run(directory)
+    judge = build.detector(detector)
+    judged = evaluation.score(run, judge, about=build.about(judge), rescan=True)
+    return Outcome((f"{directory}: {judged} images judged",), {"out": str(directory), "judged": judged})
+
+
+def report(directories: Sequence[Path], out: Path | None) -> Outcome:
+    """Write summary.json and report.html from what run directories hold.
+
+    Raises:
+        InputError: not a run directory, or nothing scored in it.
+        CorruptRunError: a stored file does not verify.
+    """
+    from ine_jax import report as reporting
+
+    target = Path(out or directories[0])
+    written = reporting.build([Path(d) for d in directories], target)
+    return Outcome((str(written),), {"out": str(target), "report": str(written)})
+
+
+def demo(config: DemoConfig, command: Sequence[str]) -> Outcome:
+    """The whole method on the bundled family.
+
+    Raises:
+        InputError: the bundled model is not installed, or a directory of another config.
+        Interrupted: stopped; the same call continues.
+    """
+    from ine_jax import demo as demonstration
+
+    outcome = demonstration.run(config, command=command)
+    return Outcome(tuple(outcome.lines), outcome.result)
+
+
+def bench(config: BenchConfig) -> Outcome:
+    """Time sampling beside baselines and write bench.json.
+
+    Raises:
+        InputError: the model cannot be read.
+    """
+    from ine_jax import bench as benchmark
+
+    result = benchmark.run(config)
+    return Outcome((config.out,), result)
+
+
+def inspect(path: Path) -> Outcome:
+    """Say what `path` is.
+
+    Raises:
+        InputError: no such file, or nothing that is known here.
+    """
+    from ine_jax import inspect as inspection
+
+    facts = inspection.describe(path)
+    width = max(map(len, facts))
+    return Outcome(tuple(f"{name:<{width}}  {value}" for name, value in facts.items()), facts)
+
+
+def shard_of(text: str) -> tuple[int, int]:
+    """Parse `i/N`, part i (from 0) of N.
+
+    Raises:
+        InputError: anything else.
+    """
+    part, _, whole = text.partition("/")
+    if part.isascii() and whole.isascii() and part.isdigit() and whole.isdigit() and int(part) < int(whole) <= 10**6:
+        return int(part), int(whole)
+    raise InputError(f"--shard {text}", "i/N with 0 <= i < N", "for the second of four parts write --shard 1/4")

@@ -1,0 +1,69 @@
+"""The plan of a command: what it would read, do and write. Nothing is written, no model is loaded."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ine_jax import assets
+from ine_jax.commands import Outcome, concepts
+from ine_jax.config import EvaluateConfig, GenerateConfig, InvertConfig, UnlearnConfig
+from ine_jax.errors import InputError
+from ine_jax.imagefolder import image_files
+
+
+def plan(name: str, config: Any, shard: tuple[int, int] = (0, 1)) -> Outcome:
+    """Check the inputs of a command and tell what it would do.
+
+    Raises:
+        InputError: a model, folder or file that the command would refuse for being absent.
+    """
+    work: dict[str, Any] = {}
+    match config:
+        case InvertConfig():
+            _model(config.model)
+            work = {"steps": config.inversion.steps}
+            work["images"] = {setting.concept: len(image_files(folder)) for setting, folder in concepts(config)}
+        case UnlearnConfig():
+            _model(config.model)
+            if not config.esd.erase:
+                raise InputError("esd.erase: empty", "at least one prompt", "name what is to be erased")
+            work = {"steps": config.esd.steps, "method": config.esd.method}
+        case GenerateConfig():
+            from ine_jax.generate import wanted_items
+
+            _model(config.model)
+            work = {"images": len(wanted_items(config))}
+        case EvaluateConfig():
+            from ine_jax.evaluate.drawing import pending
+            from ine_jax.evaluate.plan import plan_from_config
+
+            for model in config.models:
+                _model(model)
+            whole = plan_from_config(config)
+            work = {"cells": len(whole.cells), "images to draw": pending(whole, config.out, shard)}
+    settings = dataclasses.asdict(config) if dataclasses.is_dataclass(config) else {}  # type: ignore[arg-type]
+    lines = [f"plan of ine {name} (nothing is written)"]
+    lines += yaml.safe_dump(_plain(settings), sort_keys=False, allow_unicode=True, width=110).splitlines()
+    lines += [f"{key}: {value}" for key, value in work.items()]
+    out = settings.get("out")
+    if out:
+        lines.append(f"writes: {out} ({'exists: continues' if Path(str(out)).exists() else 'new'})")
+    return Outcome(tuple(lines), {"config": _plain(settings), **work, "out": out})
+
+
+def _model(name: str) -> None:
+    """Refuse a model that is plainly absent: a bundled name without its files, or a path without a folder."""
+    if (
+        assets.resolve(name) is None
+        and (name.startswith((".", "/")) or name.count("/") > 1)
+        and not Path(name).is_dir()
+    ):
+        raise InputError(f"model {name}: no such folder", "a bundled name, a model folder, a hub id", "check the path")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,41 @@
+# Shared by the two commands of the README: a private environment in .venv, made once and kept up to date.
+# shellcheck shell=bash
+
+say() { printf '%s\n' "$*" >&2; }
+
+# Print the first Python >= 3.11 that can make environments; PYTHON=... names one.
+find_python() {
+  local candidate
+  for candidate in ${PYTHON:+"$PYTHON"} python3.12 python3.11 python3.13 python3 python; do
+    if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
+      printf '%s\n' "$candidate"
+      return 0
+    fi
+  done
+  say "no Python 3.11 or newer with venv was found"
+  say "install one, or name it: PYTHON=/path/to/python $0"
+  return 2
+}
+
+# The environment that tests and demo use; an existing one with a working Python is kept.
+make_venv() {
+  if ! "$VENV/bin/python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
+    local python
+    python="$(find_python)"
+    say "making $VENV with $("$python" --version)"
+    "$python" -m venv "$VENV"
+  fi
+}
+
+# install EXTRAS: put the package with these extras into the environment, unless pyproject.toml is unchanged since.
+install() {
+  local stamp want
+  stamp="$VENV/.installed-${1:-core}"
+  want="$(cat pyproject.toml setup.py | cksum) $PWD"
+  if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$want" ] && "$VENV/bin/python" -c 'import ine_jax' >/dev/null 2>&1; then
+    return 0
+  fi
+  say "installing ine_jax${1:+[$1]}"
+  "$VENV/bin/python" -m pip install --quiet --editable ".${1:+[$1]}"
+  printf '%s' "$want" >"$stamp"
+}
