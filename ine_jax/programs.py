@@ -155,19 +155,21 @@ def native_unet(config: UNetConfig, dtype: Any) -> Apply:
 def diffusers_unet(config_json: str, dtype: Any) -> Apply:
     """diffusers 0.39's Flax UNet on the very same parameters; its layout is NCHW.
 
-    Raises ``InputError`` where diffusers is missing, is a version without Flax, or its Flax UNet cannot be this model: it knows
-    32 groups only, and no ``num_attention_heads``.
+    Raises ``InputError`` where diffusers is missing, is a version without Flax, or its Flax UNet cannot be this
+    model: it knows 32 groups only, and no ``num_attention_heads``.
     """
     try:
         from diffusers.models.unets.unet_2d_condition_flax import FlaxUNet2DConditionModel
-        from diffusers.utils     except ImportError as error:
+        from diffusers.utils import logging
+    except ImportError as error:
         todo = "install ine_jax[diffusers], or use 'native'"
         raise InputError(f"unet_impl 'diffusers': {error}", "diffusers 0.39, the last with Flax", todo) from error
     logging.set_verbosity_error()  # one deprecation line per module otherwise
     given = json.loads(config_json)
     for key, allowed in (("norm_num_groups", 32), ("num_attention_heads", None)):
         if given.get(key, allowed) != allowed:
-            raise InputError(f"unet_impl 'diffusers' with {key} {given[key]}", f"{key} {allowed}", "use unet_impl 'native'")
+            what = f"unet_impl 'diffusers' with {key} {given[key]}"
+            raise InputError(what, f"{key} {allowed}", "use unet_impl 'native'")
     known = FlaxUNet2DConditionModel.__dataclass_fields__
     settings = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items() if k in known}
     unet = FlaxUNet2DConditionModel(**{**settings, "dtype": dtype})
