@@ -99,15 +99,17 @@ unet_to_torch = vae_to_torch = text_to_torch = names.to_torch
 
 
 def read_pipeline(
-    path_or_hub_id: str | Path, revision: str | None = None, dtype: str | None = None, variant: str | None = None
+    path_or_hub_id: str | Path, revision: str | None = None, dtype: Any = None, variant: str | None = None
 ) -> ModelParts:
     """Read a Stable Diffusion 1.x/2.x pipeline: a local folder if there is one of that name, else a hub id.
 
-    ``dtype`` is that of the parameters: ``"float32"`` (also None), ``"float16"``, ``"bfloat16"``, or ``"stored"``
-    for what the files hold. ``variant="fp16"`` takes ``*.fp16.safetensors``. Raises :class:`InputError` for missing or
-    damaged files, names that leave the folder, unknown config keys, and :class:`WeightMismatch` for keys that do not
-    fit.
+    ``dtype`` is that of the parameters: ``"float32"`` (also None), ``"float16"``, ``"bfloat16"`` (names or NumPy
+    types), or ``"stored"`` for what the files hold. ``variant="fp16"`` takes ``*.fp16.safetensors``. Raises
+    :class:`InputError` for missing or damaged files, names that leave the folder, unknown config keys, and
+    :class:`WeightMismatch` for keys that do not fit.
     """
+    if dtype is not None and not isinstance(dtype, str):
+        dtype = jnp.dtype(dtype).name
     if dtype not in (None, "stored", *_DTYPES):
         raise InputError(f"dtype {dtype!r}", f"{', '.join(_DTYPES)} or stored", "choose one of these")
     if variant is not None and not re.fullmatch(r"\w{1,32}", variant):

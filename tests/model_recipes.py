@@ -1,7 +1,7 @@
 """Small random networks for the model tests: configs of every block kind and deterministic weights.
 
-Weights and inputs come from numpy generators seeded by a name, so that goldens store outputs only: PyTorch (the script that
-makes the goldens) and Flax (the tests) rebuild the same weights from the same names.
+Weights and inputs come from numpy generators seeded by a name, so that goldens store outputs only: PyTorch (the script
+that makes the goldens) and Flax (the tests) rebuild the same weights from the same names.
 """
 
 import zlib
@@ -72,7 +72,7 @@ def normal(name: str, *shape: int) -> np.ndarray:
 
 
 def torch_state(config: ModelConfig) -> dict[str, np.ndarray]:
-    """PyTorch-named weights of ``config``'s network: variance-preserving matrices, norm weights near 1, small biases."""
+    """PyTorch-named weights of ``config``'s network: scaled matrices, norm weights near 1, small biases."""
     return {name: _weight(name, shape) for name, shape in torch_shapes(config).items()}
 
 
