@@ -1,0 +1,87 @@
+"""The small world's tokenizer and its text encoder, which is drawn at random once and never trained.
+
+Stable Diffusion trains its UNet against a frozen text encoder. A random one with token rows of unit variance is the
+smallest honest stand-in: every word is its own direction and nothing merges synonyms, so a word can be erased from the
+UNet while another word for the same thing stays.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import world
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from ine_jax.models.clip import ClipText, ClipTextConfig
+
+MAX_LENGTH = 24
+START, END = "<|startoftext|>", "<|endoftext|>"
+_EMBED_STD, _SPECIAL_STD, _POSITION_STD, _OUT_GAIN = 1.0, 0.3, 0.3, 0.5
+
+
+def write_tokenizer(folder: Path) -> int:
+    """Train byte-pair merges until every word of the world is one token; write CLIP's files; return the vocabulary size."""
+    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token=END))
+    bpe.pre_tokenizer = pre_tokenizers.Split(_pattern(), "removed", invert=True)
+    bpe.decoder = decoders.BPEDecoder()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    base = sorted(alphabet) + sorted(f"{c}</w>" for c in alphabet)
+    trainer = trainers.BpeTrainer(
+        vocab_size=10_000, end_of_word_suffix="</w>", initial_alphabet=alphabet, show_progress=False
+    )
+    bpe.train_from_iterator(world.vocabulary(), trainer)
+    merges = [tuple(m) for m in json.loads(bpe.to_str())["model"]["merges"]]
+    tokens = base + ["".join(m) for m in merges] + [START, END]
+    folder.mkdir(parents=True, exist_ok=True)
+    vocab = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
+    (folder / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
+    special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
+    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": MAX_LENGTH, "do_lower_case": True, **special}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1))
+    (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=1))
+    return len(vocab)
+
+
+def _pattern() -> Any:
+    from tokenizers import Regex
+
+    return Regex(r"[a-z]+|[0-9]|[^\sa-z0-9]+")
+
+
+def random_encoder(vocab_size: int, seed: int) -> tuple[ClipTextConfig, Any]:
+    """Config and parameters of the frozen random encoder.
+
+    Token rows have unit variance, the special tokens less, so that the end token's output tells what stands before
+    it; attention outputs are halved so that a word's own row dominates its position.
+    """
+    config = ClipTextConfig(
+        vocab_size=vocab_size,
+        hidden_size=128,
+        intermediate_size=512,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=MAX_LENGTH,
+        eos_token_id=vocab_size - 1,
+    )
+    ids = jnp.zeros((1, MAX_LENGTH), jnp.int32)
+    shapes = jax.eval_shape(lambda: ClipText(config).init(jax.random.key(0), ids)["params"])
+    rng = np.random.default_rng(seed)
+
+    def draw(path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if name.endswith("bias") or name.endswith("scale"):
+            return np.full(leaf.shape, float(name.endswith("scale")), np.float32)
+        values = rng.standard_normal(leaf.shape).astype(np.float32)
+        if "token_embedding" in name:
+            values[-2:] *= _SPECIAL_STD
+            return values * _EMBED_STD
+        if "position_embedding" in name:
+            return values * _POSITION_STD
+        gain = _OUT_GAIN if "out_proj" in name or "fc2" in name else 1.0
+        return values * gain / np.sqrt(leaf.shape[0])
+
+    return config, jax.tree_util.tree_map_with_path(draw, shapes)
