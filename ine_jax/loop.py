@@ -16,7 +16,9 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from types import FrameType
 from typing import Any, Protocol, TypeVar
 
@@ -80,28 +82,24 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder), Checkpoints(folder / "checkpoints") as checkpoints, _signals() as stop:
         compare_config(folder, config, fresh=not checkpoints.steps())
-        restored = checkpoints.restore(state)
-        start: int = 0
-        window: dict[str, Any] = {}
-        if restored is not None:
-            start, state, window = restored
+        start, state, window = checkpoints.restore(state) or (0, state, {})
         if start > steps:
             raise InputError(f"{folder} already holds {start} steps", f"steps >= {start}", "use a new directory")
         with TrainLog(folder, start, window, log_every, on_log) as log:
-            watch = _Watch(log, progress)
-            for i in range(start, steps):
-                state, metrics = step(state, i)
-                watch.push(i + 1, metrics)
-                asked = stop.is_set()
-                if asked or (i + 1) % save_every == 0 or i + 1 == steps:
-                    watch.drain()
-                    if i + 1 == steps:
-                        log.close_window(steps)
-                    _save(checkpoints, i + 1, steps, state, watch, on_save)
-                if asked and i + 1 < steps:
-                    raise Interrupted(
-                        f"stopped after step {i + 1} of {steps}", "", "run the same command again to continue"
-                    )
+            keeper = _Keeper(checkpoints, _Watch(log, progress), save_every, steps, on_save)
+            return _advance(step, state, start, keeper, stop)
+
+
+def _advance(
+    step: Callable[[State, int], tuple[State, Metrics]], state: State, start: int, keeper: "_Keeper", stop: Event
+) -> State:
+    for i in range(start, keeper.steps):
+        state, metrics = step(state, i)
+        keeper.watch.push(i + 1, metrics)
+        asked = stop.is_set()
+        keeper.after(i + 1, state, now=asked)
+        if asked and i + 1 < keeper.steps:
+            raise Interrupted(f"stopped after step {i + 1} of {keeper.steps}", "", "run the same command to continue")
     return state
 
 
@@ -124,7 +122,7 @@ class _Watch:
     """Fetches the numbers of a step once the next one is under way, and counts the losses that are not finite."""
 
     def __init__(self, log: TrainLog, progress: Progress | None) -> None:
-        self._log, self._progress = log, progress
+        self.log, self._progress = log, progress
         self._pending: tuple[int, Metrics] | None = None
         self.bad = 0
 
@@ -132,15 +130,12 @@ class _Watch:
         self.drain()
         self._pending = step, metrics
 
-    def window(self) -> dict[str, Any]:
-        return self._log.window()
-
     def drain(self) -> None:
         if self._pending is None:
             return
         (step, metrics), self._pending = self._pending, None
         values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
-        self._log.add(step, values)
+        self.log.add(step, values)
         self.bad = 0 if math.isfinite(values.get("loss", 0.0)) else self.bad + 1
         if self.bad >= NON_FINITE_LIMIT:
             raise _diverged(f"the loss was not finite in steps {step - self.bad + 1} to {step}")
@@ -148,23 +143,32 @@ class _Watch:
             self._progress.update(step, values)
 
 
-def _save(
-    checkpoints: Checkpoints,
-    step: int,
-    steps: int,
-    state: Any,
-    watch: _Watch,
-    on_save: Callable[[int, Any], None] | None,
-) -> None:
-    """Write a checkpoint unless something in the state is not finite (then the last good one stays the newest)."""
-    host = to_host(state)
-    bad = non_finite(host)
-    if bad is None and not watch.bad:
-        checkpoints.save(step, host, watch.window())
-        if on_save is not None:
-            on_save(step, state)
-    elif step == steps:
-        raise _diverged(f"after the last step, {step}, {bad or 'the loss'} is not finite")
+@dataclass(frozen=True)
+class _Keeper:
+    """Decides when a checkpoint is due and writes it."""
+
+    checkpoints: Checkpoints
+    watch: _Watch
+    save_every: int
+    steps: int
+    on_save: Callable[[int, Any], None] | None
+
+    def after(self, step: int, state: Any, now: bool) -> None:
+        """Save if it is time, unless something is not finite (then the last good checkpoint stays the newest)."""
+        last = step == self.steps
+        if not (now or last or step % self.save_every == 0):
+            return
+        self.watch.drain()
+        if last:
+            self.watch.log.close_window(step)
+        host = to_host(state)
+        bad = non_finite(host)
+        if bad is None and not self.watch.bad:
+            self.checkpoints.save(step, host, self.watch.log.window())
+            if self.on_save is not None:
+                self.on_save(step, state)
+        elif last:
+            raise _diverged(f"after the last step, {step}, {bad or 'the loss'} is not finite")
 
 
 def _diverged(what: str) -> NumericalError:
@@ -190,9 +194,9 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _signals() -> Iterator[threading.Event]:
+def _signals() -> Iterator[Event]:
     """Turn the first SIGINT or SIGTERM into a request to stop; a second one acts as it would without us."""
-    asked = threading.Event()
+    asked = Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return

@@ -1,0 +1,132 @@
+"""The denoising loss of concept inversion, for one concept or several side by side.
+
+    c* = argmin_c  E_{z, ε, t} || ε - ε_θ(z_t, c, t) ||²          (arXiv 2208.01618 eq. 2; arXiv 2511.04834)
+
+with θ frozen. Concepts never mix: each has its own images, its own random draws and its own loss, so what is found for
+one does not depend on which others are learned in the same run.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ine_jax.schedule import add_noise, target
+from ine_jax.text import PLACEHOLDER
+from ine_jax.types import Array, Context, Latents
+
+Denoise = Callable[[Latents, Array, Context], Latents]
+Encode = Callable[[Array, Array], Context]  # (ids [rows, T], learned rows [R, d]) -> context [rows, T, D]
+
+
+class Batch(NamedTuple):
+    """Random draws of one step, leading axes [concept, batch]: everything but the learned vectors."""
+
+    latents: Array  # x_0 as the network sees it, [C, B, h, w, c]
+    noise: Array  # ε, [C, B, h, w, c]
+    timesteps: Array  # int32 [C, B]
+    sentence: Array  # which template, int32 [C, B]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Data:
+    """What is drawn from: the posteriors of all concepts' images in one array, and where each concept begins."""
+
+    mean: Array  # [M, h, w, c], unscaled
+    logvar: Array  # [M, h, w, c]
+    start: Array  # int32 [C]
+    count: Array  # int32 [C]
+    seed: Array  # uint32 [C]
+    ids: Array  # template ids, int32 [P, T]; unused in context space
+    scaling_factor: float = field(metadata={"static": True})
+
+
+def draw(data: Data, step: Array | int, batch: int, train_steps: int) -> Batch:
+    """The batch of `step`, a pure function of (seed of the concept, step); no iterator, hence exact resuming.
+
+    Latents are drawn anew from the autoencoder's posterior, N(mean, exp(logvar)), times the scaling factor.
+    """
+
+    def one(seed: Array, start: Array, count: Array) -> Batch:
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), step), 5)
+        index = start + jax.random.randint(keys[0], (batch,), 0, count)
+        mean, logvar = data.mean[index], data.logvar[index]
+        posterior = mean + jnp.exp(0.5 * logvar) * jax.random.normal(keys[1], mean.shape, mean.dtype)
+        return Batch(
+            latents=posterior * data.scaling_factor,
+            noise=jax.random.normal(keys[2], mean.shape, mean.dtype),
+            timesteps=jax.random.randint(keys[3], (batch,), 0, train_steps),
+            sentence=jax.random.randint(keys[4], (batch,), 0, data.ids.shape[0]),
+        )
+
+    return jax.vmap(one)(data.seed, data.start, data.count)
+
+
+def losses(
+    vectors: Array,
+    batch: Batch,
+    ids: Array | None,
+    *,
+    denoise: Denoise,
+    encode: Encode,
+    alphas_cumprod: np.ndarray,
+    prediction_type: str,
+    spread: Callable[[Array], Array] = lambda rows: rows,
+) -> Array:
+    """Mean squared error of each concept, [C].
+
+    Args:
+        vectors: [C, k, d] learned rows; in context space [C, T, D], the contexts themselves.
+        batch: the draws of this step.
+        ids: template ids [P, T], or None for context space.
+        denoise: the frozen network, on rows.
+        encode: the frozen text encoder, on rows.
+        alphas_cumprod: ᾱ, [train_steps].
+        prediction_type: "epsilon" or "v_prediction"; decides what the network is asked for.
+        spread: lays an array's first axis over the devices.
+    """
+    concepts, size = batch.timesteps.shape
+
+    def rows(x: Array) -> Array:
+        return spread(x.reshape(concepts * size, *x.shape[2:]))
+
+    latents, noise, timesteps = rows(batch.latents), rows(batch.noise), rows(batch.timesteps)
+    if ids is None:
+        context = spread(jnp.repeat(vectors, size, axis=0))
+    else:
+        context = spread(contexts(vectors, ids, batch.sentence, encode))
+    noisy = add_noise(latents, noise, timesteps, alphas_cumprod)
+    wanted = target(prediction_type, latents, noise, timesteps, alphas_cumprod)
+    predicted = denoise(noisy, timesteps.astype(noisy.dtype), context)
+    return jnp.mean(jnp.square(wanted - predicted).reshape(concepts, -1), axis=1)
+
+
+def contexts(vectors: Array, ids: Array, sentence: Array, encode: Encode) -> Context:
+    """Contexts [C·B, T, D] of the drawn sentences, each holding its own concept's vectors.
+
+    Every sentence is encoded once where there are fewer of them than rows of the batch.
+    """
+    concepts, size = sentence.shape
+    learned = vectors.reshape(-1, vectors.shape[-1])
+    first = (jnp.arange(concepts, dtype=ids.dtype) * vectors.shape[1])[:, None, None]
+    few = ids.shape[0] < size
+    chosen = jnp.broadcast_to(ids, (concepts, *ids.shape)) if few else ids[sentence]
+    own = jnp.where(chosen >= PLACEHOLDER, chosen + first, chosen)
+    encoded = encode(own.reshape(-1, ids.shape[1]), learned)
+    if not few:
+        return encoded
+    position = jnp.arange(concepts, dtype=sentence.dtype)[:, None] * ids.shape[0] + sentence
+    return encoded[position.reshape(-1)]
+
+
+def pull(vectors: Array, norm: float, rate: float) -> Array:
+    """Move each vector's length n towards `norm`: n + min(1, 100·rate) (norm - n), the direction kept.
+
+    Norm control as in cloneofsimo/lora: at usual rates it holds the length, at small ones it only leans on it.
+    """
+    length = jnp.linalg.norm(vectors, axis=-1, keepdims=True)
+    return vectors * (length + min(1.0, 100.0 * rate) * (norm - length)) / jnp.maximum(length, 1e-12)

@@ -1,0 +1,265 @@
+"""Running an inversion: from images of a concept to its embedding file, resumable at any moment.
+
+Written into the directory: <name>.safetensors, loss.png, preview.png, log.jsonl, timing.jsonl, config.json and
+checkpoints/; where several concepts are learned together, each has a folder of its own for the first three.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from ine_jax import loop
+from ine_jax.checkpoint import tree_hash
+from ine_jax.config import InversionConfig
+from ine_jax.embedding import Embedding, slug
+from ine_jax.errors import InputError
+from ine_jax.inversion import objective
+from ine_jax.inversion.preview import draw_preview, grid, plot_losses, write_picture
+from ine_jax.inversion.start import first_vectors
+from ine_jax.inversion.templates import template_ids, usable
+from ine_jax.models.clip import ClipText
+from ine_jax.pipeline import Pipeline
+from ine_jax.programs import AXIS, native_unet
+from ine_jax.provenance import canonical
+from ine_jax.schedule import alphas_cumprod
+from ine_jax.text import encode_ids
+from ine_jax.trainlog import read_log
+from ine_jax.types import Params
+
+# Fields in which the concepts of one run may differ; all others shape the batch that they share.
+OWN_FIELDS = ("concept", "seed", "init")
+# Fields that do not change what a given number of steps computes.
+IDLE_FIELDS = ("steps", "save_every")
+PREVIEWS = 8  # pictures per row of the preview
+
+
+@dataclass(frozen=True)
+class InversionResult:
+    """The found embedding, where its file is, and the loss: `steps` [n] and `losses` [n] as logged."""
+
+    embedding: Embedding
+    path: Path
+    steps: np.ndarray
+    losses: np.ndarray
+
+
+def paper_setting(concept: str, **changes: Any) -> InversionConfig:
+    """The setting of arXiv 2511.04834: Adam 5e-3, batch 1, 3000 steps, one vector; `changes` replace single fields."""
+    paper: dict[str, Any] = {"vectors": 1, "steps": 3000, "batch": 1, "learning_rate": 5e-3, "log_every": 10}
+    return InversionConfig(concept=concept, **{**paper, **changes})
+
+
+def invert(
+    pipe: Pipeline,
+    images: np.ndarray,
+    config: InversionConfig,
+    directory: Path | str,
+    progress: loop.Progress | None = None,
+    preview: bool = True,
+) -> InversionResult:
+    """Find the embedding of what `images` (uint8 [N, H, W, 3]) show, in the frozen model; see `invert_many`."""
+    folder = Path(directory)
+    return _invert(pipe, [images], [config], folder, [folder], progress, preview)[0]
+
+
+def invert_many(
+    pipe: Pipeline,
+    images: Sequence[np.ndarray],
+    configs: Sequence[InversionConfig],
+    directory: Path | str,
+    progress: loop.Progress | None = None,
+    preview: bool = True,
+) -> list[InversionResult]:
+    """Invert several concepts in one run, all in one batch of the network; each comes out as it would alone.
+
+    Args:
+        pipe: the model; nothing of it changes.
+        images: for each concept, uint8 [N, H, W, 3]; the numbers may differ.
+        configs: for each concept; they may differ in concept, seed and init.
+        directory: continued where it already holds a part of this very run.
+        progress: shown after each step.
+        preview: also draw pictures from the found embeddings.
+
+    Raises:
+        InputError: images, configs or the directory do not fit together.
+        NumericalError: the loss stayed non-finite.
+        Interrupted: asked to stop; calling again continues.
+    """
+    folder = Path(directory)
+    own = [folder / slug(config.concept) for config in configs]
+    return _invert(pipe, images, configs, folder, own, progress, preview)
+
+
+def _invert(
+    pipe: Pipeline,
+    images: Sequence[np.ndarray],
+    configs: Sequence[InversionConfig],
+    folder: Path,
+    own: Sequence[Path],
+    progress: loop.Progress | None,
+    preview: bool,
+) -> list[InversionResult]:
+    _check(images, configs)
+    shared = configs[0]
+    vectors = np.stack(first_vectors(pipe, configs))
+    data = _data(pipe, images, configs, _embedding(pipe, shared, vectors[0]))
+    state = {"vectors": jnp.asarray(vectors), "optimizer": optimizer(shared).init(jnp.asarray(vectors))}
+    params = {"text": pipe.parts.text_params, "unet": pipe.parts.unet_params}
+    origin = {
+        "weights_sha256": tree_hash(params),
+        "autoencoder_sha256": tree_hash(pipe.parts.vae_params),
+        "images_sha256": [_image_hash(each) for each in images],
+    }
+    settings = [{k: v for k, v in dataclasses.asdict(c).items() if k not in IDLE_FIELDS} for c in configs]
+    compiled = jax.jit(make_step(pipe, shared, len(configs)), donate_argnums=2)
+    final = loop.run(
+        lambda now, i: compiled(params, data, now, i),
+        jax.device_put(state, pipe.programs.replicated()),
+        steps=shared.steps,
+        directory=folder,
+        save_every=shared.save_every,
+        config={"model": pipe.name, **origin, "concepts": settings},
+        log_every=shared.log_every,
+        progress=progress,
+    )
+    log, results = read_log(folder), []
+    for i, (config, place) in enumerate(zip(configs, own, strict=True)):
+        curve = log[loss_name(i, len(configs))]
+        notes = {
+            "weights_sha256": str(origin["weights_sha256"]),
+            "images_sha256": origin["images_sha256"][i],
+            "config": canonical(dataclasses.asdict(config)),
+            "final_loss": f"{np.nanmean(curve[-max(1, len(curve) // 10) :]):.6f}",
+        }
+        result = InversionResult(
+            _embedding(pipe, config, np.asarray(final["vectors"][i]), notes),
+            place / f"{slug(config.concept)}.safetensors",
+            log["step"],
+            curve,
+        )
+        _write(pipe, result, images[i], preview)
+        results.append(result)
+    return results
+
+
+def _embedding(
+    pipe: Pipeline, config: InversionConfig, vectors: np.ndarray, notes: Mapping[str, str] | None = None
+) -> Embedding:
+    return Embedding(vectors, config.space, config.concept, pipe.name, notes or {})
+
+
+def _image_hash(images: np.ndarray) -> str:
+    return hashlib.sha256(str(images.shape).encode() + np.ascontiguousarray(images).tobytes()).hexdigest()
+
+
+def _write(pipe: Pipeline, result: InversionResult, images: np.ndarray, preview: bool) -> None:
+    """Pictures first: where the embedding's file is, everything is."""
+    folder = result.path.parent
+    drawn = grid([images[:PREVIEWS], draw_preview(pipe, result.embedding, PREVIEWS)]) if preview else None
+    if jax.process_index() != 0:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    title = f"inversion of {result.embedding.concept} in {pipe.name}"
+    plot_losses(folder / "loss.png", result.steps, result.losses, title)
+    if drawn is not None:
+        write_picture(folder / "preview.png", drawn)
+    result.embedding.save(result.path)
+
+
+def optimizer(config: InversionConfig) -> optax.GradientTransformation:
+    """Adam without weight decay, constant rate; its arithmetic is per number, so concepts stay apart."""
+    return optax.adam(config.learning_rate)
+
+
+def loss_name(index: int, concepts: int) -> str:
+    """Column of the log that holds a concept's own loss."""
+    return "loss" if concepts == 1 else f"loss_{index}"
+
+
+def make_step(pipe: Pipeline, config: InversionConfig, concepts: int) -> Callable[..., Any]:
+    """The pure training step (params, data, state, i) -> (state, metrics); params {"text", "unet"} are arguments."""
+    noise = pipe.scheduler.noise
+    table = alphas_cumprod(noise)
+    denoise, clip = native_unet(pipe.parts.unet_config, pipe.dtype), ClipText(pipe.parts.text_config)
+    adam = optimizer(config)
+    rows, devices = config.batch * concepts, pipe.programs.mesh.size
+    # A batch that the devices cannot share evenly is computed on each of them.
+    layout = NamedSharding(pipe.programs.mesh, PartitionSpec(AXIS) if rows % devices == 0 else PartitionSpec())
+
+    def step(params: Mapping[str, Params], data: objective.Data, state: Any, i: Any) -> tuple[Any, dict[str, Any]]:
+        batch = objective.draw(data, i, config.batch, noise.train_steps)
+
+        def loss(vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
+            each = objective.losses(
+                vectors,
+                batch,
+                data.ids if config.space == "token" else None,
+                denoise=lambda x, t, c: denoise(params["unet"], x, t, c),
+                encode=lambda ids, learned: encode_ids(clip, params["text"], ids, learned),
+                alphas_cumprod=table,
+                prediction_type=noise.prediction_type,
+                spread=lambda x: jax.lax.with_sharding_constraint(x, layout),
+            )
+            return each.sum(), each  # the sum, so that a concept's gradient does not know how many there are
+
+        gradient, each = jax.grad(loss, has_aux=True)(state["vectors"])
+        updates, memory = adam.update(gradient, state["optimizer"], state["vectors"])
+        vectors = optax.apply_updates(state["vectors"], updates)
+        if config.norm is not None:
+            vectors = objective.pull(vectors, config.norm, config.learning_rate)
+        metrics = {"loss": each.mean(), "norm": jnp.linalg.norm(vectors, axis=-1).mean()}
+        if concepts > 1:
+            metrics |= {loss_name(c, concepts): each[c] for c in range(concepts)}
+        return {"vectors": vectors, "optimizer": memory}, metrics
+
+    return step
+
+
+def _data(
+    pipe: Pipeline, images: Sequence[np.ndarray], configs: Sequence[InversionConfig], probe: Embedding
+) -> objective.Data:
+    mean, logvar = pipe.encode_images(np.concatenate(list(images)))
+    counts = np.array([len(each) for each in images], np.int32)
+    if probe.space == "token":
+        ids = template_ids(usable(configs[0].templates, probe, pipe.tokenizer), probe, pipe.tokenizer)
+    else:
+        ids = np.zeros((1, 1), np.int32)
+    data = objective.Data(
+        mean=jnp.asarray(mean),
+        logvar=jnp.asarray(logvar),
+        start=jnp.asarray(np.cumsum(counts) - counts, jnp.int32),
+        count=jnp.asarray(counts),
+        seed=jnp.asarray([c.seed for c in configs], jnp.uint32),
+        ids=jnp.asarray(ids),
+        scaling_factor=pipe.parts.vae_config.scaling_factor,
+    )
+    return jax.device_put(data, pipe.programs.replicated())
+
+
+def _check(images: Sequence[np.ndarray], configs: Sequence[InversionConfig]) -> None:
+    if not configs or len(images) != len(configs):
+        raise InputError(
+            f"{len(images)} image sets for {len(configs)} concepts", "one set per concept", "mend the list"
+        )
+    for each, config in zip(images, configs, strict=True):
+        if each.dtype != np.uint8 or each.ndim != 4 or not len(each) or each.shape[1:] != images[0].shape[1:]:
+            given = f"images of {config.concept}: {each.dtype} {each.shape}"
+            raise InputError(given, "uint8 [N, H, W, 3], N at least 1, one size for all", "convert them")
+    names = [slug(config.concept) for config in configs]
+    if len(set(names)) != len(names):
+        raise InputError(f"concepts {', '.join(names)}", "names that differ", "rename one of them")
+    for config in configs[1:]:
+        for field in dataclasses.fields(config):
+            here, there = getattr(configs[0], field.name), getattr(config, field.name)
+            if field.name not in OWN_FIELDS and here != there:
+                given = f"{field.name}: {here} for {configs[0].concept}, {there} for {config.concept}"
+                raise InputError(given, f"one value; only {', '.join(OWN_FIELDS)} may differ", "use separate runs")
