@@ -184,10 +184,12 @@ def to_array(what: str, array: np.ndarray, dtype: Any) -> jax.Array:
     """``array`` as a device array in ``dtype`` (None: its own); :class:`InputError` unless all are finite floats."""
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise InputError(f"{what} holds {array.dtype}", "float32, float16 or bfloat16", "convert the file first")
-    out = jnp.asarray(array, dtype=array.dtype if dtype is None else dtype)
-    if not bool(jnp.isfinite(out).all()):
+    # In NumPy: JAX would compile a conversion and a reduction for every distinct shape.
+    with np.errstate(over="ignore"):
+        out = array.astype(array.dtype if dtype is None else dtype, copy=False)
+    if not np.isfinite(out).all():
         raise InputError(f"{what} holds NaN or infinity in {out.dtype}", "finite numbers", "take an undamaged copy")
-    return out
+    return jnp.array(out)  # a copy: the caller may go on changing its own
 
 
 def to_torch(params: Params) -> dict[str, np.ndarray]:

@@ -1,0 +1,73 @@
+"""The whole pipeline against diffusers' PyTorch one: same weights, same initial latents, 50 steps, fp32."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_pipeline import CELLS, tiny_folder  # noqa: F401  a fixture
+
+pytestmark = pytest.mark.oracle
+torch = pytest.importorskip("torch")
+diffusers = pytest.importorskip("diffusers")
+
+from ine_jax import pipeline  # noqa: E402  only where the oracle is installed
+from ine_jax.guidance.cfg import Cfg  # noqa: E402
+
+PROMPTS = ["a photo of a cat", "the red apple and the knife"]
+NEGATIVE = "knife weapon"
+SCHEDULERS = {
+    "ddim": ("DDIMScheduler", {}),
+    "dpm++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "solver_order": 2}),
+    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
+    "euler": ("EulerDiscreteScheduler", {}),
+}
+
+
+@pytest.fixture(scope="module")
+def oracle(tiny_folder: Path) -> Any:  # noqa: F811  the fixture, not the import
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(
+        tiny_folder, local_files_only=True, torch_dtype=torch.float32
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def latents() -> np.ndarray:
+    return np.random.default_rng(7).standard_normal((len(PROMPTS), CELLS, CELLS, 4)).astype(np.float32)
+
+
+def theirs(oracle: Any, scheduler: str, output: str, negative: str | None) -> np.ndarray:
+    kind, options = SCHEDULERS[scheduler]
+    oracle.scheduler = getattr(diffusers, kind).from_config(oracle.scheduler.config, **options)
+    out = oracle(
+        PROMPTS,
+        negative_prompt=None if negative is None else [negative] * len(PROMPTS),
+        guidance_scale=7.5,
+        num_inference_steps=50,
+        latents=torch.from_numpy(latents().transpose(0, 3, 1, 2).copy()),
+        output_type=output,
+    ).images
+    return np.asarray(out).transpose(0, 2, 3, 1) if output == "latent" else np.asarray(out)
+
+
+@pytest.mark.parametrize("negative", [None, NEGATIVE])
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_latents_after_fifty_steps(
+    scheduler: str,
+    negative: str | None,
+    oracle: Any,
+    tiny_folder: Path,  # noqa: F811  the fixture, not the import
+) -> None:
+    pipe = pipeline.load(tiny_folder, scheduler=scheduler, batch_size=2, compile_cache=False)
+    ours = pipe(PROMPTS, guidance=Cfg(7.5), negative=negative, noise=latents(), steps=50, output="latents")
+    want = theirs(oracle, scheduler, "latent", negative)
+    assert want.std() > 0.1
+    assert np.abs(ours - want).max() <= 1e-3
+
+
+def test_images_after_fifty_steps(oracle: Any, tiny_folder: Path) -> None:  # noqa: F811
+    pipe = pipeline.load(tiny_folder, batch_size=2, compile_cache=False)
+    ours = pipe(PROMPTS, guidance=Cfg(7.5), negative=NEGATIVE, noise=latents(), steps=50)
+    want = np.round(theirs(oracle, "ddim", "np", NEGATIVE) * 255).astype(np.int32)
+    assert np.abs(ours.astype(np.int32) - want).max() <= 1
