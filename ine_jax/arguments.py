@@ -28,6 +28,7 @@ from ine_jax.errors import InputError
 T = TypeVar("T")
 _YAML = (".yaml", ".yml")
 _RULE = re.compile(r"[\s\u2500-\u257f|+-]*")  # a line of a box that holds no text
+_FLAG = re.compile(r"--[a-z]")
 Flat = tyro.conf.arg(name="")  # the fields of the config are flags without a prefix
 
 
@@ -161,8 +162,9 @@ def _take_config(words: list[str]) -> tuple[list[str], str | None]:
 def _folded(box: str, prog: str) -> InputError:
     """Fold a boxed message into one error: its text, the nearest known flag, and where the help is."""
     lines = [line.strip(" |\u2502") for line in box.splitlines()[1:]]
-    message = list(itertools.takewhile(lambda line: not _RULE.fullmatch(line), lines))
-    near = [line.split()[0] for line in lines if line.startswith("--")]
+    inside = itertools.dropwhile(_RULE.fullmatch, lines)  # the title's underline, where boxes cannot be drawn
+    message = list(itertools.takewhile(lambda line: not _RULE.fullmatch(line), inside))
+    near = [line.split()[0] for line in lines if _FLAG.match(line)]
     hint = f"did you mean {near[0]}? (" if near and any("meant" in line for line in lines) else ""
     given = " ".join(message) or f"{prog}: the command line is not understood"
     return InputError(given, "", f"{hint}see {prog} --help{')' if hint else ''}")

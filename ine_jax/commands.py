@@ -155,6 +155,8 @@ def report(directories: Sequence[Path], out: Path | None) -> Outcome:
     """
     from ine_jax import report as reporting
 
+    if not directories:
+        raise InputError("ine report: no run directory", "one or more", "name the directory that `ine evaluate` wrote")
     target = Path(out or directories[0])
     written = reporting.build([Path(d) for d in directories], target)
     return Outcome((str(written),), {"out": str(target), "report": str(written)})
@@ -181,8 +183,10 @@ def bench(config: BenchConfig) -> Outcome:
     """
     from ine_jax import bench as benchmark
 
-    result = benchmark.run(config)
-    return Outcome((config.out,), result)
+    result = benchmark.bench(config)
+    rows = [f"{row['implementation']:<16}{row['images_per_second']:8.2f} images/s" for row in result["rows"]]
+    rows += [f"{name:<16}not run: {why}" for name, why in result["missing"].items()]
+    return Outcome((*rows, config.out), result)
 
 
 def inspect(path: Path) -> Outcome:
