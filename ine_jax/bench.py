@@ -38,7 +38,7 @@ PROMPT = "a photo of a cat"
 OURS = "ine_jax"
 
 
-def bench(config: BenchConfig) -> dict[str, Any]:
+def run(config: BenchConfig) -> dict[str, Any]:
     """Time the model and the baselines that are installed; write ``config.out`` and return what it holds.
 
     ``rows`` has one entry per implementation: images per second (median, lowest, highest), its ratio to this package,
@@ -52,7 +52,7 @@ def bench(config: BenchConfig) -> dict[str, Any]:
 
 
 def measure(pipe: Pipeline, config: BenchConfig) -> dict[str, Any]:
-    """What :func:`bench` writes, for a pipeline in memory (DDIM, float32)."""
+    """What :func:`run` writes, for a pipeline in memory (DDIM, float32)."""
     steps, batch = config.sampler.steps, pipe.rows()
     runs: dict[str, tuple[Run, Callable[[], int | None]]] = {OURS: _jax_run(pipe, steps, batch)}
     missing: dict[str, str] = {}
@@ -83,6 +83,21 @@ def measure(pipe: Pipeline, config: BenchConfig) -> dict[str, Any]:
         for name, times in seconds.items()
     ]
     return {"schema": 1, "rows": rows, "missing": missing, **_setting(pipe, steps, batch, config)}
+
+
+def table(result: Mapping[str, Any]) -> list[str]:
+    """The result as lines of text: one per implementation, then what was not measured and why."""
+    what = f"{result['model']}: CFG, {result['steps']} steps, batch {result['batch']}, {result['dtype']}"
+    lines = [
+        f"{what}, {result['device']}",
+        f"{'':16}{'images/s':>10}{'lowest':>9}{'highest':>9}{'ours is':>10}{'compiles':>10}",
+    ]
+    for row in result["rows"]:
+        numbers = (row["images_per_second"], row["lowest"], row["highest"])
+        cells = "".join(f"{n:>{w}.2f}" for n, w in zip(numbers, (10, 9, 9), strict=True))
+        compiles = "-" if row["compiles"] is None else row["compiles"]
+        lines.append(f"{row['implementation']:16}{cells}{row['speed_of_ine_jax']:>9.2f}x{compiles:>10}")
+    return lines + [f"{name} not measured: {reason}" for name, reason in result["missing"].items()]
 
 
 def _setting(pipe: Pipeline, steps: int, batch: int, config: BenchConfig) -> dict[str, Any]:

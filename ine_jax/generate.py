@@ -43,7 +43,7 @@ class Generated:
     none).
     """
 
-    out: Path
+    out: str
     made: int
     found: int
     truncated: int
@@ -107,7 +107,7 @@ def write_images(
         seconds = time.perf_counter() - begun
     if made < len(todo):
         raise Interrupted(f"stopped after {len(done)} of {len(wanted)} images", todo="the same command continues")
-    return Generated(folder, made, len(wanted) - len(todo), sum(cut), seconds / made if made else None)
+    return Generated(str(folder), made, len(wanted) - len(todo), sum(cut), seconds / made if made else None)
 
 
 def complete(path: Path) -> bool:
