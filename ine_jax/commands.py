@@ -183,10 +183,8 @@ def bench(config: BenchConfig) -> Outcome:
     """
     from ine_jax import bench as benchmark
 
-    result = benchmark.bench(config)
-    rows = [f"{row['implementation']:<16}{row['images_per_second']:8.2f} images/s" for row in result["rows"]]
-    rows += [f"{name:<16}not run: {why}" for name, why in result["missing"].items()]
-    return Outcome((*rows, config.out), result)
+    result = benchmark.run(config)
+    return Outcome((*benchmark.table(result), config.out), result)
 
 
 def inspect(path: Path) -> Outcome:

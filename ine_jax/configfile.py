@@ -143,11 +143,11 @@ def _value(kind: Any, value: Any, where: str, path: str) -> Any:
 
 
 def _union(arguments: tuple[Any, ...], value: Any, where: str, path: str) -> Any:
-    kinds = [kind for kind in arguments if kind is not type(None)]
+    kinds: list[Any] = [kind for kind in arguments if kind is not type(None)]
     if value is None and len(kinds) < len(arguments):
         return None
     if isinstance(value, list):
-        kinds.sort(key=lambda kind: typing.get_origin(kind) is not tuple)
+        kinds.sort(key=lambda kind: typing.get_origin(kind) not in (tuple,))
     return _value(kinds[0], value, where, path)
 
 
@@ -179,8 +179,9 @@ def _number(text: str) -> str:
 def _name(value: Any) -> str:
     if value is None:
         return "empty"
-    kind = {dict: "a mapping", list: "a list", str: "the text"}.get(type(value), "")
-    return kind if isinstance(value, dict | list) else f"{kind} {value!r}".strip()
+    if isinstance(value, dict | list):
+        return "a mapping" if isinstance(value, dict) else "a list"
+    return f"the text {value!r}" if isinstance(value, str) else repr(value)
 
 
 def _dotted(path: str, key: str) -> str:

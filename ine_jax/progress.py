@@ -24,7 +24,7 @@ def duration(seconds: float) -> str:
 class Progress:
     """Shows how far a run is: steps, loss, steps per second, time left.
 
-    Use as a context manager and call `update(done, **numbers)` after every step; numbers may be device arrays, they
+    Use as a context manager and call `update(step, metrics)` after every step; metrics may be device arrays, they
     are read only when something is shown, so that a step is not held up.
     """
 
@@ -61,23 +61,23 @@ class Progress:
             self._bar.stop()  # type: ignore[attr-defined]
             self._bar = None
 
-    def update(self, done: int, numbers: Mapping[str, object] | None = None, **more: object) -> None:
-        """Record that `done` units are finished; `numbers` (a loss) are shown beside the rate."""
+    def update(self, step: int, metrics: Mapping[str, object] | None = None) -> None:
+        """Record that `step` units are finished; `metrics` (a loss) are shown beside the rate."""
         if not self.shown:
             return
         now = self.clock()
         if self._start is None:
-            self._start = (now, done)
+            self._start = (now, step)
         due = 0.1 if self._bar is not None else LINE_SECONDS
-        if now - self._last < due and done < self.total:
+        if now - self._last < due and step < self.total:
             return
         self._last = now
-        values = {**(numbers or {}), **more}
-        text = "  ".join([*(f"{name} {float(value):.4g}" for name, value in values.items()), self._pace(now, done)])  # type: ignore[arg-type]
+        values = metrics or {}
+        text = "  ".join([*(f"{name} {float(value):.4g}" for name, value in values.items()), self._pace(now, step)])  # type: ignore[arg-type]
         if self._bar is not None:
-            self._bar.update(0, completed=done, info=text)  # type: ignore[attr-defined]
+            self._bar.update(0, completed=step, info=text)  # type: ignore[attr-defined]
         else:
-            print(f"{self.label} {done}/{self.total}  {text}".strip(), file=self.stream, flush=True)
+            print(f"{self.label} {step}/{self.total}  {text}".strip(), file=self.stream, flush=True)
 
     def _pace(self, now: float, done: int) -> str:
         begin, first = self._start or (now, done)

@@ -30,6 +30,7 @@ FLOORS = {
     "ine_jax.schedule": 1,
     "ine_jax.embedding": 1,
     "ine_jax.noise": 1,
+    "ine_jax.prompts": 1,
     "ine_jax.checkpoint": 1,
     "ine_jax.trainlog": 1,
     "ine_jax.text": 2,

@@ -61,7 +61,7 @@ class UnlearnConfig:
     out: str = "runs/unlearn"
     """Run directory: the changed weights, checkpoints, loss log."""
     preserve_images: str = ""
-    """Folder of images for the preservation term; empty means noise-free samples are not used."""
+    """Folder of images for the preservation term; empty means that the model draws them itself."""
     esd: EsdConfig = field(default_factory=EsdConfig)
 
     def __post_init__(self) -> None:

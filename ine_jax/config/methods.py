@@ -7,7 +7,7 @@ from ine_jax.checks import check, check_min
 
 Space = Literal["token", "context"]
 Scheduler = Literal["ddim", "dpm++", "pndm", "euler"]
-EsdMethod = Literal["esd-x-strict", "esd-x", "esd-u", "esd-full"]
+EsdMethod = Literal["esd-x-strict", "esd-x", "esd-u", "esd-all"]
 NegativeKind = Literal["none", "explicit", "implicit"]
 Prompts = tuple[str, ...]
 
@@ -97,7 +97,7 @@ class EsdConfig:
     preserve: Prompts = ()
     """Prompts whose prediction is held to the original model's."""
     method: EsdMethod = "esd-x-strict"
-    """Trained weights: keys and values of the cross-attention, all of it, all but it, or everything."""
+    """Trained layers: cross-attention keys and values (-x-strict), all cross-attention (-x), the others (-u), all."""
     eta: float = 1.0
     """Negative guidance eta of the erasure target."""
     steps: int = 110
@@ -107,7 +107,15 @@ class EsdConfig:
     batch: int = 16
     """Erased prompts per step."""
     preserve_weight: float = 0.0
-    """Weight of the preservation term; 0 is ESD as published."""
+    """Weight of the benign preservation term, an addition of this project; 0 is ESD as published."""
+    preserve_batch: int = 16
+    """Preserved prompts per step, the empty one always among them."""
+    pool: int = 128
+    """Trajectories of the original model, made once, on whose steps x_t is drawn."""
+    warmup: int = 0
+    """Steps over which the rate rises from 0."""
+    tail: float = 0.0
+    """Share of the steps, the last ones, taken at 0.3 of the rate."""
     start_guidance: float = 3.0
     """Guidance scale of the trajectories on which x_t is drawn."""
     ddim_steps: int = 25
@@ -120,9 +128,10 @@ class EsdConfig:
     """Steps between lines of the loss log."""
 
     def __post_init__(self) -> None:
-        check_min(self, 1, "steps", "batch", "ddim_steps", "save_every", "log_every")
+        check_min(self, 1, "steps", "batch", "preserve_batch", "pool", "ddim_steps", "save_every", "log_every")
         check_min(self, 0, "learning_rate", "eta", exclusive=True)
-        check_min(self, 0, "preserve_weight", "start_guidance", "seed")
+        check_min(self, 0, "preserve_weight", "start_guidance", "seed", "warmup", "tail")
+        check(self, "tail", self.tail <= 1, "0 to 1")
         kept = self.preserve_weight == 0 or bool(self.preserve)
         check(self, "preserve", kept, "at least one prompt when preserve_weight is not 0")
 
