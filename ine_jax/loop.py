@@ -9,17 +9,13 @@ for byte as if nothing had happened. What depends on the clock goes to a file of
 Files in the directory: config.json, checkpoints/<step>/, log.jsonl, timing.jsonl, lock.
 """
 
-import fcntl
 import json
 import math
-import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
-from types import FrameType
 from typing import Any, Protocol, TypeVar
 
 import jax
@@ -27,7 +23,9 @@ import jax
 from ine_jax.checkpoint import Checkpoints, non_finite, to_host
 from ine_jax.errors import InputError, Interrupted, NumericalError
 from ine_jax.provenance import difference
-from ine_jax.trainlog import TrainLog, write_atomic
+from ine_jax.stopping import stop_requests
+from ine_jax.storage import lock, write_atomic
+from ine_jax.trainlog import TrainLog
 
 State = TypeVar("State")
 Metrics = Mapping[str, Any]
@@ -80,7 +78,12 @@ def run(
         raise InputError(given, "steps >= 0, save_every >= 1, log_every >= 1", "correct the number")
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder), Checkpoints(folder / "checkpoints") as checkpoints, _signals() as stop:
+    writer = jax.process_index() == 0
+    with (
+        lock(folder) if writer else nullcontext(),
+        Checkpoints(folder / "checkpoints") as checkpoints,
+        stop_requests() as stop,
+    ):
         compare_config(folder, config, fresh=not checkpoints.steps())
         start, state, window = checkpoints.restore(state) or (0, state, {})
         if start > steps:
@@ -175,42 +178,3 @@ def _diverged(what: str) -> NumericalError:
     return NumericalError(
         what, "finite numbers; the last checkpoint is from before", "lower the learning rate, in a new directory"
     )
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the directory for this process; the system lets go of it even after kill -9."""
-    if jax.process_index() != 0:
-        yield
-        return
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise InputError(
-                f"another process is at work in {folder}", "one run per directory", "wait for it to end"
-            ) from error
-        yield
-
-
-@contextmanager
-def _signals() -> Iterator[Event]:
-    """Turn the first SIGINT or SIGTERM into a request to stop; a second one acts as it would without us."""
-    asked = Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def note(number: int, frame: FrameType | None) -> None:
-        asked.set()
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

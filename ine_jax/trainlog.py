@@ -14,6 +14,8 @@ from typing import Any, Self
 import jax
 import numpy as np
 
+from ine_jax.storage import write_atomic
+
 
 class TrainLog:
     """log.jsonl and timing.jsonl; cut back on opening to the step that the run continues from."""
@@ -80,16 +82,6 @@ def read_log(directory: Path | str) -> dict[str, np.ndarray]:
     return {
         name: np.array([math.nan if row[name] is None else row[name] for row in rows], np.float64) for name in names
     }
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write `data` so that after a crash at any moment `path` holds the old bytes or the new ones, never a mixture."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def truncate(path: Path, step: int) -> None:

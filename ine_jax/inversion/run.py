@@ -6,7 +6,7 @@ checkpoints/; where several concepts are learned together, each has a folder of 
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jax.sharding import NamedSharding, PartitionSpec
 
 from ine_jax import loop
 from ine_jax.checkpoint import tree_hash
@@ -25,15 +23,11 @@ from ine_jax.errors import InputError
 from ine_jax.inversion import objective
 from ine_jax.inversion.preview import draw_preview, grid, plot_losses, write_picture
 from ine_jax.inversion.start import first_vectors
+from ine_jax.inversion.step import compiled_step, loss_name, optimizer
 from ine_jax.inversion.templates import template_ids, usable
-from ine_jax.models.clip import ClipText
 from ine_jax.pipeline import Pipeline
-from ine_jax.programs import AXIS, native_unet
 from ine_jax.provenance import canonical
-from ine_jax.schedule import alphas_cumprod
-from ine_jax.text import encode_ids
 from ine_jax.trainlog import read_log
-from ine_jax.types import Params
 
 # Fields in which the concepts of one run may differ; all others shape the batch that they share.
 OWN_FIELDS = ("concept", "seed", "init")
@@ -112,7 +106,7 @@ def _invert(
     shared = configs[0]
     vectors = np.stack(first_vectors(pipe, configs))
     data = _data(pipe, images, configs, _embedding(pipe, shared, vectors[0]))
-    state = {"vectors": jnp.asarray(vectors), "optimizer": optimizer(shared).init(jnp.asarray(vectors))}
+    state = {"vectors": jnp.asarray(vectors), "optimizer": optimizer(shared.learning_rate).init(jnp.asarray(vectors))}
     params = {"text": pipe.parts.text_params, "unet": pipe.parts.unet_params}
     origin = {
         "weights_sha256": tree_hash(params),
@@ -120,9 +114,9 @@ def _invert(
         "images_sha256": [_image_hash(each) for each in images],
     }
     settings = [{k: v for k, v in dataclasses.asdict(c).items() if k not in IDLE_FIELDS} for c in configs]
-    compiled = jax.jit(make_step(pipe, shared, len(configs)), donate_argnums=2)
+    step = compiled_step(pipe, shared, len(configs))
     final = loop.run(
-        lambda now, i: compiled(params, data, now, i),
+        lambda now, i: step(params, data, now, i),
         jax.device_put(state, pipe.programs.replicated()),
         steps=shared.steps,
         directory=folder,
@@ -173,55 +167,6 @@ def _write(pipe: Pipeline, result: InversionResult, images: np.ndarray, preview:
     if drawn is not None:
         write_picture(folder / "preview.png", drawn)
     result.embedding.save(result.path)
-
-
-def optimizer(config: InversionConfig) -> optax.GradientTransformation:
-    """Adam without weight decay, constant rate; its arithmetic is per number, so concepts stay apart."""
-    return optax.adam(config.learning_rate)
-
-
-def loss_name(index: int, concepts: int) -> str:
-    """Column of the log that holds a concept's own loss."""
-    return "loss" if concepts == 1 else f"loss_{index}"
-
-
-def make_step(pipe: Pipeline, config: InversionConfig, concepts: int) -> Callable[..., Any]:
-    """The pure training step (params, data, state, i) -> (state, metrics); params {"text", "unet"} are arguments."""
-    noise = pipe.scheduler.noise
-    table = alphas_cumprod(noise)
-    denoise, clip = native_unet(pipe.parts.unet_config, pipe.dtype), ClipText(pipe.parts.text_config)
-    adam = optimizer(config)
-    rows, devices = config.batch * concepts, pipe.programs.mesh.size
-    # A batch that the devices cannot share evenly is computed on each of them.
-    layout = NamedSharding(pipe.programs.mesh, PartitionSpec(AXIS) if rows % devices == 0 else PartitionSpec())
-
-    def step(params: Mapping[str, Params], data: objective.Data, state: Any, i: Any) -> tuple[Any, dict[str, Any]]:
-        batch = objective.draw(data, i, config.batch, noise.train_steps)
-
-        def loss(vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
-            each = objective.losses(
-                vectors,
-                batch,
-                data.ids if config.space == "token" else None,
-                denoise=lambda x, t, c: denoise(params["unet"], x, t, c),
-                encode=lambda ids, learned: encode_ids(clip, params["text"], ids, learned),
-                alphas_cumprod=table,
-                prediction_type=noise.prediction_type,
-                spread=lambda x: jax.lax.with_sharding_constraint(x, layout),
-            )
-            return each.sum(), each  # the sum, so that a concept's gradient does not know how many there are
-
-        gradient, each = jax.grad(loss, has_aux=True)(state["vectors"])
-        updates, memory = adam.update(gradient, state["optimizer"], state["vectors"])
-        vectors = optax.apply_updates(state["vectors"], updates)
-        if config.norm is not None:
-            vectors = objective.pull(vectors, config.norm, config.learning_rate)
-        metrics = {"loss": each.mean(), "norm": jnp.linalg.norm(vectors, axis=-1).mean()}
-        if concepts > 1:
-            metrics |= {loss_name(c, concepts): each[c] for c in range(concepts)}
-        return {"vectors": vectors, "optimizer": memory}, metrics
-
-    return step
 
 
 def _data(

@@ -1,0 +1,1 @@
+"""Unlearning methods: fine-tune a model to forget, and write the weights in the method's published format."""
