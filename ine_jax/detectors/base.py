@@ -33,8 +33,15 @@ Verdict = Scored | Unscored
 class Detector(Protocol):
     """Scores uint8 images [batch, H, W, 3]. `id` and `version` name the folder its scores are written to."""
 
-    id: str
-    version: str
+    @property
+    def id(self) -> str:
+        """Name of the detector: letters, digits, `_ . @ + -`."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """What changes when its scores would."""
+        ...
 
     def detect(self, images: np.ndarray) -> list[Scored | Unscored]:
         """One verdict per image, in the order given."""

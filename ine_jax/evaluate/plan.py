@@ -14,7 +14,8 @@ from ine_jax.errors import InputError
 from ine_jax.provenance import file_hash, value_hash
 
 Negative = Literal["none", "explicit", "implicit"]
-Measure = Literal["defended", "kept"]
+Measure = Literal["defended", "kept", "drawn"]
+DRAWN = ("explicit", "generic", "list")  # lists that ask whether words still work, not whether a guard does
 MAX_BYTES = 256 * 2**20
 MAX_SEED = 2**63
 
@@ -99,8 +100,14 @@ class Unit:
 
 
 def measure(name: str) -> Measure:
-    """What is counted on a list: lists named benign... ask for objects to be kept, all others for the concept."""
-    return "kept" if name.startswith("benign") else "defended"
+    """What is counted on a list: objects kept (benign...), the concept drawn (`DRAWN`), or else not shown (attacks).
+
+    The lists that settings are chosen on are named tune-..., and count alike.
+    """
+    name = name.removeprefix("tune-")
+    if name.startswith("benign"):
+        return "kept"
+    return "drawn" if name in DRAWN else "defended"
 
 
 def units(plan: Plan) -> list[Unit]:

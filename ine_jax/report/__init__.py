@@ -3,6 +3,6 @@
 from ine_jax.report.page import build, page
 from ine_jax.report.pictures import grid
 from ine_jax.report.sheets import sheets
-from ine_jax.report.tables import markdown, sentences
+from ine_jax.report.tables import markdown, plain, sentences
 
-__all__ = ["build", "grid", "markdown", "page", "sentences", "sheets"]
+__all__ = ["build", "grid", "markdown", "page", "plain", "sentences", "sheets"]

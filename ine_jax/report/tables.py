@@ -26,9 +26,16 @@ def lists_of(cells: Iterable[Mapping[str, Any]]) -> list[str]:
     return first + sorted(found - set(first))
 
 
+def is_benign(name: str) -> bool:
+    """Whether a prompt list asks for harmless objects, by its name."""
+    return name.removeprefix("tune-").startswith("benign")
+
+
 def measure_of(cells: Iterable[Mapping[str, Any]], name: str) -> str:
     """Heading of a list's column: what its rate means."""
-    return "kept" if any("rate" in cell.get(name, {}) for cell in cells) else "DSR"
+    if any("dsr" in cell.get(name, {}) for cell in cells):
+        return "DSR"
+    return "kept" if is_benign(name) else "drawn"
 
 
 def short(entry: Mapping[str, Any] | None) -> str:
@@ -66,10 +73,10 @@ def sentences(summary: Mapping[str, Any]) -> list[str]:
     for test in summary.get("paired", ()):
         if (test["a"], test["b"]) == ("explicit", "implicit"):
             b = negative_text({**test, "negative": "implicit"})
-            measure = "kept" if test["list"].startswith("benign") else "defended"
+            measure = "kept" if is_benign(test["list"]) else "defended"
             lines.append(
                 f"{test['model']}, {test['list']} prompts, {b} instead of explicit words: {test['difference']:+.3f}"
-                f" {measure} ({test['only_b']} images gained, {test['only_a']} lost of {test['n']}; {p_text(test['p'])})."
+                f" {measure} ({test['only_b']} gained, {test['only_a']} lost of {test['n']}, {p_text(test['p'])})."
             )
     return lines
 
@@ -113,7 +120,7 @@ def markdown(summary: Mapping[str, Any]) -> str:
     for title, key in (("Cells", "cells"), ("Controls", "controls")):
         cells = summary.get(key) or []
         if cells:
-            parts += [f"### {title}", "", *_table(cells), ""]
+            parts += [f"### {title}", "", *_lines(*_values(cells)), ""]
     if summary.get("paired"):
         parts += ["### Paired tests", "", *_lines(PAIRED_HEAD, paired_rows(summary)), ""]
     images = summary["images"]
@@ -121,18 +128,36 @@ def markdown(summary: Mapping[str, Any]) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _table(cells: Sequence[Mapping[str, Any]]) -> list[str]:
+def plain(summary: Mapping[str, Any]) -> list[str]:
+    """Cells and controls as lines of aligned columns for a terminal."""
+    lines: list[str] = []
+    for title, key in (("cells", "cells"), ("controls", "controls")):
+        cells = summary.get(key) or []
+        if cells:
+            head, rows = _values(cells)
+            lines += [title, *_aligned([head, *rows])]
+    return lines
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    texts = [[clean(value) for value in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    return ["  " + "  ".join(v.ljust(w) for v, w in zip(row, widths, strict=True)).rstrip() for row in texts]
+
+
+def _values(cells: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
     lists = lists_of(cells)
-    timed = any(cell.get("seconds_per_image") is not None for cell in cells)
     head = ["model", "guard", "negative", *(f"{name}: {measure_of(cells, name)}" for name in lists)]
     rows = [
-        [cell["model"], guard_text(cell), negative_text(cell), *(short(cell.get(n)) for n in lists)] for cell in cells
+        [cell["model"], guard_text(cell), negative_text(cell), *(short(cell.get(name)) for name in lists)]
+        for cell in cells
     ]
-    if timed:
+    if any(cell.get("seconds_per_image") is not None for cell in cells):
         head.append("s/image")
         for row, cell in zip(rows, cells, strict=True):
-            row.append("-" if cell.get("seconds_per_image") is None else f"{cell['seconds_per_image']:.3f}")
-    return _lines(head, rows)
+            seconds = cell.get("seconds_per_image")
+            row.append("-" if seconds is None else f"{seconds:.3f}")
+    return head, rows
 
 
 def _lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

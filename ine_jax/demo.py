@@ -1,0 +1,198 @@
+"""The whole method on the bundled family: invert on the unlearned model, guard with what was found, judge, report.
+
+Everything that was chosen (scales, sampler, steps) stands in the family's world.json. It was chosen on prompts and seeds
+other than those drawn here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ine_jax import assets, build, evaluate, report
+from ine_jax.config import DemoConfig, GuidanceConfig, InversionConfig, SamplerConfig
+from ine_jax.errors import InputError
+from ine_jax.evaluate import Cell, Plan
+from ine_jax.evaluate.drawing import model_hashes, pending
+from ine_jax.evaluate.plan import DRAWN
+from ine_jax.progress import Progress
+from ine_jax.provenance import file_hash, value_hash
+from ine_jax.storage import pretty, write_atomic
+
+BASE = "tiny"
+BLOCK = 50
+FULL_SEEDS = (0, 1)  # of the inversion, in the full demo
+GUARD = "cfg"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What was fixed before anything here is drawn; `sweep` are further scales s, shown beside the chosen one."""
+
+    guidance: GuidanceConfig
+    sampler: SamplerConfig
+    inversion: InversionConfig
+    words: str
+    template: str
+    sweep: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Found:
+    """An embedding file, and the model and seed of its inversion."""
+
+    model: str
+    seed: int
+    path: Path
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the demo says at its end: lines of a table, and the summary."""
+
+    lines: tuple[str, ...]
+    result: Mapping[str, Any]
+
+
+def run(config: DemoConfig, command: Sequence[str] = ()) -> Outcome:
+    """Invert, draw, judge and report into `config.out`; a second call continues, and finds a finished demo finished.
+
+    Raises:
+        InputError: the bundled family is not installed, or the directory was started with other settings.
+        Interrupted: stopped; the same call continues.
+    """
+    out = Path(config.out)
+    world = read_world()
+    settings = read_settings(world, config)
+    unlearned = [name for name in assets.names() if name != BASE]
+    if not unlearned:
+        raise InputError("the bundled family has no unlearned model", "an installation with its assets", "reinstall")
+    models = unlearned if config.full else unlearned[:1]
+    seeds = FULL_SEEDS if config.full else (settings.inversion.seed,)
+    found = [_invert(model, seed, settings, out) for model in [*models, BASE] for seed in seeds]
+    plan = demo_plan(settings, found, None if config.full else config.items)
+    missing = pending(plan, out / "evaluation")
+    with Progress(max(1, missing), "images", unit="images") as progress:
+        drawn = evaluate.evaluate(plan, out / "evaluation", progress=progress, command=command)
+    detector = build.detector("world")
+    evaluate.score(drawn, detector, about=build.about(detector))
+    page = report.build([out])
+    summary = json.loads((out / "summary.json").read_text())
+    lines = (*report.plain(summary), *report.sentences(summary), *_measured(world), str(page))
+    return Outcome(lines, {"out": str(out), "report": str(page), "summary": str(out / "summary.json")})
+
+
+def read_world() -> dict[str, Any]:
+    """The bundled family's world.json; InputError where it is not installed or not readable."""
+    path = assets.ROOT / "tiny" / "world.json"
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: {error}", "the family's world.json", "install the package again") from error
+
+
+def read_settings(world: Mapping[str, Any], config: DemoConfig) -> Settings:
+    """The family's own settings; what the config changes from its defaults wins."""
+    try:
+        own = world["settings"]
+        given, usual = config.inversion, DemoConfig()
+        guidance = GuidanceConfig(own["guidance_scale"], own["negative_scale"])
+        sampler = SamplerConfig(scheduler=own["scheduler"], steps=own["steps"], batch=config.sampler.batch)
+        inversion = dataclasses.replace(usual.inversion, **own["inversion"])
+        words, template = ", ".join(own["explicit_negative"]), own["implicit_template"]
+        sweep = tuple(float(s) for s in own.get("sweep", ()))
+    except (KeyError, TypeError) as error:
+        raise InputError(f"settings of world.json: {error}", "the family's settings", "install it again") from error
+    return Settings(
+        config.guidance if config.guidance != usual.guidance else guidance,
+        config.sampler if config.sampler != usual.sampler else sampler,
+        given if given != usual.inversion else inversion,
+        words,
+        template,
+        sweep,
+    )
+
+
+def demo_plan(settings: Settings, found: Sequence[Found], items: int | None) -> Plan:
+    """Cells of the demo: {base, unlearned} x {none, explicit, implicit}, and the controls.
+
+    `items` per list, half of that for controls; None = every item of every list, the lists of words the unlearned model
+    should have forgotten, and the sweep over s.
+    """
+    full = items is None
+    lists = {name: evaluate.read_items(name, items) for name in ("attack", "benign", *(DRAWN if full else ()))}
+    n = {name: len(rows) for name, rows in lists.items()}
+    both = (("attack", n["attack"]), ("benign", n["benign"]))
+    few = both if full else (("attack", max(1, n["attack"] // 2)),)
+    words = tuple((name, n[name]) for name in DRAWN if full)
+    w, s = settings.guidance.scale, settings.guidance.negative_scale
+
+    def implicit(model: str, source: Found, role: str = "main", scale: float | None = s) -> Cell:
+        lists = both if role == "main" else few
+        return Cell(
+            model,
+            lists,
+            "implicit",
+            w,
+            scale,
+            GUARD,
+            embedding=str(source.path),
+            embedding_from=source.model,
+            embedding_seed=source.seed,
+            template=settings.template,
+            role=role,  # type: ignore[arg-type]
+        )
+
+    def explicit(
+        model: str, lists: tuple[tuple[str, int], ...] = both, role: str = "main", scale: float | None = s
+    ) -> Cell:
+        return Cell(model, lists, "explicit", w, scale, GUARD, settings.words, role=role)  # type: ignore[arg-type]
+
+    own = [f for f in found if f.model != BASE]
+    models = list(dict.fromkeys(f.model for f in own))
+    cells = [Cell(BASE, both + words, scale=w, guard=GUARD), explicit(BASE, both + words[:1]), implicit(BASE, own[0])]
+    for model in models:
+        cells += [Cell(model, both + words, scale=w, guard=GUARD), explicit(model)]
+        cells += [implicit(model, f) for f in own if f.model == model]
+    # controls: an embedding inverted on the base, used on each model; the other unlearned embeddings on the base
+    cells += [implicit(model, f, "control") for f in found if f.model == BASE for model in (BASE, *models)]
+    cells += [implicit(BASE, f, "control") for f in own[1:]]
+    for scale in settings.sweep if full else ():
+        cells += [explicit(BASE, both, "control", scale), explicit(models[0], both, "control", scale)]
+        cells.append(implicit(models[0], own[0], "control", scale))
+    sampler = settings.sampler
+    return Plan(
+        tuple(cells), lists, sampler.steps, sampler.scheduler, sampler.height, sampler.width, sampler.batch, BLOCK
+    )
+
+
+def _invert(model: str, seed: int, settings: Settings, out: Path) -> Found:
+    """Invert the concept on `model`, or find it inverted already with the same settings, weights and images."""
+    from ine_jax import inversion
+
+    config = dataclasses.replace(settings.inversion, seed=seed)
+    folder = out / "inversion" / f"{model}-seed-{seed}"
+    images = assets.ROOT / "tiny" / "concept"
+    pictures = {path.name: file_hash(path) for path in sorted(images.glob("*.png"))}
+    key = value_hash({"config": dataclasses.asdict(config), "model": model_hashes(model), "images": pictures})
+    receipt = folder / "done.json"
+    if receipt.is_file():
+        record = json.loads(receipt.read_text())
+        path = folder / record["file"]
+        if record["key"] == key and path.is_file() and file_hash(path) == record["sha256"]:
+            return Found(model, seed, path)
+    pipe = build.pipeline(model, None, SamplerConfig())
+    with Progress(config.steps, f"inversion on {model}") as progress:
+        result = inversion.invert(pipe, build.images(images, pipe), config, folder, progress, preview=False)
+    write_atomic(receipt, pretty({"key": key, "file": result.path.name, "sha256": file_hash(result.path)}))
+    return Found(model, seed, result.path)
+
+
+def _measured(world: Mapping[str, Any]) -> list[str]:
+    """What the family's card measured of the detector, where world.json holds it."""
+    values = world.get("measured", {})
+    return [f"measured of the {name}: {value}" for name, value in values.items()] if isinstance(values, Mapping) else []
