@@ -1,7 +1,7 @@
 """The whole method on the bundled family: invert on the unlearned model, guard with what was found, judge, report.
 
-Everything that was chosen (scales, sampler, steps) stands in the family's world.json. It was chosen on prompts and seeds
-other than those drawn here.
+Everything that was chosen (scales, sampler, steps) stands in the family's world.json. It was chosen on prompts
+and seeds other than those drawn here.
 """
 
 from __future__ import annotations
