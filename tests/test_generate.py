@@ -1,0 +1,230 @@
+"""Generation into a folder: numbered names, a continued run equal to an uninterrupted one, hostile prompt files."""
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_pipeline import SIDE, tiny_folder
+
+from ine_jax import storage
+from ine_jax.bench import OURS, measure, table
+from ine_jax.config import BenchConfig, GenerateConfig, GuidanceConfig, SamplerConfig
+from ine_jax.errors import InputError, Interrupted
+from ine_jax.generate import METADATA, SETTINGS, complete, generate, wanted_items, write_images
+from ine_jax.guidance import Cfg
+from ine_jax.pipeline import Pipeline, load
+from ine_jax.prompts import Row, items, read_prompts
+
+__all__ = ["tiny_folder"]
+
+SAMPLER = SamplerConfig(steps=2, batch=2)
+HOSTILE = ("../../x", "a\nb", "<script>", "CON", "/etc/passwd", "a" * 500)
+
+
+def config(folder: Path, out: Path, **more: object) -> GenerateConfig:
+    settings = {"model": str(folder), "prompts": ("a cat", "a dog", "knife"), "sampler": SAMPLER, "seed": 5}
+    return GenerateConfig(**{**settings, "out": str(out), **more})  # type: ignore[arg-type]
+
+
+def rows_of(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / METADATA).read_text("utf-8").splitlines()]
+
+
+def png_bytes(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.png"))}
+
+
+def test_images_and_metadata_in_one_private_folder(tiny_folder: Path, tmp_path: Path) -> None:
+    done = generate(config(tiny_folder, tmp_path / "out", per_prompt=2))
+    out = tmp_path / "out"
+    assert (done.made, done.found, done.truncated) == (6, 0, 0)
+    names = [f"{i:06d}_{k:02d}.png" for i in range(3) for k in range(2)]
+    assert sorted(p.name for p in out.iterdir() if not p.name.startswith(".")) == [*names, METADATA]
+    rows = rows_of(out)
+    assert [row["file_name"] for row in rows] == names
+    assert [row["seed"] for row in rows] == [5, 6, 7, 8, 9, 10]
+    assert rows[2] | {"prompt": "a dog", "id": "1", "truncated": False, "constant": False} == rows[2]
+    assert stat.S_IMODE(out.stat().st_mode) == 0o700
+    assert stat.S_IMODE((out / names[0]).stat().st_mode) == 0o600
+    with Image.open(out / names[0]) as image:
+        assert (image.size, image.mode) == ((SIDE, SIDE), "RGB")
+        expected = load(tiny_folder, batch_size=2)("a cat", seeds=5, steps=2)[0]
+        np.testing.assert_array_equal(np.asarray(image), expected)
+
+
+def test_a_continued_run_equals_an_uninterrupted_one(tiny_folder: Path, tmp_path: Path) -> None:
+    generate(config(tiny_folder, tmp_path / "whole", per_prompt=2))
+    generate(config(tiny_folder, tmp_path / "cut", per_prompt=2))
+    cut = tmp_path / "cut"
+    (cut / "000000_01.png").unlink()
+    (cut / "000002_00.png").write_bytes((cut / "000002_00.png").read_bytes()[:200])
+    (cut / METADATA).unlink()
+    kept = (cut / "000001_00.png").stat().st_mtime_ns
+    again = generate(config(tiny_folder, cut, per_prompt=2))
+    assert (again.made, again.found) == (2, 4)
+    assert (cut / "000001_00.png").stat().st_mtime_ns == kept
+    assert png_bytes(cut) == png_bytes(tmp_path / "whole")
+    assert (cut / METADATA).read_bytes() == (tmp_path / "whole" / METADATA).read_bytes()
+    assert generate(config(tiny_folder, cut, per_prompt=2)).made == 0
+
+
+@pytest.mark.parametrize("change", [{"seed": 6}, {"negative": "knife"}, {"prompts": ("a cat", "a dog")}])
+def test_a_folder_belongs_to_one_setting(tiny_folder: Path, tmp_path: Path, change: dict) -> None:
+    pipe = load(tiny_folder, batch_size=2)
+    first, second = config(tiny_folder, tmp_path / "out"), config(tiny_folder, tmp_path / "out", **change)
+    options = {"guidance": Cfg(3.0), "size": {"steps": 2}}
+    write_images(pipe, wanted_items(first), first.out, **options)  # type: ignore[arg-type]
+    before = png_bytes(tmp_path / "out")
+    with pytest.raises(InputError, match="made with other settings"):
+        write_images(pipe, wanted_items(second), second.out, negative=second.negative or None, **options)  # type: ignore[arg-type]
+    assert png_bytes(tmp_path / "out") == before
+
+
+def test_a_request_to_stop_keeps_what_is_done(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = load(tiny_folder, batch_size=2)
+    monkeypatch.setattr("ine_jax.generate.BATCHES_PER_CALL", 1)
+    wanted = items([Row(p) for p in ("a cat", "a dog", "knife", "apple", "cat")])
+    options = {"guidance": Cfg(3.0), "size": {"steps": 2}}
+
+    class Stopper:
+        def update(self, done: int) -> None:
+            os.kill(os.getpid(), 15)
+
+    with pytest.raises(Interrupted):
+        write_images(pipe, wanted, tmp_path / "out", progress=Stopper(), **options)  # type: ignore[arg-type]
+    assert [row["file_name"] for row in rows_of(tmp_path / "out")] == ["000000_00.png", "000001_00.png"]
+    done = write_images(pipe, wanted, tmp_path / "out", **options)  # type: ignore[arg-type]
+    assert (done.made, done.found) == (3, 2)
+    assert len(rows_of(tmp_path / "out")) == 5
+
+
+def test_nothing_in_a_prompt_reaches_a_file_name() -> None:
+    made = items([Row(prompt, id=prompt) for prompt in HOSTILE])
+    assert [item.file_name for item in made] == [f"{i:06d}_00.png" for i in range(len(HOSTILE))]
+
+
+def test_seeds_of_rows_and_of_lists() -> None:
+    made = items([Row("a"), Row("b", seed=100), Row("c")], seed=10, per_prompt=2)
+    assert [item.seed for item in made] == [10, 11, 100, 101, 14, 15]
+    with pytest.raises(InputError, match="seed 4294967296"):
+        items([Row("a", seed=2**32 - 1)], per_prompt=2)
+
+
+def test_prompt_files_are_read(tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_text("\ufeffa cat\r\n\n  a dog \n", "utf-8")
+    assert [row.prompt for row in read_prompts(tmp_path / "p.txt")] == ["a cat", "a dog"]
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a", "seed": 3, "id": 7, "more": 1}\n{"prompt": "b"}\n')
+    assert read_prompts(tmp_path / "p.jsonl") == [Row("a", "7", 3), Row("b", "", None)]
+
+
+WRONG = {
+    "none.txt": (None, "No such file"),
+    "empty.txt": (b"\n \n", "0 prompts"),
+    "latin.txt": (b"caf\xe9\n", "not UTF-8"),
+    "prompts.csv": (b"prompt\na\n", r"\.txt or \.jsonl"),
+    "broken.jsonl": (b'{"prompt": "a"}\n{"prompt": \n', "line 2"),
+    "list.jsonl": (b"[1]\n", "line 1"),
+    "number.jsonl": (b'{"prompt": 3}\n', "prompt is not text"),
+    "seed.jsonl": (b'{"prompt": "a", "seed": -1}\n', "seed -1"),
+    "bool.jsonl": (b'{"prompt": "a", "seed": true}\n', "seed True"),
+    "big.jsonl": (b'{"prompt": "a", "seed": 4294967296}\n', "seed 4294967296"),
+    "twice.jsonl": (b'{"prompt": "a", "id": "x"}\n{"prompt": "b", "id": "x"}\n', "comes twice"),
+    "id.jsonl": (b'{"prompt": "a", "id": [1]}\n', "id is neither"),
+    "deep.jsonl": (b"[" * 100_000 + b"\n", "line 1"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_prompt_files_name_the_line(tmp_path: Path, name: str) -> None:
+    content, reason = WRONG[name]
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=reason):
+        read_prompts(tmp_path / name)
+
+
+def test_wrong_folders_are_refused_and_left_alone(tiny_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("x")
+    for out, reason in (("file", "is a file"), ("full", "holds other files")):
+        with pytest.raises(InputError, match=reason):
+            generate(config(tiny_folder, tmp_path / out))
+    assert [p.name for p in (tmp_path / "full").iterdir()] == ["mine.txt"]
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / SETTINGS).write_text("{")
+    with pytest.raises(InputError, match="damaged"):
+        generate(config(tiny_folder, tmp_path / "damaged"))
+    with pytest.raises(InputError, match="no prompts"):
+        generate(config(tiny_folder, tmp_path / "new", prompts=()))
+    with pytest.raises(InputError, match="embedding file"):
+        generate(config(tiny_folder, tmp_path / "new", embedding=str(tmp_path / "none.safetensors")))
+    assert not (tmp_path / "new").exists()
+
+
+def test_two_processes_cannot_write_one_folder(tiny_folder: Path, tmp_path: Path) -> None:
+    with storage.lock(tmp_path / "out", "generate"), pytest.raises(InputError, match="another process"):
+        generate(config(tiny_folder, tmp_path / "out"))
+
+
+def test_a_file_that_is_no_whole_png_is_not_complete(tmp_path: Path) -> None:
+    whole = storage.png(np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8))
+    (tmp_path / "a.png").write_bytes(whole)
+    assert complete(tmp_path / "a.png")
+    for data in (b"", whole[: len(whole) // 2], b"GIF89a" + whole):
+        (tmp_path / "b.png").write_bytes(data)
+        assert not complete(tmp_path / "b.png")
+    assert not complete(tmp_path / "c.png")
+
+
+def test_a_constant_image_is_flagged(tiny_folder: Path, tmp_path: Path) -> None:
+    pipe = load(tiny_folder, batch_size=2)
+    wanted = items([Row("a cat"), Row("a dog")])
+    options = {"guidance": Cfg(3.0), "size": {"steps": 2}}
+    write_images(pipe, wanted, tmp_path / "out", **options)  # type: ignore[arg-type]
+    (tmp_path / "out" / "000001_00.png").write_bytes(storage.png(np.zeros((SIDE, SIDE, 3), np.uint8)))
+    write_images(pipe, wanted, tmp_path / "out", **options)  # type: ignore[arg-type]
+    assert [row["constant"] for row in rows_of(tmp_path / "out")] == [False, True]
+
+
+def test_own_scale_of_the_negative_is_used(tiny_folder: Path, tmp_path: Path) -> None:
+    guided = GuidanceConfig(scale=3.0, negative_scale=5.0)
+    generate(config(tiny_folder, tmp_path / "out", negative="knife", guidance=guided))
+    settings = json.loads((tmp_path / "out" / SETTINGS).read_text())
+    assert settings["guidance"] == {"kind": "Negative", "scales": [3.0, 5.0]}
+    assert settings["negative"] == "knife"
+
+
+@pytest.fixture(scope="module")
+def bench_pipe(tiny_folder: Path) -> Pipeline:
+    return load(tiny_folder, batch_size=2, dtype="float32", scheduler="ddim")
+
+
+def test_bench_measures_and_names_what_is_missing(bench_pipe: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "torch", None)
+    result = measure(bench_pipe, BenchConfig(sampler=SAMPLER, baselines=("torch",)))
+    (row,) = result["rows"]
+    assert row["implementation"] == OURS
+    assert row["lowest"] <= row["images_per_second"] <= row["highest"]
+    assert (row["compiles"], row["speed_of_ine_jax"], row["max_latent_difference"]) == (1, 1.0, 0.0)
+    assert list(result["missing"]) == ["torch"]
+    assert (result["batch"], result["steps"], result["network_rows_per_image"]) == (2, 2, 4)
+    assert table(result)[-1].startswith("torch not measured")
+    json.dumps(result)
+
+
+@pytest.mark.oracle
+def test_bench_baselines_draw_the_same_latents(bench_pipe: Pipeline) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("diffusers.models.unets.unet_2d_condition_flax")
+    result = measure(bench_pipe, BenchConfig(sampler=SAMPLER))
+    difference = {row["implementation"]: row["max_latent_difference"] for row in result["rows"]}
+    assert not result["missing"]
+    assert difference["torch"] < 1e-3
+    assert difference["diffusers-flax"] < 0.5  # tanh instead of exact GELU, 1e-5 instead of 1e-6 in one norm

@@ -1,0 +1,340 @@
+"""The pipeline on random weights: images belong to items, one program per shape, negatives in their slots."""
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_pipeline import CELLS, LENGTH, SIDE, UNET, WIDTH, tiny_folder
+
+from ine_jax import assets, cache
+from ine_jax.embedding import Embedding
+from ine_jax.errors import InputError
+from ine_jax.guidance import Cfg, Negative, NoGuidance, Texts
+from ine_jax.models.unet import UNet
+from ine_jax.models.vae import Vae
+from ine_jax.models.weights import read_pipeline, write_unet_delta
+from ine_jax.noise import item_noise
+from ine_jax.pipeline import Pipeline, load
+from ine_jax.sampling import sample
+from ine_jax.text import encode
+
+__all__ = ["tiny_folder"]
+
+PROMPTS = ["a photo of a cat", "a dog", "the red knife", "apple and dog", "cat", "", "a red apple", "weapon"]
+STEPS = 3
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_folder: Path) -> Pipeline:
+    return load(tiny_folder, batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def learned() -> Embedding:
+    return Embedding(np.random.default_rng(0).standard_normal((2, WIDTH)).astype(np.float32), concept="weapon")
+
+
+def test_images_have_the_models_shape_and_depend_on_prompt_and_seed(pipe: Pipeline) -> None:
+    images = pipe(["a cat", "a cat", "a dog"], seeds=[0, 1, 0], steps=STEPS)
+    assert images.shape == (3, SIDE, SIDE, 3)
+    assert images.dtype == np.uint8
+    assert (images[0] != images[1]).mean() > 0.1
+    assert (images[0] != images[2]).mean() > 0.01
+    assert images.std(axis=(1, 2, 3)).min() > 1
+
+
+def test_an_item_is_the_same_alone_in_company_and_in_any_order(pipe: Pipeline) -> None:
+    seeds = list(range(40, 48))
+    whole = pipe(PROMPTS, seeds=seeds, steps=STEPS, output="latents")
+    for batch in (1, 3, 8):
+        parts = [
+            pipe(PROMPTS[i : i + batch], seeds=seeds[i : i + batch], steps=STEPS, output="latents")
+            for i in range(0, 8, batch)
+        ]
+        np.testing.assert_array_equal(np.concatenate(parts), whole)
+    order = [5, 2, 7, 0, 1, 6, 3, 4]
+    shuffled = pipe([PROMPTS[i] for i in order], seeds=[seeds[i] for i in order], steps=STEPS)
+    np.testing.assert_array_equal(shuffled, pipe(PROMPTS, seeds=seeds, steps=STEPS)[order])
+
+
+def test_other_row_counts_agree_closely(pipe: Pipeline) -> None:
+    one = pipe(PROMPTS[:3], steps=STEPS, output="latents", batch_size=1)
+    four = pipe(PROMPTS[:3], steps=STEPS, output="latents")
+    np.testing.assert_allclose(one, four, atol=1e-3, rtol=1e-3)
+
+
+def test_the_pipeline_equals_its_parts_written_out(pipe: Pipeline) -> None:
+    """Encode, sample and decode by hand, without batching, sharding or jit of the whole."""
+    parts = pipe.parts
+    unet, vae = UNet(parts.unet_config), Vae(parts.vae_config)
+    clip = __import__("ine_jax.models.clip", fromlist=["ClipText"]).ClipText(parts.text_config)
+    prompt, empty, bad = (
+        encode(clip, parts.text_params, pipe.tokenizer, [text]) for text in ("a red cat", "", "knife, weapon")
+    )
+    texts = Texts(prompt=prompt, uncond=empty, negative=bad)
+    latents = sample(
+        lambda x, t, c: unet.apply({"params": parts.unet_params}, x, t, c),
+        pipe.scheduler,
+        pipe.scheduler.tables(STEPS),
+        Cfg(5.0),
+        texts,
+        jnp.asarray(item_noise([9], (CELLS, CELLS, 4))),
+    )
+    options = {"seeds": 9, "steps": STEPS, "guidance": Cfg(5.0), "negative": ["knife", "weapon"]}
+    np.testing.assert_allclose(pipe("a red cat", output="latents", **options), latents, atol=1e-3)
+    scaled = latents / parts.vae_config.scaling_factor
+    image = vae.apply({"params": parts.vae_params}, scaled, method="decode")
+    expected = np.round(np.clip(np.asarray(image) / 2 + 0.5, 0, 1) * 255)
+    assert np.abs(pipe("a red cat", **options).astype(int) - expected).max() <= 1
+
+
+def test_one_program_per_shape(tiny_folder: Path, learned: Embedding) -> None:
+    pipe = load(tiny_folder, batch_size=2, dtype=jnp.float32, scheduler="euler")
+    before = pipe.compiles
+    pipe(PROMPTS[:5], steps=4)
+    used = pipe.compiles - before
+    assert used == 3  # encode, sample, decode
+    pipe(PROMPTS[3:4], steps=4, seeds=[3], guidance=Cfg(2.0))
+    pipe(PROMPTS, steps=4, negative="knife")
+    pipe(PROMPTS, steps=4, negative=learned)
+    pipe(PROMPTS, steps=4, negative=learned, negative_scale=6.5)  # s = w - 1: two rows
+    pipe.with_unet(jax.tree.map(lambda x: x * 0.9, pipe.parts.unet_params))(PROMPTS, steps=4)
+    assert pipe.compiles - before == used
+    pipe(PROMPTS, steps=4, negative=learned, negative_scale=2.0)
+    pipe(PROMPTS, steps=4, negative="knife", guidance=Cfg(3.0), negative_scale=4.0)
+    assert pipe.compiles - before == used + 1
+
+
+def test_no_negative_is_the_empty_prompt(pipe: Pipeline) -> None:
+    np.testing.assert_array_equal(pipe("cat", steps=STEPS), pipe("cat", steps=STEPS, negative=""))
+    assert (pipe("cat", steps=STEPS) != pipe("cat", steps=STEPS, negative="knife")).any()
+
+
+def test_an_embedding_of_a_words_rows_acts_like_the_word(pipe: Pipeline) -> None:
+    ids = pipe.tokenizer.word_ids("knife")
+    rows = np.asarray(pipe.parts.text_params["text_model"]["embeddings"]["token_embedding"]["embedding"])[ids]
+    same = Embedding(rows, concept="anything")
+    word = pipe("cat", steps=STEPS, negative="knife", output="latents")
+    np.testing.assert_allclose(pipe("cat", steps=STEPS, negative=same, output="latents"), word, atol=1e-4)
+    template = pipe("cat", steps=STEPS, negative=same, negative_template="a photo of a {}", output="latents")
+    long = pipe("cat", steps=STEPS, negative="a photo of a knife", output="latents")
+    np.testing.assert_allclose(template, long, atol=1e-4)
+    prompt = pipe("a <anything>", steps=STEPS, embeddings=[same], output="latents")
+    np.testing.assert_allclose(prompt, pipe("a knife", steps=STEPS, output="latents"), atol=1e-4)
+
+
+def test_a_context_embedding_takes_the_negatives_place_directly(pipe: Pipeline) -> None:
+    context = Embedding(pipe.encode(["knife"])[0], "context", "knife")
+    word = pipe("cat", steps=STEPS, negative="knife", output="latents")
+    np.testing.assert_allclose(pipe("cat", steps=STEPS, negative=context, output="latents"), word, atol=1e-4)
+    with pytest.raises(InputError, match="context embedding"):
+        pipe("cat", steps=STEPS, negative=Embedding(np.ones((3, WIDTH), np.float32), "context"))
+
+
+def test_the_negatives_own_scale(pipe: Pipeline) -> None:
+    def draw(**options: object) -> np.ndarray:
+        return pipe("cat", steps=STEPS, output="latents", **options)  # type: ignore[arg-type]
+
+    tied = draw(guidance=Cfg(4.0), negative="knife")
+    np.testing.assert_array_equal(draw(guidance=Cfg(4.0), negative="knife", negative_scale=3.0), tied)
+    np.testing.assert_allclose(draw(guidance=Negative(4.0, 3.0), negative="knife"), tied, atol=1e-3)
+    free = draw(guidance=Cfg(4.0), negative="knife", negative_scale=0.0)
+    np.testing.assert_allclose(free, draw(guidance=Cfg(4.0)), atol=1e-3)
+
+
+def test_scales_may_differ_from_item_to_item(pipe: Pipeline) -> None:
+    scales = np.linspace(1, 9, 6, dtype=np.float32)
+    many = pipe(["cat"] * 6, seeds=[3] * 6, steps=STEPS, guidance=Cfg(scales), output="latents")
+    for scale, row in zip(scales, many, strict=True):
+        alone = pipe("cat", seeds=3, steps=STEPS, guidance=Cfg(float(scale)), output="latents")[0]
+        np.testing.assert_allclose(row, alone, atol=1e-4)
+
+
+def test_given_noise_replaces_the_seeds(pipe: Pipeline) -> None:
+    noise = item_noise([4, 5], (CELLS, CELLS, 4))
+    given = pipe(["cat", "dog"], noise=noise, steps=STEPS)
+    np.testing.assert_array_equal(given, pipe(["cat", "dog"], seeds=[4, 5], steps=STEPS))
+
+
+def test_sizes_other_than_the_models_own(pipe: Pipeline) -> None:
+    assert pipe("cat", steps=2, height=2 * SIDE, width=SIDE).shape == (1, 2 * SIDE, SIDE, 3)
+
+
+def test_images_go_through_the_vae_both_ways(pipe: Pipeline) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (5, SIDE, SIDE, 3), np.uint8)
+    mean, logvar = pipe.encode_images(images)
+    assert mean.shape == logvar.shape == (5, CELLS, CELLS, 4)
+    vae = Vae(pipe.parts.vae_config)
+    expected, _ = vae.apply({"params": pipe.parts.vae_params}, images / np.float32(127.5) - 1, method="encode")
+    np.testing.assert_allclose(mean, expected, atol=1e-4)
+    decoded = pipe.decode(mean * pipe.parts.vae_config.scaling_factor)
+    assert decoded.shape == images.shape
+    assert decoded.dtype == np.uint8
+
+
+def test_no_prompts_give_no_images(pipe: Pipeline) -> None:
+    assert pipe([], seeds=[], steps=STEPS).shape == (0, SIDE, SIDE, 3)
+    assert pipe([], seeds=[], steps=STEPS, output="latents").shape == (0, CELLS, CELLS, 4)
+
+
+WRONG = {
+    "steps": ({"steps": 0}, "teps"),
+    "too many steps": ({"steps": 1001}, "teps"),
+    "side": ({"height": 30}, "image side 30"),
+    "zero side": ({"width": 0}, "image side 0"),
+    "seeds": ({"seeds": [1, 2]}, "2 seeds for 1 prompts"),
+    "noise": ({"noise": np.zeros((1, 4, 4, 4))}, "noise of shape"),
+    "batch size": ({"batch_size": 0}, "batch_size 0"),
+    "output": ({"output": "jpeg"}, "output 'jpeg'"),
+    "scale without negative": ({"negative_scale": 2.0}, "without a negative"),
+    "guard without negative": ({"guidance": Negative(7.5, 2.0)}, "without a negative"),
+    "scale beside another guard": (
+        {"guidance": NoGuidance(), "negative": "knife", "negative_scale": 2.0},
+        "negative_scale beside NoGuidance",
+    ),
+    "template": ({"negative": Embedding(np.ones((1, WIDTH), np.float32)), "negative_template": "x"}, "template"),
+    "width of vectors": ({"negative": Embedding(np.ones((1, 8), np.float32))}, "8 numbers per vector"),
+    "scales": ({"guidance": Cfg(np.ones(3, np.float32))}, "a scale of shape"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_calls_are_refused(pipe: Pipeline, case: str) -> None:
+    options, reason = WRONG[case]
+    with pytest.raises(InputError, match=reason):
+        pipe("cat", **{"steps": STEPS, **options})
+
+
+def test_wrong_loads_are_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    for options in ({"unet_impl": "onnx"}, {"scheduler": "heun"}, {"batch_size": 0}):
+        with pytest.raises(InputError):
+            load(tiny_folder, **options)  # type: ignore[arg-type]
+    for name in (tmp_path / "none", "tiny-unlearned-999"):
+        with pytest.raises(InputError):
+            load(name)
+
+
+def test_bfloat16_runs_and_stays_near_float32(tiny_folder: Path, pipe: Pipeline) -> None:
+    half = load(tiny_folder, dtype=jnp.bfloat16, batch_size=4)
+    assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(half.parts.unet_params))
+    ours, full = (p(PROMPTS[:4], steps=2, guidance=Cfg(2.0), output="latents") for p in (half, pipe))
+    assert ours.dtype == np.float32
+    assert np.abs(ours - full).mean() < 0.1 * np.abs(full).mean()
+
+
+def test_bundled_names_resolve(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(tiny_folder, tmp_path / "tiny")
+    parts = read_pipeline(tiny_folder)
+    changed = json.loads("{}") | dict(parts.unet_params)
+    bumped = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf + 0.5 if "attn2" in str(path) and "to_v" in str(path) else leaf, changed
+    )
+    (tmp_path / "tiny" / "unlearned").mkdir()
+    write_unet_delta(bumped, parts.unet_params, tmp_path / "tiny" / "unlearned" / "3.safetensors", {})
+    monkeypatch.setattr(assets, "ROOT", tmp_path)
+    assert assets.names() == ["tiny", "tiny-unlearned-3"]
+    assert assets.resolve("other") is None
+    base, unlearned = load("tiny", batch_size=4), load("tiny-unlearned-3", batch_size=4)
+    assert (base.name, unlearned.name) == ("tiny", "tiny-unlearned-3")
+    assert base.programs is unlearned.programs
+    assert "unet_delta" in unlearned.parts.hashes
+    assert "unet_delta" not in base.parts.hashes
+    assert (base("cat", steps=STEPS) != unlearned("cat", steps=STEPS)).any()
+    by_hand = base.with_unet(bumped, "changed")
+    np.testing.assert_array_equal(by_hand("cat", steps=STEPS), unlearned("cat", steps=STEPS))
+    with pytest.raises(InputError, match="tiny-unlearned-7"):
+        assets.resolve("tiny-unlearned-7")
+
+
+DEVICES = """
+import sys, jax, numpy as np
+from ine_jax.pipeline import load
+pipe = load(sys.argv[1], batch_size=3)
+assert pipe.rows() == 4 and jax.device_count() == 4
+made = pipe(["a cat", "a dog", "red knife", "apple", "cat"], seeds=[1, 2, 3, 4, 5], steps=3, output="latents")
+np.save(sys.argv[2], made)
+from ine_jax.guidance import Negative, Texts
+rows = jax.ShapeDtypeStruct((4, 24, 16), "float32", sharding=pipe.programs.batch_sharding())
+texts = Texts(prompt=rows, uncond=rows, negative=rows)
+noise = jax.ShapeDtypeStruct((4, 8, 8, 4), "float32", sharding=pipe.programs.batch_sharding())
+guard = Negative(np.asarray(2.0, np.float32), np.asarray(1.0, np.float32))
+tables = pipe.scheduler.tables(3)
+lowered = pipe.programs.sample.lower(pipe.parts.unet_params, pipe.scheduler, tables, guard, texts, noise)
+text = lowered.compile().as_text()
+for word in ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter"):
+    assert word not in text, word
+print("free of collectives")
+"""
+
+
+def test_four_devices_make_the_same_latents_without_talking(pipe: Pipeline, tiny_folder: Path, tmp_path: Path) -> None:
+    root = Path(__file__).parents[1]
+    flags = "--xla_force_host_platform_device_count=4"
+    settings = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(root)}
+    command = [sys.executable, "-c", DEVICES, str(tiny_folder), str(tmp_path / "made.npy")]
+    done = subprocess.run(command, capture_output=True, env=settings, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "free of collectives" in done.stdout
+    prompts = ["a cat", "a dog", "red knife", "apple", "cat"]
+    ours = pipe(prompts, seeds=[1, 2, 3, 4, 5], steps=3, output="latents")
+    np.testing.assert_allclose(np.load(tmp_path / "made.npy"), ours, atol=1e-3, rtol=1e-3)
+
+
+def test_the_cache_folder_is_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache.private_folder(tmp_path / "new" / "cache")
+    assert (tmp_path / "new" / "cache").stat().st_mode & 0o777 == 0o700
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o770)
+    with pytest.raises(InputError, match="written by others"):
+        cache.private_folder(tmp_path / "open")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError):
+        cache.private_folder(tmp_path / "file" / "cache")
+    for word in ("off", "0", "OFF", ""):
+        monkeypatch.setenv(cache.VARIABLE, word)
+        assert cache.enable() is None
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache.default_folder() == tmp_path / "xdg" / "ine_jax" / "xla"
+    before = jax.config.jax_compilation_cache_dir
+    monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "chosen"))
+    try:
+        assert cache.enable() == tmp_path / "chosen"
+        assert jax.config.jax_compilation_cache_dir == str(tmp_path / "chosen")
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_diffusers_flax_runs_on_the_same_parameters(tiny_folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("diffusers.models.unets.unet_2d_condition_flax")
+    foreign = load(tiny_folder, batch_size=2, unet_impl="diffusers")
+    native = load(tiny_folder, batch_size=2)
+    as_flax = dataclasses.replace(native.parts.unet_config, reference="flax")
+    from ine_jax.pipeline import assemble
+
+    flax = assemble(dataclasses.replace(native.parts, unet_config=as_flax), jnp.float32, jax.local_devices())
+    options = {"steps": STEPS, "output": "latents", "guidance": Cfg(3.0), "batch_size": 2}
+    ours, theirs = (p(PROMPTS[:2], **options) for p in (flax, foreign))
+    np.testing.assert_allclose(ours, theirs, atol=1e-3, rtol=1e-3)
+    shutil.copytree(tiny_folder, tmp_path / "other")
+    config = tmp_path / "other" / "unet" / "config.json"
+    config.write_text(json.dumps(UNET | {"norm_num_groups": 16}))
+    with pytest.raises(InputError, match="norm_num_groups 16"):
+        load(tmp_path / "other", unet_impl="diffusers")
+
+
+def test_without_diffusers_the_message_says_what_to_install(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "diffusers.models.unets.unet_2d_condition_flax", None)
+    with pytest.raises(InputError, match=r"ine_jax\[diffusers\]"):
+        load(tiny_folder, batch_size=5, dtype=jnp.float16, unet_impl="diffusers")
+
+
+def test_the_context_length_is_the_text_models(pipe: Pipeline) -> None:
+    assert pipe.encode(["cat", "a very long prompt " * 20]).shape == (2, LENGTH, WIDTH)
