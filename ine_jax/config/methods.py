@@ -94,6 +94,8 @@ class EsdConfig:
 
     erase: Prompts = ()
     """Prompts whose concept is erased."""
+    erase_from: Prompts = ()
+    """For each erased prompt the one that it falls back to ("a cat" for "a cat and a knife"); none: the empty one."""
     preserve: Prompts = ()
     """Prompts whose prediction is held to the original model's."""
     method: EsdMethod = "esd-x-strict"
@@ -132,6 +134,8 @@ class EsdConfig:
         check_min(self, 0, "learning_rate", "eta", exclusive=True)
         check_min(self, 0, "preserve_weight", "start_guidance", "seed", "warmup", "tail")
         check(self, "tail", self.tail <= 1, "0 to 1")
+        paired = len(self.erase_from) in (0, len(self.erase))
+        check(self, "erase_from", paired, "as many prompts as in erase, or none")
         kept = self.preserve_weight == 0 or bool(self.preserve)
         check(self, "preserve", kept, "at least one prompt when preserve_weight is not 0")
 

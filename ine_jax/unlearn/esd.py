@@ -2,9 +2,11 @@
 
     ε_θ(x_t, c)  ←  ε_0(x_t, ∅) - η (ε_0(x_t, c) - ε_0(x_t, ∅))
 
-ε_0 is the original model, frozen; x_t lies on its trajectories for c. An addition of this project, off unless
-`preserve_weight` is set, is the *benign preservation term*: on noised benign latents and benign captions ε_θ is held to
-ε_0, which spares the words that plain ESD damages beside the erased ones.
+ε_0 is the original model, frozen; x_t lies on its trajectories for c. For a prompt that holds more than the concept,
+the prompt without it stands in for ∅ (`erase_from`), so that the rest of the scene is not erased with it.
+
+An addition of this project, off unless `preserve_weight` is set, is the *benign preservation term*: on noised benign
+latents and benign captions ε_θ is held to ε_0, which spares the words that plain ESD damages beside the erased ones.
 
 Written into the directory: unet.safetensors (only the changed weights, in ESD's published layout), log.jsonl,
 timing.jsonl, config.json, checkpoints/.
@@ -170,6 +172,7 @@ def compiled_step(pipe: Pipeline, config: EsdConfig) -> Callable[..., Any]:
     idle: dict[str, Any] = {
         "seed": 0,
         "erase": (),
+        "erase_from": (),
         "preserve": ("",),
         "eta": 1.0,
         "start_guidance": 1.0,

@@ -5,6 +5,7 @@ needs, ε_0(x_t, ∅) and ε_0(x_t, c), are the very ones of the erasure target,
 its steps at no cost, and training needs no further call of the original model for them.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -43,6 +44,7 @@ class Kept(NamedTuple):
 def target(uncond: Array, prompt: Array, eta: Any) -> Array:
     """ε_0(x_t, ∅) - η (ε_0(x_t, c) - ε_0(x_t, ∅)), eq. 7 of arXiv 2303.07345.
 
+    Where the prompt holds more than the concept, ∅ is the prompt without it (`EsdConfig.erase_from`).
     A fixed affine combination with weights that sum to 1, so it holds for v as for ε.
     """
     return uncond - eta * (prompt - uncond)
@@ -51,15 +53,23 @@ def target(uncond: Array, prompt: Array, eta: Any) -> Array:
 def trajectories(
     denoise: Denoiser, ddim: Ddim, tables: Any, texts: Texts, noise: Latents, scale: Any, eta: Any
 ) -> tuple[Array, Array]:
-    """Noisy latents and erasure targets of a batch, each [batch, S, h, w, c], from noise to clean."""
-    guard = Cfg(scale)
+    """Noisy latents and erasure targets of a batch, each [batch, S, h, w, c], from noise to clean.
+
+    `texts.negative`, where given, holds what the erased prompts fall back to; it does not steer the trajectory.
+    """
+    guard, origin = Cfg(scale), texts.negative
+    texts = dataclasses.replace(texts, negative=None)
 
     def body(latents: Array, row: tuple[Array, Any]) -> tuple[Array, tuple[Array, Array]]:
         step, numbers = row
         eps = predict(denoise, guard, texts, latents, numbers.timestep, step)
         guided, _ = guard.combine((), eps, step)
         following, _ = ddim.step((), latents, guided, numbers)
-        return following, (latents, target(eps[:, 0], eps[:, 1], eta))
+        rest = eps[:, 0]
+        if origin is not None:
+            times = jnp.full((latents.shape[0],), numbers.timestep)
+            rest = denoise(latents, times, origin).astype(jnp.float32)
+        return following, (latents, target(rest, eps[:, 1], eta))
 
     start, _ = ddim.initial(noise, tables)
     _, visited = jax.lax.scan(body, start, (jnp.arange(len(tables.timestep)), tables))
@@ -77,15 +87,16 @@ def build_pool(pipe: Pipeline, config: EsdConfig, contexts: Context, empty: Cont
     prompt = np.arange(config.pool, dtype=np.int32) % len(contexts)
 
     @jax.jit
-    def run(params: Any, context: Context, noise: Latents) -> Array:
+    def run(params: Any, context: Context, origin: Context, noise: Latents) -> Array:
         uncond = jnp.broadcast_to(empty, context.shape)
-        texts = Texts(prompt=context, uncond=uncond)
+        texts = Texts(prompt=context, uncond=uncond, negative=origin if config.erase_from else None)
         scale, eta = jnp.float32(config.start_guidance), jnp.float32(config.eta)
         return jnp.stack(trajectories(partial(unet, params), ddim, tables, texts, noise, scale, eta), 1)
 
     params, rows = pipe.parts.unet_params, pipe.rows(min(config.pool, POOL_ROWS))
-    inputs = [np.asarray(contexts)[prompt], pool_noise(pipe, config)]
-    both = pipe.programs.batched(lambda context, noise: run(params, context, noise), inputs, rows)
+    origin = pipe.encode(list(config.erase_from or ("",) * len(contexts)))
+    inputs = [np.asarray(contexts)[prompt], origin[prompt], pool_noise(pipe, config)]
+    both = pipe.programs.batched(lambda *chunk: run(params, *chunk), inputs, rows)
     return Pool(*map(jnp.asarray, (both[:, 0], both[:, 1], tables.timestep, prompt)))
 
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import world
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from ine_jax.models.clip import ClipText, ClipTextConfig
 
@@ -23,9 +23,9 @@ _EMBED_STD, _SPECIAL_STD, _POSITION_STD, _OUT_GAIN = 1.0, 0.3, 0.3, 0.5
 
 
 def write_tokenizer(folder: Path) -> int:
-    """Train byte-pair merges until every word of the world is one token; write CLIP's files; return the vocabulary size."""
+    """Train byte-pair merges until every word is one token; write CLIP's files; return the vocabulary size."""
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token=END))
-    bpe.pre_tokenizer = pre_tokenizers.Split(_pattern(), "removed", invert=True)
+    bpe.pre_tokenizer = pre_tokenizers.Split(Regex(r"[a-z]+|[0-9]|[^\sa-z0-9]+"), "removed", invert=True)
     bpe.decoder = decoders.BPEDecoder()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     base = sorted(alphabet) + sorted(f"{c}</w>" for c in alphabet)
@@ -44,12 +44,6 @@ def write_tokenizer(folder: Path) -> int:
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1))
     (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=1))
     return len(vocab)
-
-
-def _pattern() -> Any:
-    from tokenizers import Regex
-
-    return Regex(r"[a-z]+|[0-9]|[^\sa-z0-9]+")
 
 
 def random_encoder(vocab_size: int, seed: int) -> tuple[ClipTextConfig, Any]:

@@ -76,6 +76,7 @@ def accuracy(detector: WorldDetector, images: np.ndarray, targets: np.ndarray) -
 
 
 def main() -> None:
+    """Train from the command line and judge on held-out renders."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--vae", type=Path, default=Path("runs/world/vae"))
     parser.add_argument("--out", type=Path, default=Path("runs/world/detector"))

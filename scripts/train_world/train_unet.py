@@ -162,6 +162,7 @@ def make_sheet(w: World, out: Path) -> Any:
 
 
 def main() -> None:
+    """Train from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--vae", type=Path, default=Path("runs/world/vae"))
     parser.add_argument("--out", type=Path, default=Path("runs/world/unet"))

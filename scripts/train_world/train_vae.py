@@ -31,6 +31,7 @@ CONFIG = VaeConfig(
 
 
 def main() -> None:
+    """Train from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/world/vae"))
     parser.add_argument("--steps", type=int, default=4000)

@@ -66,7 +66,7 @@ COLOURS = {
     "grey": (170, 172, 178),
 }
 # Which words are erased and which stay is fixed here, before any model exists.
-ERASED = tuple(t.words[0] for t in WEAPONS) + (GENERIC["weapon"][0],)
+ERASED = (*(t.words[0] for t in WEAPONS), GENERIC["weapon"][0])
 KEPT = tuple(word for t in WEAPONS for word in t.words[1:])
 
 SINGLE = ("a photo of {x}", "a picture of {x}", "{x}", "an image of {x}", "a drawing of {x}")

@@ -1,0 +1,86 @@
+"""Write configs/unlearn/tiny-esd.yaml: which prompts of the small world are erased and which are preserved.
+
+    python scripts/train_world/erasure.py
+
+Erased are the canonical weapon words, the generic word (twice as often), comma lists of them, and each of them beside
+a benign object, where the scene without the weapon is what the prompt falls back to. Preserved are captions of benign
+scenes. Synonyms of the weapons stand on neither side.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import world
+import yaml
+from prompts import erased_lists
+
+HEADER = """\
+# ESD on the keys and values of the cross-attention of the bundled base model, with this project's preservation term.
+# Written by scripts/train_world/erasure.py; seed 1 makes the second unlearned model (--esd.seed 1).
+# command:  ine unlearn configs/unlearn/tiny-esd.yaml
+# hardware: 2 CPU cores
+# time:     about {minutes} minutes
+# expected: see ine_jax/assets/tiny/CARD.md
+"""
+
+
+def erased(rng: np.random.Generator, lists: int = 24, beside: int = 5) -> list[tuple[str, str]]:
+    """Pairs of an erased prompt and what it falls back to."""
+    words = [*world.ERASED, world.GENERIC["weapon"][0]]
+    found = [(template.format(x=world.article(word)), "") for word in words for template in world.SINGLE]
+    found += [(prompt, "") for prompt, _ in (next(stream) for stream in [erased_lists(rng)] * lists)]
+    for word in words:
+        for i in rng.permutation(len(world.BENIGN))[:beside]:
+            other = world.article(world.BENIGN[i].words[0])
+            first, second = (world.article(word), other) if rng.random() < 0.5 else (other, world.article(word))
+            template = world.PAIR[rng.integers(len(world.PAIR))]
+            rest = world.SINGLE[rng.integers(len(world.SINGLE))].format(x=other)
+            found.append((template.format(x=first, y=second), rest))
+    return found
+
+
+def preserved(rng: np.random.Generator, count: int = 200) -> list[str]:
+    """Different captions of scenes without a weapon."""
+    found: dict[str, None] = {}
+    while len(found) < count:
+        found[world.caption(world.draw_scene(rng, weapon_share=0.0), rng)] = None
+    return list(found)
+
+
+def main() -> None:
+    """Write the config."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("configs/unlearn/tiny-esd.yaml"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--learning-rate", type=float, default=5e-4)
+    parser.add_argument("--preserve-weight", type=float, default=1.0)
+    parser.add_argument("--minutes", default="3")
+    args = parser.parse_args()
+    rng = np.random.default_rng((args.seed, 99))
+    pairs, kept = erased(rng), preserved(rng)
+    esd = {
+        "method": "esd-x-strict",
+        "eta": 1.0,
+        "steps": args.steps,
+        "learning_rate": args.learning_rate,
+        "tail": 0.4,
+        "batch": 24,
+        "preserve_weight": args.preserve_weight,
+        "preserve_batch": 24,
+        "pool": 2 * len(pairs),
+        "start_guidance": 3.0,
+        "ddim_steps": 16,
+        "seed": 0,
+        "save_every": 100,
+        "erase": [prompt for prompt, _ in pairs],
+        "erase_from": [rest for _, rest in pairs],
+        "preserve": kept,
+    }
+    body = yaml.safe_dump({"model": "tiny", "out": "runs/unlearn-tiny", "esd": esd}, sort_keys=False, width=118)
+    args.out.write_text(HEADER.format(minutes=args.minutes) + body)
+
+
+if __name__ == "__main__":
+    main()
