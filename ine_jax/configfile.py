@@ -147,7 +147,7 @@ def _union(arguments: tuple[Any, ...], value: Any, where: str, path: str) -> Any
     if value is None and len(kinds) < len(arguments):
         return None
     if isinstance(value, list):
-        kinds.sort(key=lambda kind: typing.get_origin(kind) not in (tuple,))
+        kinds = [kind for kind in kinds if typing.get_origin(kind) is tuple] or kinds
     return _value(kinds[0], value, where, path)
 
 
