@@ -3,8 +3,9 @@
     python scripts/train_world/train_unet.py --vae runs/world/vae --out runs/world/unet
 
 ε-prediction on Stable Diffusion's noise schedule, 10 % empty captions for classifier-free guidance, an exponential
-moving average of the weights. Interrupt and run again to continue. Writes checkpoints, log.jsonl, samples.png and
-pipeline/ (diffusers layout, float16) with the averaged weights.
+moving average of the weights. ``--start-from FOLDER`` goes on from the UNet of an earlier pipeline folder with a fresh
+learning-rate schedule and other scenes. Interrupt and run again to continue. Writes checkpoints, log.jsonl, samples.png
+and pipeline/ (diffusers layout, float16) with the averaged weights.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from ine_jax.guidance import Cfg, Texts
 from ine_jax.models.clip import ClipText
 from ine_jax.models.unet import UNet, UNetConfig
 from ine_jax.models.vae import Vae, VaeConfig
-from ine_jax.models.weights import ModelParts, write_pipeline
+from ine_jax.models.weights import ModelParts, read_pipeline, write_pipeline
 from ine_jax.progress import Progress
 from ine_jax.sampling import sample
 from ine_jax.text import Tokenizer
@@ -53,6 +54,7 @@ SCHEDULER = {
     "timestep_spacing": "leading",
     "prediction_type": "epsilon",
 }
+TEXT_SEED = 0
 SHEET_PROMPTS = ("a photo of a cat", "a photo of a knife", "a cat and a gun", "a weapon", "", "a pizza and a car",
                  "a photo of a hatchet on a pink background", "knife, bomb, axe, pistol")  # fmt: skip
 
@@ -76,7 +78,7 @@ class World:
     def __init__(self, args: argparse.Namespace) -> None:
         self.folder = args.out / "pipeline"
         size = text.write_tokenizer(self.folder / "tokenizer")
-        self.text_config, self.text_params = text.random_encoder(size, args.seed)
+        self.text_config, self.text_params = text.random_encoder(size, TEXT_SEED)
         self.tokenizer = Tokenizer.from_dir(self.folder / "tokenizer", text.MAX_LENGTH)
         self.scenes, self.mean, self.logvar, self.vae_params = encode_scenes(args.vae, args.scenes, args.seed)
         factor = 1.0 / float(np.sqrt(np.mean(self.mean**2) + np.mean(np.exp(self.logvar))))
@@ -171,6 +173,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--ema", type=float, default=0.998)
+    parser.add_argument("--start-from", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
@@ -178,6 +181,8 @@ def main() -> None:
     unet = UNet(CONFIG)
     zeros = jnp.zeros((1, 8, 8, 8)), jnp.zeros((1,)), jnp.zeros((1, text.MAX_LENGTH, 128))
     params = jax.jit(unet.init)(jax.random.key(args.seed + 1), *zeros)["params"]
+    if args.start_from:
+        params = read_pipeline(args.start_from).unet_params
     tx = common.adam(args.learning_rate, args.steps, warmup=300)
     update = make_update(w, args, tx)
 
@@ -193,7 +198,7 @@ def main() -> None:
             steps=args.steps,
             directory=args.out,
             save_every=1000,
-            config={k: v for k, v in vars(args).items() if k not in ("out", "vae")} | {"world": world.describe()},
+            config={k: str(v) for k, v in vars(args).items() if k not in ("out", "vae")} | {"world": world.describe()},
             log_every=100,
             progress=progress,
             on_save=make_sheet(w, args.out),

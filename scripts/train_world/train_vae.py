@@ -4,7 +4,8 @@
 
 Loss per image: mean |x − x̂| + mean (x − x̂)² + kl_weight · mean KL(q(z|x) ‖ N(0, 1)). Interrupt and run again to
 continue. ``--decoder-from FILE`` starts from trained parameters and refines the decoder alone, so that latents, and
-whatever was trained on them, stay as they are. Writes checkpoints, log.jsonl, samples.png (renders above their reconstructions) and params.safetensors.
+whatever was trained on them, stay as they are. Writes checkpoints, log.jsonl, samples.png (renders above their
+reconstructions) and params.safetensors.
 """
 
 import argparse
