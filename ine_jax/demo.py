@@ -164,6 +164,7 @@ def demo_plan(settings: Settings, found: Sequence[Found], items: int | None) -> 
     for scale in settings.sweep if full else ():
         cells += [explicit(BASE, both, "control", scale), explicit(models[0], both, "control", scale)]
         cells.append(implicit(models[0], own[0], "control", scale))
+    cells.sort(key=lambda cell: [BASE, *models].index(cell.model))  # so that each model is loaded once
     sampler = settings.sampler
     return Plan(
         tuple(cells), lists, sampler.steps, sampler.scheduler, sampler.height, sampler.width, sampler.batch, BLOCK

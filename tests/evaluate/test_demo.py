@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from tiny_pipeline import SIDE, tiny_folder  # noqa: F401  a fixture
 
 from ine_jax import assets, demo
-from ine_jax.config import DemoConfig
+from ine_jax.config import DemoConfig, SamplerConfig
 from ine_jax.detectors.world import WorldConfig, WorldDetector, WorldNet
 from ine_jax.errors import InputError
 from ine_jax.evaluate import units
@@ -65,7 +65,8 @@ def family(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_demo(family: Path) -> None:
-    config = DemoConfig(out=str(family / "out"), items=3)
+    sampler = SamplerConfig("ddim", steps=2, batch=4)  # 50 rows padded from 3 items would be minutes
+    config = DemoConfig(out=str(family / "out"), items=3, sampler=sampler)
     outcome = demo.run(config, ["ine", "demo"])
     summary = json.loads((family / "out" / "summary.json").read_text())
     kinds = [(cell["model"], cell["negative"]) for cell in summary["cells"]]
@@ -87,7 +88,7 @@ def test_demo(family: Path) -> None:
     assert demo.run(config, ["ine", "demo"]).lines == outcome.lines  # finished: nothing is drawn or inverted again
     assert files == {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in files}
     with pytest.raises(InputError, match=r"lists\.attack"):
-        demo.run(DemoConfig(out=config.out, items=2))
+        demo.run(DemoConfig(out=config.out, items=2, sampler=sampler))
 
 
 def test_full_plan_has_every_cell_that_the_table_needs(family: Path) -> None:
