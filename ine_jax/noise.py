@@ -40,9 +40,10 @@ def item_noise(seeds: int | Sequence[int], shape: tuple[int, int, int], count: i
     """
     if count is None:
         count = 1 if isinstance(seeds, int | np.integer) else len(seeds)
-    return np.asarray(_draw(item_seeds(seeds, count), shape))
+    return np.asarray(draw(item_seeds(seeds, count), shape))
 
 
 @partial(jax.jit, static_argnames="shape")
-def _draw(seeds: Array, shape: tuple[int, int, int]) -> Array:
+def draw(seeds: Array | np.ndarray, shape: tuple[int, int, int]) -> Array:
+    """The noise of :func:`item_noise` for uint32 seeds ``[B]``, left on the device."""
     return jax.lax.map(lambda seed: jax.random.normal(jax.random.key(seed), shape, jnp.float32), seeds)

@@ -22,7 +22,7 @@ from ine_jax.guidance.base import Guidance, Texts
 from ine_jax.guidance.cfg import Cfg
 from ine_jax.guidance.negative import Negative
 from ine_jax.models.weights import ModelParts, apply_unet_delta, read_pipeline, read_unet_delta
-from ine_jax.noise import item_noise, item_seeds
+from ine_jax.noise import draw, item_seeds
 from ine_jax.programs import Programs, build
 from ine_jax.text import Tokenizer, learned_rows, negative_text, phrases_text
 from ine_jax.types import Params
@@ -124,19 +124,22 @@ class Pipeline:
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         shape = self._latent_shape(height, width)
-        starts = self._noise(noise, seeds, shape, len(prompts))
+        starts = item_seeds(seeds, len(prompts)) if noise is None else _given_noise(noise, (len(prompts), *shape))
         tables = self._tables(steps)
         guard = _as_arrays(resolve_guidance(guidance, negative, negative_scale))
         rows = self.rows(batch_size)
         uncond = self.encode([""], batch_size=rows)
         against = uncond if negative is None else self._negative(negative, negative_template, embeddings, rows)
+        uncond, against = self._repeat(uncond, rows), self._repeat(against, rows)
         learned = learned_rows(embeddings, self.parts.text_config.hidden_size)
         ids = self.tokenizer.ids(prompts, embeddings)
 
         def run(ids: Any, start: Any, *scales: Any) -> Any:
             prompt = self.programs.encode(self.parts.text_params, ids, learned)
-            texts = Texts(prompt=prompt, uncond=self._repeat(uncond, rows), negative=self._repeat(against, rows))
+            texts = Texts(prompt=prompt, uncond=uncond, negative=against)
             guided = _with_scales(guard, scales)
+            if noise is None:
+                start = jax.device_put(draw(np.asarray(start), shape), self.programs.batch_sharding())
             latents = self.programs.sample(self.parts.unet_params, self.scheduler, tables, guided, texts, start)
             return latents if output == "latents" else self.programs.decode(self.parts.vae_params, latents)
 
@@ -168,16 +171,6 @@ class Pipeline:
             if side < unit or side % unit:
                 raise InputError(f"image side {side} px", f"multiples of {unit} px", "mend height and width")
         return sides[0] // cell, sides[1] // cell, unet.in_channels
-
-    def _noise(
-        self, noise: np.ndarray | None, seeds: int | Sequence[int], shape: tuple[int, int, int], count: int
-    ) -> np.ndarray:
-        if noise is None:
-            return item_noise(item_seeds(seeds, count).tolist(), shape)
-        given = np.asarray(noise, np.float32)
-        if given.shape != (count, *shape):
-            raise InputError(f"noise of shape {given.shape}", f"{(count, *shape)}", "give one row per prompt")
-        return given
 
     def _tables(self, steps: int) -> Any:
         if steps < 1:
@@ -216,6 +209,13 @@ def resolve_guidance(guidance: Guidance | None, negative: NegativeLike, negative
             f"negative_scale beside {type(guard).__name__}", "negative_scale with Cfg", "set it in the guidance"
         )
     return negative_guidance(guard.scale, negative_scale)
+
+
+def _given_noise(noise: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    given = np.asarray(noise, np.float32)
+    if given.shape != shape:
+        raise InputError(f"noise of shape {given.shape}", f"{shape}", "give one row per prompt")
+    return given
 
 
 def _as_arrays(guidance: Guidance) -> Guidance:
