@@ -26,6 +26,7 @@ from ine_jax.storage import pretty, write_atomic
 BASE = "tiny"
 BLOCK = 50
 FULL_SEEDS = (0, 1)  # of the inversion, in the full demo
+FULL_ITEMS = 300  # per cell of the full demo
 GUARD = "cfg"
 
 
@@ -120,14 +121,15 @@ def read_settings(world: Mapping[str, Any], config: DemoConfig) -> Settings:
 def demo_plan(settings: Settings, found: Sequence[Found], items: int | None) -> Plan:
     """Cells of the demo: {base, unlearned} x {none, explicit, implicit}, and the controls.
 
-    `items` per list, half of that for controls; None = every item of every list, the lists of words the unlearned model
-    should have forgotten, and the sweep over s.
+    `items` per list, half of that for controls. None = 300 per list, with the lists of words that the unlearned models
+    should have forgotten, the sweep over s, and on the base without a guard every item there is.
     """
     full = items is None
     lists = {name: evaluate.read_items(name, items) for name in ("attack", "benign", *(DRAWN if full else ()))}
-    n = {name: len(rows) for name, rows in lists.items()}
+    everything = tuple((name, len(rows)) for name, rows in lists.items())
+    n = {name: min(count, FULL_ITEMS) for name, count in everything}
     both = (("attack", n["attack"]), ("benign", n["benign"]))
-    few = both if full else (("attack", max(1, n["attack"] // 2)),)
+    few = (("attack", n["attack"] if full else max(1, n["attack"] // 2)),)
     words = tuple((name, n[name]) for name in DRAWN if full)
     w, s = settings.guidance.scale, settings.guidance.negative_scale
 
@@ -154,7 +156,7 @@ def demo_plan(settings: Settings, found: Sequence[Found], items: int | None) -> 
 
     own = [f for f in found if f.model != BASE]
     models = list(dict.fromkeys(f.model for f in own))
-    cells = [Cell(BASE, both + words, scale=w, guard=GUARD), explicit(BASE, both + words[:1]), implicit(BASE, own[0])]
+    cells = [Cell(BASE, everything, scale=w, guard=GUARD), explicit(BASE, both + words[:1]), implicit(BASE, own[0])]
     for model in models:
         cells += [Cell(model, both + words, scale=w, guard=GUARD), explicit(model)]
         cells += [implicit(model, f) for f in own if f.model == model]
