@@ -27,15 +27,17 @@ make_venv() {
   fi
 }
 
-# install EXTRAS: put the package with these extras into the environment, unless pyproject.toml is unchanged since.
+# install EXTRAS: put the package with these extras into the environment, unless that was done for this pyproject.toml.
+# Any extras include the core. The second call needs no network.
 install() {
   local stamp want
-  stamp="$VENV/.installed-${1:-core}"
   want="$(cat pyproject.toml setup.py | cksum) $PWD"
-  if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$want" ] && "$VENV/bin/python" -c 'import ine_jax' >/dev/null 2>&1; then
-    return 0
-  fi
-  say "installing ine_jax${1:+[$1]}"
-  "$VENV/bin/python" -m pip install --quiet --editable ".${1:+[$1]}"
-  printf '%s' "$want" >"$stamp"
+  for stamp in "$VENV/.installed-${1:-}"*; do
+    if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$want" ] && "$VENV/bin/python" -c 'import ine_jax' >/dev/null 2>&1; then
+      return 0
+    fi
+  done
+  say "installing ine_jax${1:+[$1]} into $VENV"
+  "$VENV/bin/python" -m pip install -qq --editable ".${1:+[$1]}"
+  printf '%s' "$want" >"$VENV/.installed-${1:-core}"
 }
