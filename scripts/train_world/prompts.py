@@ -28,7 +28,7 @@ def grounds() -> list[str]:
 
 
 def around(words: list[tuple[str, str]]) -> tuple[list[tuple[str, list[str]]], list[tuple[str, list[str]]]]:
-    """All prompts with one of ``words`` (word, object name) alone, and all beside a benign object."""
+    """All different prompts with one of ``words`` (word, object name) alone, and all beside a benign object."""
     singles = [
         (template.format(x=world.article(word)) + ground, _objects(name))
         for word, name in words
@@ -44,7 +44,7 @@ def around(words: list[tuple[str, str]]) -> tuple[list[tuple[str, list[str]]], l
         for ground in grounds()
         for first, second in ((word, other.words[0]), (other.words[0], word))
     ]
-    return singles, pairs
+    return list(dict(singles).items()), list(dict(pairs).items())
 
 
 def _objects(*names: str) -> list[str]:
