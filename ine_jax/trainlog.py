@@ -57,7 +57,8 @@ class TrainLog:
             return
         means = {name: total / self._count for name, total in self._sums.items()}
         self._sums, self._count = {}, 0
-        line = {"step": step, **{name: mean if math.isfinite(mean) else None for name, mean in means.items()}}
+        names = sorted(means, key=lambda name: (name != "loss", name))  # whatever order they came in
+        line = {"step": step, **{name: means[name] if math.isfinite(means[name]) else None for name in names}}
         self._log.write(json.dumps(line) + "\n")
         self._log.flush()
         now = time.monotonic()

@@ -95,7 +95,7 @@ def toy_data() -> esd.Data:
     pool = Pool(draw[0], draw[1], timesteps, prompt)
     kept = Kept(draw[2], jnp.full((6, 2, 2, 4), -60.0), jnp.arange(6, dtype=jnp.int32) % 3)
     erased, benign = jnp.arange(2.0)[:, None, None], 10 + jnp.arange(4.0)[:, None, None]
-    return esd.Data(pool, kept, erased, benign, jnp.uint32(0))
+    return esd.Data(pool, kept, erased, benign, jnp.uint32(0), esd.numbers_of(SMALL))
 
 
 def test_erased_rows_keep_point_target_prompt_and_time_together() -> None:
@@ -153,7 +153,7 @@ def test_merged_replaces_only_what_it_is_given(pipe: Pipeline) -> None:
 def test_first_loss_is_the_distance_to_the_target(pipe: Pipeline) -> None:
     data = esd._data(pipe, SMALL, None, None)
     weights = trained(pipe.parts.unet_params, SMALL.method)
-    state = {"weights": weights, "optimizer": esd.optimizer(SMALL).init(weights)}
+    state = {"weights": weights, "optimizer": esd.ADAM.init(weights)}
     _, metrics = esd.compiled_step(pipe, SMALL)(pipe.parts.unet_params, data, state, 0)
     assert float(metrics["preserve"]) < 1e-10  # nothing has changed yet
     first, _ = jax.random.split(jax.random.fold_in(jax.random.key(SMALL.seed), 0))
@@ -172,11 +172,12 @@ def test_a_run_writes_the_published_layout_and_leaves_the_model_alone(pipe: Pipe
     jax.tree.map(np.testing.assert_array_equal, apply_unet_delta(before, partial), params)
     jax.tree.map(np.testing.assert_array_equal, before, pipe.parts.unet_params)
     log = read_log(tmp_path)
-    assert list(log) == ["step", "loss", "erase", "preserve"] and list(log["step"]) == [1, 2, 3, 4]
+    assert list(log) == ["step", "loss", "erase", "preserve"]
+    assert list(log["step"]) == [1, 2, 3, 4]
 
 
 def test_training_approaches_the_target(pipe: Pipeline, tmp_path: Path) -> None:
-    config = dataclasses.replace(SMALL, method="esd-x", steps=40, batch=8, learning_rate=3e-3, pool=2, save_every=40)
+    config = dataclasses.replace(SMALL, steps=40, learning_rate=1e-2, pool=2, save_every=40)
     esd.erase(pipe, config, tmp_path)
     erased = read_log(tmp_path)["erase"]
     assert erased[-8:].mean() < 0.8 * erased[:8].mean()
@@ -207,14 +208,11 @@ def test_an_interrupted_run_continues_exactly(pipe: Pipeline, tmp_path: Path) ->
 
 
 def test_rates_rise_and_fall() -> None:
-    config = dataclasses.replace(SMALL, steps=10, warmup=4, tail=0.4, learning_rate=1.0)
-    adam = esd.optimizer(config)
-    weight = jnp.zeros(())
-    state, moves = adam.init(weight), []
-    for _ in range(10):
-        update, state = adam.update(jnp.ones(()), state, weight)
-        moves.append(-float(update))
-    np.testing.assert_allclose(moves, [0.25, 0.5, 0.75, 1, 1, 1, 0.3, 0.3, 0.3, 0.3], rtol=1e-4)
+    numbers = esd.numbers_of(dataclasses.replace(SMALL, steps=10, warmup=4, tail=0.4, learning_rate=1.0))
+    rates = [float(esd.rate_at(numbers, step)) for step in range(10)]
+    np.testing.assert_allclose(rates, [0.25, 0.5, 0.75, 1, 1, 1, 0.3, 0.3, 0.3, 0.3], rtol=1e-6)
+    plain = esd.numbers_of(SMALL)
+    np.testing.assert_allclose([float(esd.rate_at(plain, step)) for step in range(4)], 1e-3, rtol=1e-6)
 
 
 def test_drawn_latents_are_those_of_the_prompts(pipe: Pipeline) -> None:

@@ -14,7 +14,7 @@ from ine_jax.embedding import Embedding
 from ine_jax.errors import InputError
 from ine_jax.inversion import objective, paper_setting
 from ine_jax.inversion.start import first_vectors
-from ine_jax.inversion.templates import OBJECT, template_ids, usable
+from ine_jax.inversion.templates import template_ids, usable
 from ine_jax.models.clip import ClipText
 from ine_jax.models.unet import UNet
 from ine_jax.pipeline import Pipeline, load
@@ -47,6 +47,8 @@ def toy_data(counts: tuple[int, ...] = (3,), seeds: tuple[int, ...] = (5,), sent
         count=jnp.asarray(counts, jnp.int32),
         seed=jnp.asarray(seeds, jnp.uint32),
         ids=jnp.arange(sentences, dtype=jnp.int32)[:, None],
+        rate=jnp.float32(0.01),
+        norm=None,
         scaling_factor=0.5,
     )
 
@@ -85,10 +87,9 @@ def test_latents_are_scaled_samples_of_the_posterior() -> None:
 def test_concepts_draw_as_if_alone() -> None:
     together = objective.draw(toy_data((3, 2), (5, 9)), 7, 4, 1000)
     both = toy_data((3, 2), (5, 9))
-    rest = (both.start[:1] * 0, both.count[1:], both.seed[1:])
-    alone = objective.draw(
-        objective.Data(both.mean[3:], both.logvar[3:], *rest, ids=both.ids, scaling_factor=0.5), 7, 4, 1000
-    )
+    second = {"mean": both.mean[3:], "logvar": both.logvar[3:], "start": both.start[:1]}
+    own = dataclasses.replace(both, **second, count=both.count[1:], seed=both.seed[1:])
+    alone = objective.draw(own, 7, 4, 1000)
     for a, b in zip(together, alone, strict=True):
         np.testing.assert_allclose(a[1], b[0], rtol=1e-5, atol=1e-6)
 
@@ -180,7 +181,10 @@ def test_pull_moves_lengths_and_keeps_directions() -> None:
 def test_templates_that_do_not_fit_are_left_out_or_refused(pipe: Pipeline) -> None:
     probe = Embedding(np.zeros((6, WIDTH), np.float32), concept="thing")
     fitting = usable("object", probe, pipe.tokenizer)
-    assert 0 < len(fitting) < len(OBJECT) and "a photo of a {}" in fitting
+    assert fitting == ("a photo of a {}", "a photo of the {}")  # the other sentences hold words that would be spelled
+    wide = Embedding(np.zeros((19, WIDTH), np.float32), concept="thing")
+    with pytest.raises(InputError, match="with 19 vectors"):
+        usable("object", wide, pipe.tokenizer)
     ids = template_ids(fitting, probe, pipe.tokenizer)
     assert ((ids >= PLACEHOLDER).sum(1) == 6).all()
     assert usable("bare", probe, pipe.tokenizer) == ("{}",)

@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from PIL import Image
 
@@ -18,7 +17,7 @@ from ine_jax.errors import InputError
 from ine_jax.inversion import invert, invert_many, run
 from ine_jax.inversion.preview import grid, smooth
 from ine_jax.inversion.start import first_vectors
-from ine_jax.inversion.step import compiled_step, optimizer
+from ine_jax.inversion.step import ADAM, compiled_step
 from ine_jax.pipeline import Pipeline, load
 from tests.tiny_pipeline import SIDE, WIDTH, tiny_folder, tokenizer_folder
 
@@ -61,7 +60,7 @@ def test_the_loss_of_a_repeated_batch_falls(pipe: Pipeline) -> None:
     vectors = jnp.asarray(np.stack(first_vectors(pipe, [config])))
     probe = Embedding(np.asarray(vectors[0]), concept="thing")
     data = run._data(pipe, [pictures(1)], [config], probe)
-    state = {"vectors": vectors, "optimizer": optimizer(0.05).init(vectors)}
+    state = {"vectors": vectors, "optimizer": ADAM.init(vectors)}
     params = {"text": pipe.parts.text_params, "unet": pipe.parts.unet_params}
     step, losses = compiled_step(pipe, config, 1), []
     for _ in range(20):
@@ -135,9 +134,14 @@ def test_wrong_images_and_configs_are_refused(pipe: Pipeline, tmp_path: Path) ->
     assert not (tmp_path / "a").exists()
 
 
-def test_only_the_vectors_have_optimizer_state(pipe: Pipeline) -> None:
-    state = {"vectors": jnp.zeros((1, 2, WIDTH)), "optimizer": optax.adam(1.0).init(jnp.zeros((1, 2, WIDTH)))}
+def test_only_the_vectors_have_optimizer_state(pipe: Pipeline, tmp_path: Path) -> None:
+    vectors = jnp.zeros((1, 2, WIDTH))
+    state = {"vectors": vectors, "optimizer": ADAM.init(vectors)}
     assert sum(leaf.size for leaf in jax.tree.leaves(state)) == 3 * 2 * WIDTH + 1
+    invert(pipe, pictures(1), dataclasses.replace(SMALL, vectors=2, steps=1), tmp_path, preview=False)
+    layout = (tmp_path / "checkpoints/1/meta").rglob("*")
+    stored = json.loads(next(path for path in layout if path.name == "metadata").read_text())["layout"]
+    assert len(stored) == 4 and all("[1, 2, 16]" in shape for name, shape in stored.items() if "count" not in name)
 
 
 def test_smooth_and_grid() -> None:

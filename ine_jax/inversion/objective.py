@@ -42,6 +42,8 @@ class Data:
     count: Array  # int32 [C]
     seed: Array  # uint32 [C]
     ids: Array  # template ids, int32 [P, T]; unused in context space
+    rate: Array  # Adam's step size; a leaf, so that another one compiles nothing
+    norm: Array | None  # length that the vectors are pulled to
     scaling_factor: float = field(metadata={"static": True})
 
 
@@ -123,10 +125,10 @@ def contexts(vectors: Array, ids: Array, sentence: Array, encode: Encode) -> Con
     return encoded[position.reshape(-1)]
 
 
-def pull(vectors: Array, norm: float, rate: float) -> Array:
+def pull(vectors: Array, norm: Array | float, rate: Array | float) -> Array:
     """Move each vector's length n towards `norm`: n + min(1, 100·rate) (norm - n), the direction kept.
 
     Norm control as in cloneofsimo/lora: at usual rates it holds the length, at small ones it only leans on it.
     """
     length = jnp.linalg.norm(vectors, axis=-1, keepdims=True)
-    return vectors * (length + min(1.0, 100.0 * rate) * (norm - length)) / jnp.maximum(length, 1e-12)
+    return vectors * (length + jnp.minimum(1.0, 100.0 * rate) * (norm - length)) / jnp.maximum(length, 1e-12)

@@ -23,7 +23,7 @@ from ine_jax.errors import InputError
 from ine_jax.inversion import objective
 from ine_jax.inversion.preview import draw_preview, grid, plot_losses, write_picture
 from ine_jax.inversion.start import first_vectors
-from ine_jax.inversion.step import compiled_step, loss_name, optimizer
+from ine_jax.inversion.step import ADAM, compiled_step, loss_name
 from ine_jax.inversion.templates import template_ids, usable
 from ine_jax.pipeline import Pipeline
 from ine_jax.provenance import canonical
@@ -106,7 +106,7 @@ def _invert(
     shared = configs[0]
     vectors = np.stack(first_vectors(pipe, configs))
     data = _data(pipe, images, configs, _embedding(pipe, shared, vectors[0]))
-    state = {"vectors": jnp.asarray(vectors), "optimizer": optimizer(shared.learning_rate).init(jnp.asarray(vectors))}
+    state = {"vectors": jnp.asarray(vectors), "optimizer": ADAM.init(jnp.asarray(vectors))}
     params = {"text": pipe.parts.text_params, "unet": pipe.parts.unet_params}
     origin = {
         "weights_sha256": tree_hash(params),
@@ -185,6 +185,8 @@ def _data(
         count=jnp.asarray(counts),
         seed=jnp.asarray([c.seed for c in configs], jnp.uint32),
         ids=jnp.asarray(ids),
+        rate=jnp.float32(configs[0].learning_rate),
+        norm=None if configs[0].norm is None else jnp.float32(configs[0].norm),
         scaling_factor=pipe.parts.vae_config.scaling_factor,
     )
     return jax.device_put(data, pipe.programs.replicated())

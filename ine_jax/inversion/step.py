@@ -31,13 +31,10 @@ class Recipe(NamedTuple):
     space: str
     batch: int
     concepts: int
-    learning_rate: float
-    norm: float | None
 
 
-def optimizer(learning_rate: float) -> optax.GradientTransformation:
-    """Adam without weight decay, constant rate; its arithmetic is per number, so concepts stay apart."""
-    return optax.adam(learning_rate)
+# Adam without weight decay; its arithmetic is per number, so concepts stay apart. The rate is applied in the step.
+ADAM = optax.scale_by_adam()
 
 
 def loss_name(index: int, concepts: int) -> str:
@@ -52,7 +49,7 @@ def compiled_step(pipe: Pipeline, config: InversionConfig, concepts: int) -> Cal
     """
     parts, noise = pipe.parts, pipe.scheduler.noise
     shape = (parts.text_config, parts.unet_config, noise, pipe.dtype, pipe.programs.mesh)
-    return _jitted(Recipe(*shape, config.space, config.batch, concepts, config.learning_rate, config.norm))
+    return _jitted(Recipe(*shape, config.space, config.batch, concepts))
 
 
 @functools.lru_cache(maxsize=8)
@@ -65,7 +62,6 @@ def make_step(recipe: Recipe) -> Callable[..., Any]:
     table, concepts = alphas_cumprod(recipe.noise), recipe.concepts
     # The text encoder stays in float32: its gradient is all that moves the vectors.
     denoise, clip = native_unet(recipe.unet, recipe.dtype), ClipText(recipe.text)
-    adam = optimizer(recipe.learning_rate)
     even = recipe.batch * concepts % recipe.mesh.size == 0  # otherwise every device computes the whole batch
     layout = NamedSharding(recipe.mesh, PartitionSpec(AXIS) if even else PartitionSpec())
 
@@ -86,10 +82,10 @@ def make_step(recipe: Recipe) -> Callable[..., Any]:
             return each.sum(), each  # the sum, so that a concept's gradient does not know how many there are
 
         gradient, each = jax.grad(loss, has_aux=True)(state["vectors"])
-        updates, memory = adam.update(gradient, state["optimizer"], state["vectors"])
-        vectors = optax.apply_updates(state["vectors"], updates)
-        if recipe.norm is not None:
-            vectors = objective.pull(vectors, recipe.norm, recipe.learning_rate)
+        direction, memory = ADAM.update(gradient, state["optimizer"])
+        vectors = state["vectors"] - data.rate * direction
+        if data.norm is not None:
+            vectors = objective.pull(vectors, data.norm, data.rate)
         metrics = {"loss": each.mean(), "norm": jnp.linalg.norm(vectors, axis=-1).mean()}
         if concepts > 1:
             metrics |= {loss_name(c, concepts): each[c] for c in range(concepts)}

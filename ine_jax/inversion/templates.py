@@ -36,8 +36,9 @@ NAMED = {"bare": BARE, "object": OBJECT}
 def usable(templates: str | tuple[str, ...], embedding: Embedding, tokenizer: Tokenizer) -> tuple[str, ...]:
     """The templates by name or as given, in which all rows of the embedding fit before the text encoder's end.
 
-    Of a named list those that are too long for a short text encoder are left out; a given one that is too long is an
-    error. Raises InputError for that, an unknown name, or a template without exactly one {}.
+    Of a named list only those sentences are used that fit and whose every word is one token of this tokenizer: a small
+    model was never shown words that it must spell. A given sentence is used as it is, and one that is too long is an
+    error. Raises InputError for that, an unknown name, or a sentence without exactly one {}.
     """
     if isinstance(templates, str) and templates not in NAMED:
         raise InputError(f"templates {templates!r}", "object, bare, or sentences that each hold {}", "change templates")
@@ -48,13 +49,18 @@ def usable(templates: str | tuple[str, ...], embedding: Embedding, tokenizer: To
             raise InputError(f"template {sentence!r}", "a sentence with one {}", "write {} where the concept stands")
     prompts = [sentence.replace("{}", embedding.token) for sentence in sentences]
     whole = [not cut for cut in tokenizer.truncated(prompts, [embedding])]
-    if named and any(whole):
-        return tuple(sentence for sentence, fits in zip(sentences, whole, strict=True) if fits)
+    fits = [w and _known(text, tokenizer) for w, text in zip(whole, sentences, strict=True)]
+    if named and any(fits):
+        return tuple(text for text, good in zip(sentences, fits, strict=True) if good)
     if not all(whole) or not sentences:
         long = sentences[whole.index(False)] if sentences else "(none)"
         given = f"template {long!r} with {len(embedding.vectors)} vectors"
         raise InputError(given, f"at most {tokenizer.max_length - 2} tokens", "use a shorter template or fewer vectors")
     return sentences
+
+
+def _known(sentence: str, tokenizer: Tokenizer) -> bool:
+    return all(len(tokenizer.word_ids(word)) == 1 for word in sentence.replace("{}", " ").split())
 
 
 def template_ids(sentences: tuple[str, ...], embedding: Embedding, tokenizer: Tokenizer) -> np.ndarray:

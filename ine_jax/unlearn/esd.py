@@ -46,6 +46,15 @@ TAIL_RATE = 0.3
 IDLE_FIELDS = ("save_every",)
 
 
+class Numbers(NamedTuple):
+    """Numbers of the config as leaves, so that a sweep over them compiles nothing."""
+
+    rate: Array
+    warmup: Array  # steps
+    tail_start: Array  # first step of the last ones, at a smaller rate
+    weight: Array  # of the preservation term
+
+
 class Data(NamedTuple):
     """What a step draws from; contexts are [prompts, T, D]."""
 
@@ -54,6 +63,7 @@ class Data(NamedTuple):
     erased: Array  # contexts of the erased prompts
     benign: Array  # contexts of the preserved prompts, the empty one last
     seed: Array  # uint32
+    numbers: Numbers
 
 
 class Rows(NamedTuple):
@@ -98,7 +108,7 @@ def erase(
         )
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in IDLE_FIELDS}
     weights = trained(pipe.parts.unet_params, config.method)
-    state = {"weights": weights, "optimizer": optimizer(config).init(weights)}
+    state = {"weights": weights, "optimizer": ADAM.init(weights)}
     data = jax.device_put(_data(pipe, config, preserve_images, preserve_captions), programs.replicated())
     step, base = compiled_step(pipe, config), pipe.parts.unet_params
     final = loop.run(
@@ -118,15 +128,20 @@ def erase(
     return params
 
 
-def optimizer(config: EsdConfig) -> optax.GradientTransformation:
-    """Adam; the rate rises over `warmup` steps and is 0.3 of itself over the last `tail` of them."""
+ADAM = optax.scale_by_adam()  # the rate is applied in the step
 
-    def rate(count: Any) -> Any:
-        rising = jnp.minimum(1.0, (count + 1.0) / max(1, config.warmup))
-        late = count >= round(config.steps * (1.0 - config.tail))
-        return config.learning_rate * rising * jnp.where(late, TAIL_RATE, 1.0)
 
-    return optax.adam(rate)
+def rate_at(numbers: Numbers, step: Any) -> Array:
+    """Adam's step size at `step`: it rises over the warm-up and is 0.3 of itself from the tail's start on."""
+    rising = jnp.minimum(1.0, (step + 1) / jnp.maximum(1, numbers.warmup))
+    return numbers.rate * rising * jnp.where(step >= numbers.tail_start, TAIL_RATE, 1.0)
+
+
+def numbers_of(config: EsdConfig) -> Numbers:
+    """The config's numbers as arrays."""
+    tail_start = round(config.steps * (1.0 - config.tail))
+    floats = jnp.float32(config.learning_rate), jnp.float32(config.preserve_weight)
+    return Numbers(floats[0], jnp.int32(config.warmup), jnp.int32(tail_start), floats[1])
 
 
 def draw_erased(data: Data, key: Array, batch: int) -> tuple[Rows, Array]:
@@ -161,26 +176,18 @@ class Recipe(NamedTuple):
     scaling_factor: float
     dtype: Any
     mesh: Mesh
-    config: EsdConfig
+    batch: int
+    preserve_batch: int  # 0: no preservation term
 
 
 def compiled_step(pipe: Pipeline, config: EsdConfig) -> Callable[..., Any]:
     """The jitted step (original params, data, state, i) -> (state, metrics); the state is donated.
 
-    Runs that differ in seed, prompts, pool or eta only share it.
+    Runs over models of one shape share it, whatever their prompts, seed, rates and weights are.
     """
-    idle: dict[str, Any] = {
-        "seed": 0,
-        "erase": (),
-        "erase_from": (),
-        "preserve": ("",),
-        "eta": 1.0,
-        "start_guidance": 1.0,
-        "ddim_steps": 1,
-        "pool": 1,
-    }
     shape = (pipe.parts.unet_config, pipe.scheduler.noise, pipe.parts.vae_config.scaling_factor, pipe.dtype)
-    return _jitted(Recipe(*shape, pipe.programs.mesh, dataclasses.replace(config, **idle, method="esd-all")))
+    kept = config.preserve_batch if config.preserve_weight else 0
+    return _jitted(Recipe(*shape, pipe.programs.mesh, config.batch, kept))
 
 
 @functools.lru_cache(maxsize=8)
@@ -193,8 +200,7 @@ def make_step(recipe: Recipe) -> Callable[..., Any]:
 
     Erased and preserved rows go through the trained network in one call; the original one sees the preserved rows only.
     """
-    config, mesh, weight = recipe.config, recipe.mesh, recipe.config.preserve_weight
-    unet, adam, alphas = native_unet(recipe.unet, recipe.dtype), optimizer(config), alphas_cumprod(recipe.noise)
+    mesh, unet, alphas = recipe.mesh, native_unet(recipe.unet, recipe.dtype), alphas_cumprod(recipe.noise)
 
     def spread(x: Array) -> Array:
         even = x.shape[0] % mesh.size == 0  # otherwise every device computes all rows
@@ -204,9 +210,9 @@ def make_step(recipe: Recipe) -> Callable[..., Any]:
 
     def step(base: Params, data: Data, state: Any, i: Any) -> tuple[Any, dict[str, Array]]:
         first, second = jax.random.split(jax.random.fold_in(jax.random.key(data.seed), i))
-        rows, wanted = draw_erased(data, first, config.batch)
-        if weight:
-            kept = draw_kept(data, second, config.preserve_batch, alphas, recipe.scaling_factor)
+        rows, wanted = draw_erased(data, first, recipe.batch)
+        if recipe.preserve_batch:
+            kept = draw_kept(data, second, recipe.preserve_batch, alphas, recipe.scaling_factor)
             answer = unet(base, *map(spread, kept))
             rows = Rows(*(jnp.concatenate(pair) for pair in zip(rows, kept, strict=True)))
             wanted = jnp.concatenate([wanted, answer])
@@ -214,16 +220,18 @@ def make_step(recipe: Recipe) -> Callable[..., Any]:
 
         def loss(weights: Any) -> tuple[Array, dict[str, Array]]:
             errors = jnp.mean(jnp.square(unet(merged(base, weights), *rows) - wanted), axis=(1, 2, 3))
-            forget = errors[: config.batch].mean()
-            if not weight:
+            forget = errors[: recipe.batch].mean()
+            if not recipe.preserve_batch:
                 return forget, {"loss": forget}
-            keep = errors[config.batch :].mean()
-            total = forget + weight * keep
+            keep = errors[recipe.batch :].mean()
+            total = forget + data.numbers.weight * keep
             return total, {"loss": total, "erase": forget, "preserve": keep}
 
         gradient, metrics = jax.grad(loss, has_aux=True)(state["weights"])
-        updates, memory = adam.update(gradient, state["optimizer"], state["weights"])
-        return {"weights": optax.apply_updates(state["weights"], updates), "optimizer": memory}, metrics
+        direction, memory = ADAM.update(gradient, state["optimizer"])
+        rate = rate_at(data.numbers, i)
+        weights = jax.tree.map(lambda weight, move: weight - rate * move, state["weights"], direction)
+        return {"weights": weights, "optimizer": memory}, metrics
 
     return step
 
@@ -232,10 +240,10 @@ def _data(pipe: Pipeline, config: EsdConfig, images: np.ndarray | None, captions
     erased, empty = jnp.asarray(pipe.encode(list(config.erase))), jnp.asarray(pipe.encode([""]))
     pool, seed = build_pool(pipe, config, erased, empty), jnp.uint32(config.seed)
     if not config.preserve_weight:
-        return Data(pool, None, erased, empty, seed)
+        return Data(pool, None, erased, empty, seed, numbers_of(config))
     benign = jnp.concatenate([jnp.asarray(pipe.encode(list(config.preserve))), empty])
     kept = drawn_latents(pipe, config) if images is None else encoded_images(pipe, images, captions)
-    return Data(pool, kept, erased, benign, seed)
+    return Data(pool, kept, erased, benign, seed, numbers_of(config))
 
 
 def _model(pipe: Pipeline) -> dict[str, Params]:

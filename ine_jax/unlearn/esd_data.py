@@ -6,8 +6,8 @@ its steps at no cost, and training needs no further call of the original model f
 """
 
 import dataclasses
-from collections.abc import Sequence
-from functools import partial
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,11 +17,12 @@ import numpy as np
 from ine_jax.config import EsdConfig
 from ine_jax.guidance.base import Texts
 from ine_jax.guidance.cfg import Cfg
+from ine_jax.models.unet import UNetConfig
 from ine_jax.pipeline import Pipeline
 from ine_jax.programs import native_unet
 from ine_jax.sampling import Denoiser, predict
 from ine_jax.schedule import Ddim, from_config
-from ine_jax.types import Array, Context, Latents
+from ine_jax.types import Array, Context, Latents, Params
 
 
 class Pool(NamedTuple):
@@ -83,24 +84,29 @@ def build_pool(pipe: Pipeline, config: EsdConfig, contexts: Context, empty: Cont
     """
     ddim = ddim_of(pipe)
     tables = jax.device_put(ddim.tables(config.ddim_steps), pipe.programs.replicated())
-    unet = native_unet(pipe.parts.unet_config, pipe.dtype)
     prompt = np.arange(config.pool, dtype=np.int32) % len(contexts)
-
-    @jax.jit
-    def run(params: Any, context: Context, origin: Context, noise: Latents) -> Array:
-        uncond = jnp.broadcast_to(empty, context.shape)
-        texts = Texts(prompt=context, uncond=uncond, negative=origin if config.erase_from else None)
-        scale, eta = jnp.float32(config.start_guidance), jnp.float32(config.eta)
-        return jnp.stack(trajectories(partial(unet, params), ddim, tables, texts, noise, scale, eta), 1)
-
+    walk = _walk(pipe.parts.unet_config, pipe.dtype, ddim)
+    scales = jnp.float32(config.start_guidance), jnp.float32(config.eta)
     params, rows = pipe.parts.unet_params, pipe.rows(min(config.pool, POOL_ROWS))
-    origin = pipe.encode(list(config.erase_from or ("",) * len(contexts)))
-    inputs = [np.asarray(contexts)[prompt], origin[prompt], pool_noise(pipe, config)]
-    both = pipe.programs.batched(lambda *chunk: run(params, *chunk), inputs, rows)
+    inputs = [np.asarray(contexts)[prompt], pool_noise(pipe, config)]
+    both = pipe.programs.batched(lambda c, noise: walk(params, tables, c, empty, noise, *scales), inputs, rows)
     return Pool(*map(jnp.asarray, (both[:, 0], both[:, 1], tables.timestep, prompt)))
 
 
 POOL_ROWS = 64  # trajectories per call
+
+
+@functools.lru_cache(maxsize=8)
+def _walk(config: UNetConfig, dtype: Any, ddim: Ddim) -> Callable[..., Array]:
+    """`trajectories` of one model shape, compiled: latents and targets stacked, [batch, 2, S, h, w, c]."""
+    unet = native_unet(config, dtype)
+
+    @jax.jit
+    def walk(params: Params, tables: Any, prompt: Context, empty: Context, noise: Latents, *scales: Array) -> Array:
+        texts = Texts(prompt=prompt, uncond=jnp.broadcast_to(empty, prompt.shape))
+        return jnp.stack(trajectories(functools.partial(unet, params), ddim, tables, texts, noise, *scales), 1)
+
+    return walk
 
 
 def pool_noise(pipe: Pipeline, config: EsdConfig) -> np.ndarray:
