@@ -1,9 +1,10 @@
 """The networks of ``model_recipes`` in PyTorch (diffusers, transformers) and in diffusers' Flax."""
 
-import logging
+import os
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from model_recipes import images, json_values, text_ids, torch_state, unet_inputs, vae_latents
@@ -13,7 +14,7 @@ from ine_jax.models.clip import ClipTextConfig
 from ine_jax.models.unet import UNetConfig
 from ine_jax.models.vae import VaeConfig
 
-logging.getLogger("diffusers").setLevel(logging.CRITICAL)  # one deprecation line per Flax module
+os.environ.setdefault("DIFFUSERS_VERBOSITY", "critical")  # else one deprecation line per Flax module
 
 
 def _torch() -> Any:
@@ -87,22 +88,30 @@ def torch_text(config: ClipTextConfig) -> dict[str, np.ndarray]:
     return {"hidden": np.asarray(out.last_hidden_state), "pooled": np.asarray(out.pooler_output)}
 
 
-def flax_unet(config: UNetConfig) -> dict[str, np.ndarray]:
-    """``out`` of diffusers' ``FlaxUNet2DConditionModel`` on the parameters that ours uses."""
+def flax_unet_module(config: UNetConfig) -> Any:
+    """diffusers' ``FlaxUNet2DConditionModel`` of ``config``."""
     from diffusers import FlaxUNet2DConditionModel
 
-    module = FlaxUNet2DConditionModel(
+    return FlaxUNet2DConditionModel(
         sample_size=config.sample_size,
+        down_block_types=config.down_block_types,
+        up_block_types=config.up_block_types,
         block_out_channels=config.block_out_channels,
+        layers_per_block=config.layers_per_block,
         attention_head_dim=config.attention_head_dim,
         cross_attention_dim=config.cross_attention_dim,
         use_linear_projection=config.use_linear_projection,
     )
+
+
+def flax_unet(config: UNetConfig) -> dict[str, np.ndarray]:
+    """``out`` of diffusers' ``FlaxUNet2DConditionModel``, jitted as ours is, on the parameters that ours uses."""
+    module = flax_unet_module(config)
     params = names.from_torch("unet", torch_state(config), config)
     inputs = unet_inputs(config)
     latents = inputs["latents"].transpose(0, 3, 1, 2)
-    out = module.apply({"params": params}, latents, jnp.asarray(inputs["timesteps"]), inputs["context"]).sample
-    return {"out": nhwc(out)}
+    run = jax.jit(lambda *arguments: module.apply(*arguments).sample)
+    return {"out": nhwc(run({"params": params}, latents, jnp.asarray(inputs["timesteps"]), inputs["context"]))}
 
 
 def flax_vae(config: VaeConfig) -> dict[str, np.ndarray]:
@@ -121,7 +130,12 @@ def flax_vae(config: VaeConfig) -> dict[str, np.ndarray]:
     )
     variables = {"params": names.from_torch("vae", torch_state(config), config)}
     channels_first = images(config).transpose(0, 3, 1, 2)
-    posterior = module.apply(variables, channels_first, method=module.encode).latent_dist
-    latents = vae_latents(config).transpose(0, 3, 1, 2)
-    decoded = module.apply(variables, latents, method=module.decode).sample
-    return {"mean": np.asarray(posterior.mean), "logvar": np.asarray(posterior.logvar), "decoded": nhwc(decoded)}
+
+    def encode(variables: Any, x: Any) -> tuple[Any, Any]:
+        posterior = module.apply(variables, x, method=module.encode).latent_dist
+        return posterior.mean, posterior.logvar
+
+    mean, logvar = jax.jit(encode)(variables, channels_first)
+    # ``decode`` takes either order and guesses by the last axis: channels last is never ambiguous.
+    decoded = jax.jit(lambda v, z: module.apply(v, z, method=module.decode).sample)(variables, vae_latents(config))
+    return {"mean": np.asarray(mean), "logvar": np.asarray(logvar), "decoded": nhwc(decoded)}

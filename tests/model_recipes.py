@@ -38,14 +38,20 @@ UNETS: dict[str, UNetConfig] = {
     ),
 }
 # diffusers' Flax classes fix 32 normalisation groups and its PyTorch default is the same.
+_FLAX = {
+    "block_out_channels": (32, 64),
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "sample_size": 8,
+    "cross_attention_dim": 24,
+}
 FLAX_UNETS: dict[str, UNetConfig] = {
-    "sd1": UNetConfig(block_out_channels=(32, 64, 64, 64), attention_head_dim=4, sample_size=8, cross_attention_dim=24),
+    "sd1": UNetConfig(attention_head_dim=4, **_FLAX),  # type: ignore[arg-type]
     "sd2": UNetConfig(
-        block_out_channels=(32, 64, 64, 64),
-        attention_head_dim=(2, 4, 4, 4),
+        attention_head_dim=(2, 4),
         use_linear_projection=True,
-        sample_size=8,
-        cross_attention_dim=24,
+        layers_per_block=1,
+        **_FLAX,  # type: ignore[arg-type]
     ),
 }
 VAES: dict[str, VaeConfig] = {

@@ -6,6 +6,7 @@ softmax are computed in float32 whatever ``dtype`` is.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
@@ -54,10 +55,19 @@ def attention(query: Array, key: Array, value: Array) -> Array:
     return jax.nn.dot_product_attention(query, key, value, implementation="cudnn" if fused else "xla")
 
 
-def sinusoidal_embedding(timesteps: Array, dim: int, flip_sin_to_cos: bool, freq_shift: float) -> Array:
-    """Timestep features ``[batch, dim]`` in float32 (arXiv 1706.03762 §3.5 with DDPM's geometric frequencies)."""
+def sinusoidal_embedding(
+    timesteps: Array, dim: int, flip_sin_to_cos: bool, freq_shift: float, reference: Reference = "torch"
+) -> Array:
+    """Timestep features ``[batch, dim]`` in float32 (arXiv 1706.03762 §3.5 with DDPM's geometric frequencies).
+
+    ``reference`` sets where the exponent is rounded: a last bit of a frequency times t ≈ 1000 is 1e-4 in the angle.
+    """
     half = dim // 2
-    frequencies = jnp.exp(-jnp.log(10_000.0) * jnp.arange(half, dtype=jnp.float32) / (half - freq_shift))
+    steps = jnp.arange(half, dtype=jnp.float32)
+    if reference == "flax":
+        frequencies = jnp.exp(steps * -(math.log(10_000.0) / (half - freq_shift)))
+    else:
+        frequencies = jnp.exp(-jnp.log(10_000.0) * steps / (half - freq_shift))
     angles = timesteps.astype(jnp.float32)[:, None] * frequencies[None, :]
     sin, cos = jnp.sin(angles), jnp.cos(angles)
     return jnp.concatenate([cos, sin] if flip_sin_to_cos else [sin, cos], axis=-1)

@@ -2,7 +2,8 @@
 
 The parameter tree equals diffusers' ``FlaxUNet2DConditionModel``; the arithmetic equals its PyTorch class
 (``reference="torch"``) or, where the two differ, the Flax one (``reference="flax"``): tanh instead of exact GELU in
-the feed-forward layers and 1e-5 instead of 1e-6 in the transformer's GroupNorm.
+the feed-forward layers, 1e-5 instead of 1e-6 in the transformer's GroupNorm, and the rounding of the timestep
+features.
 """
 
 import dataclasses
@@ -271,7 +272,7 @@ class UNet(nn.Module):
         """
         cfg = self.config
         first = cfg.block_out_channels[0]
-        features = sinusoidal_embedding(timesteps, first, cfg.flip_sin_to_cos, cfg.freq_shift)
+        features = sinusoidal_embedding(timesteps, first, cfg.flip_sin_to_cos, cfg.freq_shift, cfg.reference)
         time = TimeEmbedding(4 * first, self.dtype, name="time_embedding")(features.astype(self.dtype))
         context = context.astype(self.dtype)
         x = nn.Conv(first, (3, 3), padding=1, dtype=self.dtype, name="conv_in")(latents.astype(self.dtype))

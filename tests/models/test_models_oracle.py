@@ -57,16 +57,9 @@ def test_text_encoder_equals_transformers(recipe: str) -> None:
 def test_parameter_tree_is_that_of_diffusers_flax() -> None:
     import flax
     import jax
-    from diffusers import FlaxUNet2DConditionModel
 
     config = FLAX_UNETS["sd2"]
-    module = FlaxUNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=config.block_out_channels,
-        attention_head_dim=config.attention_head_dim,
-        cross_attention_dim=config.cross_attention_dim,
-        use_linear_projection=True,
-    )
+    module = model_oracles.flax_unet_module(config)
     theirs = flax.traverse_util.flatten_dict(jax.eval_shape(module.init_weights, jax.random.key(0)))
     assert {path: leaf.shape for path, leaf in theirs.items()} == names.parameter_shapes(config)
 
