@@ -104,6 +104,8 @@ class Report(Common):
     """Run directories; several are reported together."""
     out: Path | None = None
     """Folder for the report; empty means the first run directory."""
+    threshold: float = 0.5
+    """A label is shown where its stored score reaches this."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -105,7 +105,7 @@ def _outcome(name: str, record: Any, command: Sequence[str]) -> Any:
         case arguments.Score():
             return commands.score(record.directory, record.detector)
         case arguments.Report():
-            return commands.report(record.directories, record.out)
+            return commands.report(record.directories, record.out, record.threshold)
         case arguments.Inspect():
             return commands.inspect(record.path)
         case _:

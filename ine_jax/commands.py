@@ -146,19 +146,20 @@ def score(directory: Path, detector: str) -> Outcome:
     return Outcome((f"{directory}: {judged} images judged",), {"out": str(directory), "judged": judged})
 
 
-def report(directories: Sequence[Path], out: Path | None) -> Outcome:
-    """Write summary.json and report.html from what run directories hold.
+def report(directories: Sequence[Path], out: Path | None, threshold: float) -> Outcome:
+    """Write summary.json and report.html from what run directories hold; labels count from `threshold` on.
 
     Raises:
-        InputError: not a run directory, or nothing scored in it.
+        InputError: not a run directory, nothing scored in it, or a threshold that is not between 0 and 1.
         CorruptRunError: a stored file does not verify.
     """
     from ine_jax import report as reporting
+    from ine_jax.evaluate import Preset
 
     if not directories:
         raise InputError("ine report: no run directory", "one or more", "name the directory that `ine evaluate` wrote")
     target = Path(out or directories[0])
-    written = reporting.build([Path(d) for d in directories], target)
+    written = reporting.build([Path(d) for d in directories], target, Preset(threshold=threshold))
     return Outcome((str(written),), {"out": str(target), "report": str(written)})
 
 

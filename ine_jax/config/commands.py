@@ -120,14 +120,11 @@ class EvaluateConfig:
     """Items per block, the unit of work that a restart may repeat."""
     detector: str = "world"
     """Bundled detector, or a folder."""
-    threshold: float = 0.5
-    """A label is shown when its score reaches this."""
     out: str = "runs/evaluate"
     """Run directory."""
 
     def __post_init__(self) -> None:
         check_min(self, 1, "limit", "block")
-        check(self, "threshold", 0 < self.threshold < 1, "between 0 and 1")
         for name in ("models", "guards", "prompts"):
             check(self, name, bool(getattr(self, name)), "at least one")
         names = [guard.name for guard in self.guards]

@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ine_jax.checks import check
 from ine_jax.errors import InputError
 from ine_jax.metrics import mcnemar, wilson
 from ine_jax.runs import Run
@@ -23,11 +24,17 @@ PAIRS = (("none", "explicit"), ("none", "implicit"), ("explicit", "implicit"))
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """When an image counts as showing something: a score of at least `threshold`; the concept is a label group."""
+    """When an image counts as showing something: a score of at least `threshold`; the concept is a label group.
+
+    Scores are stored without it, so it may be chosen anew at every report. InputError unless it is between 0 and 1.
+    """
 
     name: str = "world"
     group: str = "weapon"
     threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        check(self, "threshold", 0 < self.threshold < 1, "between 0 and 1")
 
 
 @dataclasses.dataclass

@@ -12,7 +12,7 @@ import jinja2
 from markupsafe import Markup
 
 from ine_jax.errors import InputError, clean
-from ine_jax.evaluate.summary import add_times, summarise
+from ine_jax.evaluate.summary import Preset, add_times, summarise
 from ine_jax.report import charts, tables
 from ine_jax.report.sheets import sheets
 from ine_jax.runs import open_run
@@ -21,11 +21,12 @@ from ine_jax.storage import parse_jsonl, pretty, write_atomic
 TEMPLATES = Path(__file__).resolve().parents[1] / "templates"
 
 
-def build(roots: Sequence[str | Path], out: str | Path | None = None) -> Path:
+def build(roots: Sequence[str | Path], out: str | Path | None = None, preset: Preset | None = None) -> Path:
     """Count the scores of runs and write summary.json, report.md and report.html; return the page's path.
 
-    A root is a run directory, or a demo's directory, whose summary also has clock times. Written into `out`, by default
-    the first root. InputError where a root is no run or not scored, CorruptRunError where a stored file is damaged.
+    A root is a run directory, or a demo's directory, which holds one; `preset` says from which score on a label counts.
+    Written into `out`, by default the first root. InputError where a root is no run or not scored, CorruptRunError
+    where a stored file is damaged.
     """
     folders = [Path(root) for root in roots]
     if not folders:
@@ -36,9 +37,8 @@ def build(roots: Sequence[str | Path], out: str | Path | None = None) -> Path:
     for folder in folders:
         demo = (folder / "evaluation" / "run.json").is_file()
         run = open_run(folder / "evaluation" if demo else folder)
-        summary = summarise(run)
         runs.append(run)
-        summaries.append(add_times(summary, run) if demo else summary)
+        summaries.append(add_times(summarise(run, preset=preset), run))
         curves |= {p.parent.name: parse_jsonl(p.read_bytes(), p) for p in sorted(folder.glob("inversion/*/log.jsonl"))}
     summary = merge(summaries, [folder.name for folder in folders])
     pictures = [sheet for one, run in zip(summaries, runs, strict=True) for sheet in sheets(one, run)]

@@ -17,7 +17,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[1] / "evaluate"))
 import fakes
 
-from ine_jax import report
+from ine_jax import cli, report
 from ine_jax.errors import InputError
 from ine_jax.evaluate import Plan, evaluate, score
 from ine_jax.runs import Run
@@ -147,7 +147,33 @@ def test_losses_and_several_runs(tmp_path: Path) -> None:
     assert "tiny-seed-0: loss over 8 steps" in html
     assert html.count("<th>negative</th>") == 2
     assert (tmp_path / "out" / "summary.json").is_file()
-    assert "s/image" in html  # both are directories of a demo, which keeps times
+    assert "s/image" in html
+
+
+def test_summaries_of_single_runs_have_times_too(tmp_path: Path) -> None:
+    run = judged(fakes.plan(n=4), tmp_path)
+    report.build([tmp_path])
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    seconds = [entry["seconds"] / entry["images"] for entry in run.timings() if entry["cell"] == 0]
+    assert summary["cells"][0]["seconds_per_image"] == round(sorted(seconds)[0], 5)
+    assert all(cell["seconds_per_image"] is not None for cell in summary["cells"] + summary["controls"])
+    assert "s/image" in (tmp_path / "report.html").read_text()
+
+
+def test_the_threshold_is_chosen_at_report_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    judged(fakes.plan(n=4), tmp_path)
+    counted = []
+    for threshold in ("0.5", "0.9"):  # a knife is stored as 200/255 = 0.78
+        assert cli.main(["report", str(tmp_path), "--threshold", threshold]) == 0
+        summary = json.loads((tmp_path / "summary.json").read_text())
+        assert summary["preset"]["threshold"] == float(threshold)
+        html = (tmp_path / "report.html").read_text()
+        counted.append((summary["cells"][0]["attack"]["k"], summary["cells"][0]["benign"]["k"], ">knife<" in html))
+    assert counted == [(2, 4, True), (4, 0, False)]
+    capsys.readouterr()
+    for wrong in ("0", "1", "nan"):
+        assert cli.main(["report", str(tmp_path), "--threshold", wrong]) == 2
+        assert "between 0 and 1" in capsys.readouterr().err
 
 
 def test_nothing_to_report(tmp_path: Path) -> None:
