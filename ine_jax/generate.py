@@ -64,7 +64,16 @@ def generate(config: GenerateConfig, progress: Progress | None = None) -> Genera
     scale, own = config.guidance.scale, config.guidance.negative_scale
     guidance = Cfg(scale) if negative is None else negative_guidance(scale, own)
     size = {"steps": config.sampler.steps, "height": config.sampler.height, "width": config.sampler.width}
-    return write_images(pipe, wanted, config.out, guidance=guidance, negative=negative, size=size, progress=progress)
+    return write_images(
+        pipe,
+        wanted,
+        config.out,
+        guidance=guidance,
+        negative=negative,
+        template=config.template,
+        size=size,
+        progress=progress,
+    )
 
 
 def wanted_items(config: GenerateConfig) -> list[Item]:
@@ -84,15 +93,17 @@ def write_images(
     *,
     guidance: Guidance,
     negative: str | Embedding | None = None,
+    template: str = "{}",
     size: Mapping[str, int | None] | None = None,
     progress: Progress | None = None,
 ) -> Generated:
     """Write the PNG of every item into ``out`` (mode 0700), then ``metadata.jsonl`` in the order of the items.
 
-    ``size`` holds steps, height and width as :class:`Pipeline` takes them. Errors as for :func:`generate`.
+    ``template`` is the text around the token of a negative embedding; ``size`` holds steps, height and width. Both as
+    :class:`Pipeline` takes them. Errors as for :func:`generate`.
     """
     folder = Path(out)
-    settings = _settings(pipe, wanted, guidance, negative, size or {})
+    settings = _settings(pipe, wanted, guidance, negative, template, size or {})
     _check_settings(folder, settings)
     cut = pipe.tokenizer.truncated([item.prompt for item in wanted])
     with storage.lock(folder, "generate"):
@@ -100,7 +111,8 @@ def write_images(
         todo = [item for item in wanted if not complete(folder / item.file_name)]
         begun = time.perf_counter()
         try:
-            made = _make(pipe, todo, folder, guidance, negative, size or {}, progress)
+            options = {"guidance": guidance, "negative": negative, "negative_template": template, **(size or {})}
+            made = _make(pipe, todo, folder, options, progress)
         finally:
             done = [(item, c) for item, c in zip(wanted, cut, strict=True) if (folder / item.file_name).is_file()]
             storage.write_atomic(folder / METADATA, storage.jsonl([_row(item, c, folder) for item, c in done]))
@@ -124,16 +136,14 @@ def _make(
     pipe: Pipeline,
     todo: Sequence[Item],
     folder: Path,
-    guidance: Guidance,
-    negative: str | Embedding | None,
-    size: Mapping[str, int | None],
+    options: Mapping[str, Any],
     progress: Progress | None,
 ) -> int:
     """Make the images, writing those of one call while the next one runs; returns how many were made before a request
     to stop.
     """
     per_call = BATCHES_PER_CALL * pipe.rows()
-    options: dict[str, Any] = {key: value for key, value in size.items() if value is not None}
+    given = {key: value for key, value in options.items() if value is not None}
     done = 0
     with stop_requests() as stop, ThreadPoolExecutor(2) as writers:
         pending: list[Any] = []
@@ -142,7 +152,7 @@ def _make(
                 break
             part = todo[first : first + per_call]
             prompts, seeds = [item.prompt for item in part], [item.seed for item in part]
-            images = pipe(prompts, seeds=seeds, guidance=guidance, negative=negative, **options)
+            images = pipe(prompts, seeds=seeds, **given)
             for task in pending:
                 task.result()
             names = [folder / item.file_name for item in part]
@@ -172,12 +182,14 @@ def _settings(
     wanted: Sequence[Item],
     guidance: Guidance,
     negative: str | Embedding | None,
+    template: str,
     size: Mapping[str, int | None],
 ) -> dict[str, Any]:
     """Everything that changes a pixel or a row, as JSON."""
     if isinstance(negative, Embedding):
         values = np.asarray(negative.vectors, np.float32)
-        described: Any = {"token": negative.token, "space": negative.space, "values": value_hash(values.tolist())}
+        named = {"token": negative.token, "space": negative.space, "template": template}
+        described: Any = {**named, "values": value_hash(values.tolist())}
     else:
         described = negative
     scales = [np.asarray(leaf, np.float32).tolist() for leaf in jax.tree.leaves(guidance)]

@@ -9,10 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ine_jax.checks import MAX_SEED
 from ine_jax.errors import InputError
 from ine_jax.types import Array
-
-MAX_SEED = 2**32 - 1
 
 
 def item_seeds(seeds: int | Sequence[int], count: int) -> np.ndarray:

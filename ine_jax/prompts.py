@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ine_jax.checks import MAX_SEED
 from ine_jax.errors import InputError
 
 MAX_BYTES = 64 * 2**20
 MAX_PROMPTS = 1_000_000
-MAX_SEED = 2**32 - 1
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from ine_jax.checks import check, check_min
+from ine_jax.checks import check, check_min, check_seed, check_template
 from ine_jax.config.methods import EsdConfig, GuardConfig, GuidanceConfig, InversionConfig, Prompts, SamplerConfig
 
 
@@ -23,7 +23,7 @@ class ConceptConfig:
         check(self, "concept", bool(self.concept.strip()), "a name that is not empty")
         check(self, "images", bool(self.images), "a folder of images")
         check(self, "init", bool(self.init.strip()), "a word of the vocabulary, or `mean`")
-        check_min(self, 0, "seed")
+        check_seed(self)
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,8 @@ class GenerateConfig:
     """Explicit negative prompt."""
     embedding: str = ""
     """Implicit negative: an embedding file."""
+    template: str = "{}"
+    """Text around the learned token of an implicit negative, with one {}: "a photo of a {}"."""
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     seed: int = 0
@@ -95,10 +97,12 @@ class GenerateConfig:
     """Folder for the PNGs and metadata.jsonl."""
 
     def __post_init__(self) -> None:
-        check_min(self, 0, "seed")
+        check_seed(self)
         check_min(self, 1, "per_prompt")
         check(self, "model", bool(self.model), "a bundled model, a folder, or a hub id")
         check(self, "embedding", not (self.embedding and self.negative), "either negative or embedding, not both")
+        check_template(self)
+        check(self, "template", self.template == "{}" or bool(self.embedding), "given together with embedding")
         check(self, "prompts_file", not (self.prompts_file and self.prompts), "either prompts or prompts_file")
         check(self, "out", bool(self.out), "a directory")
 

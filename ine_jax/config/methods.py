@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ine_jax.checks import check, check_min
+from ine_jax.checks import check, check_min, check_seed, check_template
 
 Space = Literal["token", "context"]
 Scheduler = Literal["ddim", "dpm++", "pndm", "euler"]
@@ -81,7 +81,7 @@ class InversionConfig:
         check(self, "vectors", 1 <= self.vectors <= 77, "1 to 77")
         check_min(self, 1, "steps", "batch", "save_every", "log_every")
         check_min(self, 0, "learning_rate", "norm", exclusive=True)
-        check_min(self, 0, "seed")
+        check_seed(self)
         check(self, "init", bool(self.init.strip()), "a word of the vocabulary, or `mean`")
         named = isinstance(self.templates, str)
         known = self.templates in ("object", "bare") if named else all("{}" in t for t in self.templates)
@@ -132,7 +132,8 @@ class EsdConfig:
     def __post_init__(self) -> None:
         check_min(self, 1, "steps", "batch", "preserve_batch", "pool", "ddim_steps", "save_every", "log_every")
         check_min(self, 0, "learning_rate", "eta", exclusive=True)
-        check_min(self, 0, "preserve_weight", "start_guidance", "seed", "warmup", "tail")
+        check_min(self, 0, "preserve_weight", "start_guidance", "warmup", "tail")
+        check_seed(self)
         check(self, "tail", self.tail <= 1, "0 to 1")
         paired = len(self.erase_from) in (0, len(self.erase))
         check(self, "erase_from", paired, "as many prompts as in erase, or none")
@@ -152,6 +153,8 @@ class GuardConfig:
     """The negative prompt, when explicit."""
     embedding: str = ""
     """The embedding file, when implicit."""
+    template: str = "{}"
+    """Text around the learned token of an implicit negative, with one {}: "a photo of a {}"."""
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
 
     def __post_init__(self) -> None:
@@ -159,3 +162,5 @@ class GuardConfig:
         check(self, "words", bool(self.words) == (self.negative == "explicit"), "given when negative is explicit")
         held = bool(self.embedding) == (self.negative == "implicit")
         check(self, "embedding", held, "a file, given when negative is implicit")
+        check_template(self)
+        check(self, "template", self.template == "{}" or bool(self.embedding), "given when negative is implicit")

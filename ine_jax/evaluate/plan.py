@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ine_jax import assets
+from ine_jax.checks import MAX_SEED
 from ine_jax.config import EvaluateConfig, GuardConfig
 from ine_jax.errors import InputError
 from ine_jax.provenance import file_hash, value_hash
@@ -17,7 +18,6 @@ Negative = Literal["none", "explicit", "implicit"]
 Measure = Literal["defended", "kept", "drawn"]
 DRAWN = ("explicit", "generic", "list")  # lists that ask whether words still work, not whether a guard does
 MAX_BYTES = 256 * 2**20
-MAX_SEED = 2**63
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +122,11 @@ def units(plan: Plan) -> list[Unit]:
 
 
 def check(plan: Plan) -> None:
-    """InputError for an empty plan, a list that is missing, too short or repeats an id, a file that is not there."""
+    """Refuse (InputError) a plan that cannot be drawn.
+
+    That is one without cells, with a list that is missing, too short, repeats an id or has a seed out of range, or with
+    a file that is not there.
+    """
     if not plan.cells:
         raise InputError("an evaluation without cells", "at least one model and one guard", "add one")
     for name, items in plan.lists.items():
@@ -130,6 +134,9 @@ def check(plan: Plan) -> None:
         if len(set(ids)) != len(ids):
             twice = next(i for i in ids if ids.count(i) > 1)
             raise InputError(f"prompt list {name}: id {twice!r} comes twice", "ids that differ", "repair the list")
+        wrong = [item.seed for item in items if not 0 <= item.seed <= MAX_SEED]
+        if wrong:
+            raise InputError(f"prompt list {name}: seed {wrong[0]}", f"0 to {MAX_SEED}", "choose another seed")
     for cell in plan.cells:
         for name, n in cell.lists:
             if n > len(plan.lists.get(name, ())):
@@ -168,12 +175,12 @@ def _item(line: str, number: int, index: int, path: Path) -> Item:
     try:
         row = dict(json.loads(line))
         prompt, seed, objects = row["prompt"], row.get("seed", index), row.get("objects", [])
-        sound = isinstance(prompt, str) and type(seed) is int and 0 <= seed < MAX_SEED
+        sound = isinstance(prompt, str) and type(seed) is int and 0 <= seed <= MAX_SEED
         if not (sound and isinstance(objects, list) and all(isinstance(name, str) for name in objects)):
-            raise ValueError("prompt is no text, seed no whole number, or objects no list of names")
+            raise ValueError("prompt is no text, seed no such number, or objects no list of names")
         return Item(str(row.get("id", number)), prompt, seed, tuple(objects))
     except (ValueError, KeyError, TypeError) as error:
-        allowed = 'a JSON object {"prompt": text, "seed": number, "objects": [names]}'
+        allowed = 'a JSON object {"prompt": text, "seed": 0 to 4294967295, "objects": [names]}'
         given = f"{path}, line {number}: {type(error).__name__} {error}"
         raise InputError(given, allowed, "repair the line") from error
 
@@ -196,4 +203,14 @@ def _list_name(source: str) -> str:
 def _cell(model: str, guard: GuardConfig, counts: Sequence[tuple[str, int]]) -> Cell:
     # s means something only where there is a negative
     s = guard.guidance.negative_scale if guard.negative != "none" else None
-    return Cell(model, tuple(counts), guard.negative, guard.guidance.scale, s, guard.name, guard.words, guard.embedding)
+    return Cell(
+        model,
+        tuple(counts),
+        guard.negative,
+        guard.guidance.scale,
+        s,
+        guard.name,
+        guard.words,
+        guard.embedding,
+        template=guard.template,
+    )

@@ -1,0 +1,98 @@
+"""From a config to a plan: what is refused before a run directory is made, and what reaches the cells."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import fakes
+import numpy as np
+import pytest
+
+from ine_jax import cli
+from ine_jax.checks import MAX_SEED
+from ine_jax.config import (
+    ConceptConfig,
+    EsdConfig,
+    EvaluateConfig,
+    GenerateConfig,
+    GuardConfig,
+    InversionConfig,
+)
+from ine_jax.embedding import Embedding
+from ine_jax.errors import InputError
+from ine_jax.evaluate import evaluate, plan_from_config, read_items
+from ine_jax.noise import item_seeds
+
+
+def prompt_list(folder: Path, seed: int = 0) -> str:
+    path = folder / "words.jsonl"
+    path.write_text(json.dumps({"prompt": "a cat", "seed": seed}) + "\n")
+    return str(path)
+
+
+def embedding(folder: Path, name: str = "weapon", value: float = 1.0) -> str:
+    learned = Embedding(np.full((1, 8), value, np.float32), "token", name, "tiny")
+    return str(learned.save(folder / f"{name}.safetensors"))
+
+
+def test_the_template_of_a_guard_reaches_its_cells(tmp_path: Path) -> None:
+    learned = embedding(tmp_path)
+    guards = (
+        GuardConfig(),
+        GuardConfig("bare", "implicit", embedding=learned),
+        GuardConfig("framed", "implicit", embedding=learned, template="a photo of a {}"),
+    )
+    plan = plan_from_config(EvaluateConfig(guards=guards, prompts=(prompt_list(tmp_path),)))
+    assert [cell.template for cell in plan.cells] == ["{}", "{}", "a photo of a {}"]
+    # the template changes pixels, so it is part of what binds the directory
+    assert [cell["template"] for cell in plan.record()["cells"]] == ["{}", "{}", "a photo of a {}"]
+
+
+@pytest.mark.parametrize("template", ["", "a photo", "{} and {}", "{ }"])
+def test_templates_with_anything_but_one_slot_are_refused(template: str) -> None:
+    with pytest.raises(InputError, match="template"):
+        GuardConfig(negative="implicit", embedding="e.safetensors", template=template)
+    with pytest.raises(InputError, match="template"):
+        GenerateConfig(prompts=("a",), embedding="e.safetensors", template=template)
+
+
+def test_a_template_without_an_embedding_is_refused() -> None:
+    with pytest.raises(InputError, match="template"):
+        GuardConfig(negative="explicit", words="knife", template="a {}")
+    with pytest.raises(InputError, match="template"):
+        GenerateConfig(prompts=("a",), negative="knife", template="a {}")
+
+
+def test_one_limit_of_seeds_refused_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert item_seeds([MAX_SEED], 1)[0] == MAX_SEED
+    assert read_items(prompt_list(tmp_path, MAX_SEED))[0].seed == MAX_SEED
+    path = prompt_list(tmp_path, MAX_SEED + 1)
+    with pytest.raises(InputError, match="line 1"):
+        read_items(path)
+    assert cli.main(["evaluate", "--prompts", path, "--out", str(tmp_path / "run")]) == 2
+    assert str(MAX_SEED) in capsys.readouterr().err
+    plan = fakes.plan(n=2)
+    large = tuple(dataclasses.replace(item, seed=item.seed + 2**32) for item in plan.lists["attack"])
+    with pytest.raises(InputError, match="seed"):
+        evaluate(
+            dataclasses.replace(plan, lists={**plan.lists, "attack": large}),
+            tmp_path / "run",
+            draw=fakes.draw,
+            hashes=fakes.hashes,
+        )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("seed", [-1, MAX_SEED + 1, 2**63, 2**70])
+def test_records_have_the_same_limit(seed: int) -> None:
+    for kind, fields in (
+        (GenerateConfig, {}),
+        (InversionConfig, {}),
+        (EsdConfig, {}),
+        (ConceptConfig, {"concept": "a", "images": "b"}),
+    ):
+        with pytest.raises(InputError, match="seed"):
+            kind(seed=seed, **fields)  # type: ignore[operator]
+        assert kind(seed=MAX_SEED, **fields).seed == MAX_SEED  # type: ignore[operator]
