@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import struct
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -170,5 +171,15 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors with ``metadata`` beside ``{"format": "pt"}``, which PyTorch readers ask for."""
-    write_bytes(path, safetensors.numpy.save(dict(tensors), {"format": "pt", **(metadata or {})}))
+    """Write tensors with ``metadata`` beside ``{"format": "pt"}``, which PyTorch readers ask for.
+
+    Equal tensors and metadata give equal bytes: the library orders tensors, but metadata by a per-process hash, so the
+    header is written anew with its keys sorted.
+    """
+    raw = safetensors.numpy.save(dict(tensors), {"format": "pt", **(metadata or {})})
+    (length,) = struct.unpack("<Q", raw[:8])
+    header = json.loads(raw[8 : 8 + length])
+    ordered = {"__metadata__": dict(sorted(header.pop("__metadata__").items())), **header}
+    text = json.dumps(ordered, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the data stay aligned
+    write_bytes(path, struct.pack("<Q", len(text)) + text + raw[8 + length :])

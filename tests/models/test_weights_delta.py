@@ -11,7 +11,7 @@ import safetensors.numpy
 from model_recipes import UNETS, torch_state
 
 from ine_jax.errors import InputError
-from ine_jax.models import names, weights
+from ine_jax.models import files, names, weights
 from ine_jax.types import Params
 
 CONFIG = UNETS["shallow"]
@@ -54,6 +54,26 @@ def test_half_precision_file_keeps_the_dtype_of_the_base(base: Params, tmp_path:
     applied = names.to_torch(weights.apply_unet_delta(base, partial))
     assert {value.dtype for value in applied.values()} == {np.dtype("float32")}
     np.testing.assert_allclose(applied[VALUE], names.to_torch(edited(base))[VALUE], rtol=1e-2)
+
+
+def test_equal_files_have_equal_bytes(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    tensors = {f"block.{i}.weight": rng.normal(size=(2, 3)).astype(np.float32) for i in range(5)}
+    tensors["half"] = np.arange(3, dtype=np.float16)
+    metadata = {f"key {i}": f"value {i} \u00e9" for i in range(20)}
+    written = set()
+    for turn in range(4):  # the library hashes anew for every file it writes
+        order = rng.permutation(20)
+        files.write_safetensors(
+            tmp_path / f"{turn}.safetensors", tensors, {f"key {i}": metadata[f"key {i}"] for i in order}
+        )
+        written.add((tmp_path / f"{turn}.safetensors").read_bytes())
+    assert len(written) == 1
+    with safetensors.safe_open(tmp_path / "0.safetensors", framework="numpy") as file:
+        assert file.metadata() == {"format": "pt", **metadata}
+        assert set(file.keys()) == set(tensors)
+        for name, value in tensors.items():
+            np.testing.assert_array_equal(file.get_tensor(name), value)
 
 
 def test_nothing_changed_is_refused(base: Params, tmp_path: Path) -> None:
