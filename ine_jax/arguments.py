@@ -110,7 +110,7 @@ class Report(Common):
 
 @dataclasses.dataclass(frozen=True)
 class Inspect(Common):
-    """Say what a file or folder is: embedding, model folder, changed weights, run directory."""
+    """Say what a file or folder is: embedding, model folder, changed weights, a run, demo or training directory."""
 
     path: tyro.conf.Positional[Path] = tyro.MISSING
     """File or folder."""

@@ -1,4 +1,4 @@
-"""What a file or folder is: an embedding, UNet weights, a model folder, a run directory, or a training directory.
+"""What a file or folder is: an embedding, UNet weights, a model folder; a run, demo or training directory.
 
 Nothing is trusted and nothing large is read: weights are described from the headers of their files.
 """
@@ -13,11 +13,11 @@ import safetensors
 from ine_jax.embedding import Embedding
 from ine_jax.errors import InputError
 from ine_jax.models.files import inside, read_json
-from ine_jax.runs import open_run
+from ine_jax.runs import Run, open_run
 
 Facts = dict[str, Any]
 
-KINDS = "an embedding or UNet weights (.safetensors), a model folder, a run directory"
+KINDS = "an embedding or UNet weights (.safetensors), a model folder, a run, demo or training directory"
 _UNET_PARTS = ("down_blocks.", "mid_block.", "up_blocks.", "conv_in.", "conv_out.", "conv_norm_out.", "time_embedding.")
 _COMPONENTS = ("text_encoder", "unet", "vae")
 _TAIL_BYTES = 64 * 1024
@@ -47,6 +47,8 @@ def _folder(path: Path) -> Facts:
         return _run(path)
     if (path / "checkpoints").is_dir() and (path / "config.json").is_file():
         return _training(path)
+    if (path / "evaluation" / "run.json").is_file() or any(path.glob("inversion/*/config.json")):
+        return _demo(path)
     raise InputError(f"{path}: holds no model_index.json, run.json or checkpoints/", KINDS, "check the path")
 
 
@@ -70,10 +72,42 @@ def _model(path: Path) -> Facts:
 def _run(path: Path) -> Facts:
     run = open_run(path)
     facts: Facts = {"kind": "run directory", "blocks": len(run.blocks()), "detectors": run.detectors()}
+    facts["finished"] = _drawn_and_judged(run)
     facts["commit"] = run.record.get("commit") or "unknown"
     facts["versions"] = dict(run.record.get("versions", {}))
     facts["report"] = (path / "report.html").is_file()
     return facts
+
+
+def _drawn_and_judged(run: Run) -> bool:
+    """Whether every block is drawn, and judged by every detector that the run has, at least one."""
+    blocks, detectors = run.blocks(), run.detectors()
+    judged = all(run.scores_path(detector, k).is_file() for detector in detectors for k in blocks)
+    return len(blocks) == run.config["blocks"] and bool(detectors) and judged
+
+
+def _demo(path: Path) -> Facts:
+    """Inversions, cells with the images that each has of those it asks for, and whether the demo is finished."""
+    begun = sorted(folder.parent for folder in path.glob("inversion/*/config.json"))
+    facts: Facts = {"kind": "demo directory"}
+    facts["inversions"] = {p.name: "finished" if (p / "done.json").is_file() else "not finished" for p in begun}
+    report = (path / "report.html").is_file()
+    if not (path / "evaluation" / "run.json").is_file():
+        return facts | {"cells": "none yet", "finished": False, "report": report}
+    run = open_run(path / "evaluation")
+    drawn = Counter(row["cell"] for k in run.blocks() for row in run.rows(k))
+    cells = [_cell_text(spec, drawn[i]) for i, spec in enumerate(run.config["cells"])]
+    facts |= {"cells": cells, "detectors": run.detectors()}
+    return facts | {"finished": report and _drawn_and_judged(run), "report": report}
+
+
+def _cell_text(spec: Facts, drawn: int) -> str:
+    total = sum(spec["lists"].values())
+    kind = f"{spec['negative']} from {spec['embedding_from']}" if spec["embedding_from"] else spec["negative"]
+    role = ", control" if spec["role"] == "control" else ""
+    return (
+        f"{spec['model']}, {kind}{role}: {'finished' if drawn == total else 'not finished'}, {drawn} of {total} images"
+    )
 
 
 def _training(path: Path) -> Facts:

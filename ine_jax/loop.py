@@ -77,7 +77,7 @@ def run(
         given = f"steps={steps}, save_every={save_every}, log_every={log_every}"
         raise InputError(given, "steps >= 0, save_every >= 1, log_every >= 1", "correct the number")
     folder = Path(directory)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     writer = jax.process_index() == 0
     with (
         lock(folder) if writer else nullcontext(),

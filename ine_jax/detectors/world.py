@@ -20,6 +20,7 @@ import safetensors.numpy
 
 from ine_jax.detectors.base import Scored, Verdict, detect_checked
 from ine_jax.errors import InputError
+from ine_jax.storage import write_atomic
 
 MAX_BYTES = 64 * 2**20
 BATCH = 32
@@ -131,12 +132,12 @@ class WorldDetector:
         return verdicts
 
     def save(self, folder: str | Path) -> None:
-        """Write config.json and model.safetensors (float32, dotted names) into `folder`."""
+        """Write config.json and model.safetensors (float32, dotted names) into `folder`, each whole or not at all."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         flat = {name: np.asarray(value, np.float32) for name, value in _flat(self.params).items()}
-        safetensors.numpy.save_file(flat, folder / "model.safetensors", metadata={"format": "ine_jax.world_detector"})
-        (folder / "config.json").write_text(json.dumps(dataclasses.asdict(self.config), indent=1) + "\n")
+        weights = safetensors.numpy.save(flat, metadata={"format": "ine_jax.world_detector"})
+        write_atomic(folder / "model.safetensors", weights)
+        write_atomic(folder / "config.json", json.dumps(dataclasses.asdict(self.config), indent=1) + "\n")
 
     @classmethod
     def load(cls, folder: str | Path) -> WorldDetector:

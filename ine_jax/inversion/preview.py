@@ -1,5 +1,6 @@
 """What a person looks at after an inversion: the loss curve, and pictures that the found embedding draws."""
 
+import io
 from pathlib import Path
 
 import jax
@@ -7,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image
 
 from ine_jax.embedding import Embedding
 from ine_jax.guidance.base import Texts
 from ine_jax.guidance.cfg import Cfg
 from ine_jax.noise import item_noise
 from ine_jax.pipeline import Pipeline
+from ine_jax.storage import png, write_atomic
 
 GAP = 2  # pixels between the pictures of a grid
 
@@ -42,7 +43,9 @@ def plot_losses(path: Path, steps: np.ndarray, losses: np.ndarray, title: str) -
     axes.set_title(title.replace("$", r"\$"), fontsize=10)  # a name is text, never a formula
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
-    figure.savefig(path, format="png", metadata={"Software": None})
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    write_atomic(path, buffer.getvalue())
 
 
 def grid(rows: list[np.ndarray]) -> np.ndarray:
@@ -88,5 +91,5 @@ def draw_preview(
 
 
 def write_picture(path: Path, picture: np.ndarray) -> None:
-    """Write uint8 [H, W, 3] as a PNG."""
-    Image.fromarray(picture).save(path, format="PNG")
+    """Write uint8 [H, W, 3] as a PNG, whole or not at all."""
+    write_atomic(path, png(picture))
