@@ -165,12 +165,13 @@ def _paired(specs: list[Mapping[str, Any]], tallies: Tallies) -> Iterable[dict[s
             yield {"model": a["model"], "guard": a["guard"], "list": name, **sides, **extra, **result}
 
 
+def _origin(spec: Mapping[str, Any]) -> str:
+    """Name of a cell's embedding: model and seed of its inversion where known, else its guard, which has its own."""
+    return f"{spec['embedding_from']}, seed {spec['embedding_seed']}" if spec["embedding_from"] else str(spec["guard"])
+
+
 def _hashes(config: Mapping[str, Any]) -> dict[str, Any]:
-    embeddings = {
-        f"{spec['embedding_from'] or 'embedding'}, seed {spec['embedding_seed']}": spec["embedding"]
-        for spec in config["cells"]
-        if spec["embedding"]
-    }
+    embeddings = {_origin(spec): spec["embedding"] for spec in config["cells"] if spec["embedding"]}
     return {"embeddings": embeddings, "prompts": {name: entry["sha256"] for name, entry in config["lists"].items()}}
 
 
