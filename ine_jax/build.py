@@ -17,12 +17,18 @@ from ine_jax.pipeline import Pipeline, load
 
 
 def pipeline(model: str, revision: str | None, sampler: SamplerConfig) -> Pipeline:
-    """Load the model with the sampler's method and batch.
+    """Load the model with the sampler's method, batch and UNet.
 
     Raises:
         InputError: the model cannot be found or read.
     """
-    return load(model, revision=revision, scheduler=sampler.scheduler, batch_size=sampler.batch)
+    return load(
+        model,
+        revision=revision,
+        scheduler=sampler.scheduler,
+        batch_size=sampler.batch,
+        unet_impl=sampler.unet_impl,
+    )
 
 
 def guidance(config: GuidanceConfig, with_negative: bool) -> Guidance:

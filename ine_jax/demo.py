@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ine_jax import assets, build, evaluate, report
 from ine_jax.config import DemoConfig, GuidanceConfig, InversionConfig, SamplerConfig
@@ -23,6 +23,7 @@ from ine_jax.progress import Progress
 from ine_jax.provenance import file_hash, value_hash
 from ine_jax.storage import pretty, write_atomic
 
+T = TypeVar("T")
 BASE = "tiny"
 BLOCK = 50
 FULL_SEEDS = (0, 1)  # of the inversion, in the full demo
@@ -74,6 +75,7 @@ def run(config: DemoConfig, command: Sequence[str] = ()) -> Outcome:
         raise InputError("the bundled family has no unlearned model", "an installation with its assets", "reinstall")
     models = unlearned if config.full else unlearned[:1]
     seeds = FULL_SEEDS if config.full else (settings.inversion.seed,)
+    out.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = [_invert(model, seed, settings, out) for model in [*models, BASE] for seed in seeds]
     plan = demo_plan(settings, found, None if config.full else config.items)
     missing = pending(plan, out / "evaluation")
@@ -97,25 +99,32 @@ def read_world() -> dict[str, Any]:
 
 
 def read_settings(world: Mapping[str, Any], config: DemoConfig) -> Settings:
-    """The family's own settings; what the config changes from its defaults wins."""
+    """The family's own settings; each field that the config changes from its default wins."""
     try:
         own = world["settings"]
-        given, usual = config.inversion, DemoConfig()
+        usual = DemoConfig()
         guidance = GuidanceConfig(own["guidance_scale"], own["negative_scale"])
-        sampler = SamplerConfig(scheduler=own["scheduler"], steps=own["steps"], batch=config.sampler.batch)
+        sampler = dataclasses.replace(usual.sampler, scheduler=own["scheduler"], steps=own["steps"])
         inversion = dataclasses.replace(usual.inversion, **own["inversion"])
         words, template = ", ".join(own["explicit_negative"]), own["implicit_template"]
         sweep = tuple(float(s) for s in own.get("sweep", ()))
     except (KeyError, TypeError) as error:
         raise InputError(f"settings of world.json: {error}", "the family's settings", "install it again") from error
     return Settings(
-        config.guidance if config.guidance != usual.guidance else guidance,
-        config.sampler if config.sampler != usual.sampler else sampler,
-        given if given != usual.inversion else inversion,
+        _changed(guidance, config.guidance, usual.guidance),
+        _changed(sampler, config.sampler, usual.sampler),
+        _changed(inversion, config.inversion, usual.inversion),
         words,
         template,
         sweep,
     )
+
+
+def _changed(own: T, given: T, usual: T) -> T:
+    """The record `own` with the fields in which `given` differs from `usual`."""
+    names = [field.name for field in dataclasses.fields(own)]  # type: ignore[arg-type]
+    changes = {name: getattr(given, name) for name in names if getattr(given, name) != getattr(usual, name)}
+    return dataclasses.replace(own, **changes)  # type: ignore[type-var]
 
 
 def demo_plan(settings: Settings, found: Sequence[Found], items: int | None) -> Plan:
@@ -168,9 +177,8 @@ def demo_plan(settings: Settings, found: Sequence[Found], items: int | None) -> 
         cells.append(implicit(models[0], own[0], "control", scale))
     cells.sort(key=lambda cell: [BASE, *models].index(cell.model))  # so that each model is loaded once
     sampler = settings.sampler
-    return Plan(
-        tuple(cells), lists, sampler.steps, sampler.scheduler, sampler.height, sampler.width, sampler.batch, BLOCK
-    )
+    size = sampler.height, sampler.width
+    return Plan(tuple(cells), lists, sampler.steps, sampler.scheduler, *size, sampler.batch, BLOCK, sampler.unet_impl)
 
 
 def _invert(model: str, seed: int, settings: Settings, out: Path) -> Found:

@@ -59,7 +59,11 @@ def generate(config: GenerateConfig, progress: Progress | None = None) -> Genera
     wanted = wanted_items(config)
     negative = Embedding.load(config.embedding) if config.embedding else config.negative or None
     pipe = load(
-        config.model, revision=config.revision, scheduler=config.sampler.scheduler, batch_size=config.sampler.batch
+        config.model,
+        revision=config.revision,
+        scheduler=config.sampler.scheduler,
+        batch_size=config.sampler.batch,
+        unet_impl=config.sampler.unet_impl,
     )
     scale, own = config.guidance.scale, config.guidance.negative_scale
     guidance = Cfg(scale) if negative is None else negative_guidance(scale, own)
@@ -197,6 +201,7 @@ def _settings(
         "schema": 1,
         "model": {"name": pipe.name, "weights": value_hash(dict(pipe.parts.hashes)), "dtype": pipe.dtype.name},
         "scheduler": repr(pipe.scheduler),
+        "unet_impl": pipe.unet_impl,
         "guidance": {"kind": type(guidance).__name__, "scales": scales},
         "negative": described,
         "size": dict(size),

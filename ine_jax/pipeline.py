@@ -45,6 +45,7 @@ class Pipeline:
     programs: Programs
     dtype: Any
     batch_size: int
+    unet_impl: str = "native"
 
     @property
     def name(self) -> str:
@@ -291,6 +292,6 @@ def assemble(
     parts = dataclasses.replace(parts, text_params=placed[0], unet_params=placed[1], vae_params=placed[2])
     tokenizer = Tokenizer.from_dir(parts.tokenizer_dir, parts.text_config.max_position_embeddings)
     steps = schedule.from_config(parts.scheduler_config, scheduler)
-    pipe = Pipeline(parts, tokenizer, steps, programs, jnp.dtype(dtype), batch_size)
+    pipe = Pipeline(parts, tokenizer, steps, programs, jnp.dtype(dtype), batch_size, unet_impl)
     pipe.rows()
     return pipe

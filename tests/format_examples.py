@@ -37,7 +37,7 @@ ITEMS = 4
 class Painter:
     """What `write_images` and `bench.measure` ask of a pipeline, without a network."""
 
-    name, dtype = "tiny-unlearned-0", np.dtype(np.float32)
+    name, dtype, unet_impl = "tiny-unlearned-0", np.dtype(np.float32), "native"
     programs = SimpleNamespace(mesh=SimpleNamespace(size=1))
     tokenizer = SimpleNamespace(truncated=lambda prompts: [False] * len(prompts))
 

@@ -144,6 +144,7 @@ WRONG = [
     "inspect noise.safetensors",
     "inspect rows.csv",
     "bench --baselines tpu",
+    "bench --sampler.unet-impl diffusers",
     "demo --items 0",
     "demo --out",
 ]

@@ -143,7 +143,7 @@ class DemoConfig:
     out: str = "runs/demo"
     """Run directory: embedding, images, summary.json, report.html."""
     full: bool = False
-    """All items of every list and all seeds (n >= 300 per cell) instead of `items`."""
+    """300 items of every list per cell, and every item there is on the unguarded base; all seeds. Overrides `items`."""
     items: int = 100
     """Items per cell."""
     guidance: GuidanceConfig = field(default_factory=lambda: GuidanceConfig(scale=3.0, negative_scale=4.0))
@@ -173,4 +173,5 @@ class BenchConfig:
         check_min(self, 1, "repeats")
         known = all(name in ("torch", "diffusers-flax") for name in self.baselines)
         check(self, "baselines", known, "torch, diffusers-flax")
+        check(self.sampler, "unet_impl", self.sampler.unet_impl == "native", "native; diffusers is a baseline here")
         check(self, "out", bool(self.out), "a file")

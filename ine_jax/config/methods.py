@@ -9,6 +9,7 @@ Space = Literal["token", "context"]
 Scheduler = Literal["ddim", "dpm++", "pndm", "euler"]
 EsdMethod = Literal["esd-x-strict", "esd-x", "esd-u", "esd-all"]
 NegativeKind = Literal["none", "explicit", "implicit"]
+UnetImpl = Literal["native", "diffusers"]
 Prompts = tuple[str, ...]
 
 
@@ -39,6 +40,8 @@ class SamplerConfig:
     """Pixels; empty means the model's own size."""
     batch: int = 32
     """Images per call; does not change any image."""
+    unet_impl: UnetImpl = "native"
+    """native, or diffusers: its 0.39 Flax UNet on the same weights, as a check (needs the extra `diffusers`)."""
 
     def __post_init__(self) -> None:
         check_min(self, 1, "steps", "batch")
@@ -120,6 +123,8 @@ class EsdConfig:
     """Share of the steps, the last ones, taken at 0.3 of the rate."""
     start_guidance: float = 3.0
     """Guidance scale of the trajectories on which x_t is drawn."""
+    guidance_spread: float = 0.0
+    """Their scales spread evenly over start_guidance +- this; below 0 they go where the edited model will."""
     ddim_steps: int = 25
     """Steps of those trajectories."""
     seed: int = 0

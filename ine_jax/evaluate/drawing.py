@@ -80,7 +80,7 @@ def _draw_block(run: Run, plan: Plan, unit: Unit, models: Mapping[str, Any], dra
     images = draw(cell, items, plan)
     seconds = time.monotonic() - begin
     pixels = {**cell.record(), "lists": None, "role": None, "guard": None, "hashes": models[cell.model]}
-    pixels["sampler"] = {key: getattr(plan, key) for key in ("steps", "scheduler", "height", "width")}
+    pixels["sampler"] = plan.pixels()
     rows = [
         {
             "id": item.id,
@@ -115,7 +115,7 @@ class Painter:
 
         if self._pipe is None or self._name != cell.model:
             self._name = cell.model
-            self._pipe = load(cell.model, scheduler=plan.scheduler, batch_size=plan.batch)
+            self._pipe = load(cell.model, scheduler=plan.scheduler, batch_size=plan.batch, unet_impl=plan.unet_impl)
         negative: str | Embedding | None = None
         if cell.negative == "explicit":
             negative = cell.words

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from ine_jax import assets
 from ine_jax.checks import MAX_SEED
 from ine_jax.config import EvaluateConfig, GuardConfig
+from ine_jax.config.methods import UnetImpl
 from ine_jax.errors import InputError
 from ine_jax.provenance import file_hash, value_hash
 
@@ -76,6 +77,12 @@ class Plan:
     width: int | None = None
     batch: int = 32
     block: int = 50
+    unet_impl: UnetImpl = "native"
+
+    def pixels(self) -> dict[str, Any]:
+        """What of the sampler changes pixels. This package's own UNet goes without saying."""
+        own = {key: getattr(self, key) for key in ("steps", "scheduler", "height", "width")}
+        return own if self.unet_impl == "native" else {**own, "unet_impl": self.unet_impl}
 
     def record(self) -> dict[str, Any]:
         """The config that a run directory is bound to."""
@@ -83,7 +90,7 @@ class Plan:
             name: {"n": len(items), "measure": measure(name), "sha256": value_hash([item.record() for item in items])}
             for name, items in self.lists.items()
         }
-        sampler = {key: getattr(self, key) for key in ("steps", "scheduler", "height", "width", "batch")}
+        sampler = {**self.pixels(), "batch": self.batch}
         cells = [cell.record() for cell in self.cells]
         return {"cells": cells, "lists": lists, "sampler": sampler, "block": self.block, "blocks": len(units(self))}
 
@@ -193,7 +200,7 @@ def plan_from_config(config: EvaluateConfig) -> Plan:
     counts = tuple((name, len(items)) for name, items in lists.items())
     cells = tuple(_cell(model, guard, counts) for model in config.models for guard in config.guards)
     s = config.sampler
-    return Plan(cells, lists, s.steps, s.scheduler, s.height, s.width, s.batch, config.block)
+    return Plan(cells, lists, s.steps, s.scheduler, s.height, s.width, s.batch, config.block, s.unet_impl)
 
 
 def _list_name(source: str) -> str:

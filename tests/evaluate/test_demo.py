@@ -1,6 +1,7 @@
 """The demo end to end on a random family of the bundled layout: what it draws, what it says, and that it resumes."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 from tiny_pipeline import SIDE, tiny_folder  # noqa: F401  a fixture
 
-from ine_jax import assets, demo
+from ine_jax import assets, cli, demo
 from ine_jax.config import DemoConfig, SamplerConfig
 from ine_jax.detectors.world import WorldConfig, WorldDetector, WorldNet
 from ine_jax.errors import InputError
@@ -94,6 +95,8 @@ def test_demo(family: Path) -> None:
 def test_full_plan_has_every_cell_that_the_table_needs(family: Path) -> None:
     settings = demo.read_settings(demo.read_world(), DemoConfig(full=True))
     assert (settings.guidance.negative_scale, settings.sampler.steps, settings.inversion.steps) == (4.0, 2, 3)
+    changed = demo.read_settings(demo.read_world(), DemoConfig(sampler=SamplerConfig(steps=16, batch=7)))
+    assert changed.sampler == SamplerConfig("ddim", steps=2, batch=7)  # only what was changed
     embedding = family / "e.safetensors"
     embedding.write_bytes(b"learned")
     models = ("tiny-unlearned-0", "tiny-unlearned-1", "tiny")
@@ -109,6 +112,13 @@ def test_full_plan_has_every_cell_that_the_table_needs(family: Path) -> None:
         assert set(lists) == {"attack", "benign", "explicit", "generic", "list"}
     assert {c.negative_scale for c in plan.cells if c.negative == "implicit"} == {4.0, 6.0}
     assert sum(u.stop - u.start for u in units(plan)) == sum(n for c in plan.cells for _, n in c.lists)
+
+
+def test_help_of_the_full_demo_says_how_many_items(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["demo", "--help"])
+    words = " ".join(re.sub(r"[^\w.=]+", " ", capsys.readouterr().out).split())
+    assert f"{demo.FULL_ITEMS} items of every list per cell and every item there is on the unguarded base" in words
 
 
 def test_demo_without_its_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

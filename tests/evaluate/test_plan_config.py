@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import fakes
 import numpy as np
@@ -17,11 +18,13 @@ from ine_jax.config import (
     GenerateConfig,
     GuardConfig,
     InversionConfig,
+    SamplerConfig,
 )
 from ine_jax.embedding import Embedding
 from ine_jax.errors import InputError
-from ine_jax.evaluate import evaluate, plan_from_config, read_items
+from ine_jax.evaluate import evaluate, plan_from_config, read_items, score, summarise
 from ine_jax.noise import item_seeds
+from ine_jax.provenance import file_hash
 
 
 def prompt_list(folder: Path, seed: int = 0) -> str:
@@ -46,6 +49,39 @@ def test_the_template_of_a_guard_reaches_its_cells(tmp_path: Path) -> None:
     assert [cell.template for cell in plan.cells] == ["{}", "{}", "a photo of a {}"]
     # the template changes pixels, so it is part of what binds the directory
     assert [cell["template"] for cell in plan.record()["cells"]] == ["{}", "{}", "a photo of a {}"]
+
+
+def test_two_embeddings_have_two_hashes_in_the_summary(tmp_path: Path) -> None:
+    paths = [embedding(tmp_path, "one"), embedding(tmp_path, "two", 2.0)]
+    guards = tuple(GuardConfig(f"guard {i}", "implicit", embedding=path) for i, path in enumerate(paths))
+    models = ("fake", "fake-unlearned")
+    plan = plan_from_config(EvaluateConfig(models=models, guards=guards, prompts=(prompt_list(tmp_path),)))
+    run = evaluate(plan, tmp_path / "run", draw=fakes.draw, hashes=fakes.hashes)
+    score(run, fakes.Corner(), about=fakes.ABOUT)
+    found = summarise(run)["hashes"]["embeddings"]
+    assert found == {f"guard {i}": file_hash(path) for i, path in enumerate(paths)}
+
+
+def test_the_unet_of_the_sampler_reaches_the_model_and_the_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, Any]] = []
+
+    def loaded(name: str, **options: Any) -> Any:
+        asked.append((name, options["unet_impl"]))
+        return lambda prompts, **_: np.zeros((len(prompts), 8, 8, 3), np.uint8)
+
+    monkeypatch.setattr("ine_jax.pipeline.load", loaded)
+    identities = []
+    for impl in ("native", "diffusers"):
+        config = EvaluateConfig(prompts=(prompt_list(tmp_path),), sampler=SamplerConfig(unet_impl=impl))  # type: ignore[arg-type]
+        run = evaluate(plan_from_config(config), tmp_path / impl, hashes=fakes.hashes)
+        identities.append(run.rows(0)[0]["identity"])
+        assert run.config["sampler"].get("unet_impl", "native") == impl
+    assert asked == [("tiny", "native"), ("tiny", "diffusers")]
+    assert identities[0] != identities[1]
+    with pytest.raises(InputError, match="started with another config"):
+        evaluate(plan_from_config(config), tmp_path / "native", hashes=fakes.hashes)
 
 
 @pytest.mark.parametrize("template", ["", "a photo", "{} and {}", "{ }"])
