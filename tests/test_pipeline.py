@@ -90,7 +90,7 @@ def test_the_pipeline_equals_its_parts_written_out(pipe: Pipeline) -> None:
 
 
 def test_one_program_per_shape(tiny_folder: Path, learned: Embedding) -> None:
-    pipe = load(tiny_folder, batch_size=2, dtype=jnp.float32, scheduler="euler")
+    pipe = load(tiny_folder, batch_size=6, scheduler="euler")  # rows that no other test uses: programs are shared
     before = pipe.compiles
     pipe(PROMPTS[:5], steps=4)
     used = pipe.compiles - before
