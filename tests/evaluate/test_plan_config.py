@@ -123,12 +123,8 @@ def test_one_limit_of_seeds_refused_before_anything_is_written(
 
 @pytest.mark.parametrize("seed", [-1, MAX_SEED + 1, 2**63, 2**70])
 def test_records_have_the_same_limit(seed: int) -> None:
-    for kind, fields in (
-        (GenerateConfig, {}),
-        (InversionConfig, {}),
-        (EsdConfig, {}),
-        (ConceptConfig, {"concept": "a", "images": "b"}),
-    ):
+    kinds: list[tuple[Any, dict[str, str]]] = [(kind, {}) for kind in (GenerateConfig, InversionConfig, EsdConfig)]
+    for kind, fields in [*kinds, (ConceptConfig, {"concept": "a", "images": "b"})]:
         with pytest.raises(InputError, match="seed"):
-            kind(seed=seed, **fields)  # type: ignore[operator]
-        assert kind(seed=MAX_SEED, **fields).seed == MAX_SEED  # type: ignore[operator]
+            kind(seed=seed, **fields)
+        assert kind(seed=MAX_SEED, **fields).seed == MAX_SEED
