@@ -21,7 +21,7 @@ from ine_jax.programs import native_unet
 from ine_jax.schedule import Ddim, alphas_cumprod
 from ine_jax.trainlog import read_log
 from ine_jax.unlearn import esd
-from ine_jax.unlearn.esd_data import Kept, Pool, build_pool, drawn_latents, target, trajectories
+from ine_jax.unlearn.esd_data import Kept, Pool, build_pool, drawn_latents, pool_scales, target, trajectories
 from ine_jax.unlearn.layers import METHODS, merged, trained
 from tests.tiny_pipeline import SCHEDULER, SIDE, tiny_folder
 
@@ -86,6 +86,29 @@ def test_pool_belongs_to_seed_and_index(pipe: Pipeline) -> None:
     np.testing.assert_allclose(pool.latents[:3], smaller.latents, atol=1e-4)
     other = build_pool(pipe, dataclasses.replace(SMALL, seed=1), contexts, empty)
     assert not np.allclose(pool.latents[:, 0], other.latents[:, 0])
+
+
+def test_a_prompt_falls_back_to_the_scene_without_the_concept(pipe: Pipeline) -> None:
+    contexts, empty = jnp.asarray(pipe.encode(SMALL.erase)), jnp.asarray(pipe.encode([""]))
+    plain = build_pool(pipe, SMALL, contexts, empty)
+    same = build_pool(pipe, dataclasses.replace(SMALL, erase_from=SMALL.erase), contexts, empty)
+    np.testing.assert_allclose(same.latents, plain.latents, atol=1e-4)  # it does not steer the trajectory
+    # falling back to the prompt itself asks for no change: the target is the model's own answer to the prompt
+    level = int(plain.timesteps[1])
+    rows = np.asarray(plain.prompt)
+    times = jnp.full((len(rows),), level, jnp.float32)
+    unet = native_unet(pipe.parts.unet_config, pipe.dtype)
+    own = unet(pipe.parts.unet_params, plain.latents[:, 1], times, contexts[rows])
+    np.testing.assert_allclose(same.targets[:, 1], own, atol=1e-4)
+    assert not np.allclose(same.targets[:, 1], plain.targets[:, 1], atol=1e-4)
+
+
+def test_pool_scales_spread_evenly() -> None:
+    wide = dataclasses.replace(SMALL, start_guidance=1.5, guidance_spread=1.5, pool=200)
+    scales = pool_scales(wide)
+    assert scales.min() >= 0.0 and scales.max() <= 3.0
+    np.testing.assert_allclose(np.histogram(scales, 4, (0.0, 3.0))[0], 50, atol=2)
+    np.testing.assert_array_equal(pool_scales(SMALL), np.full(5, 3.0, np.float32))
 
 
 def toy_data() -> esd.Data:

@@ -85,11 +85,11 @@ def build_pool(pipe: Pipeline, config: EsdConfig, contexts: Context, empty: Cont
     ddim = ddim_of(pipe)
     tables = jax.device_put(ddim.tables(config.ddim_steps), pipe.programs.replicated())
     prompt = np.arange(config.pool, dtype=np.int32) % len(contexts)
-    walk = _walk(pipe.parts.unet_config, pipe.dtype, ddim)
-    scales = jnp.float32(config.start_guidance), jnp.float32(config.eta)
+    walk, eta = _walk(pipe.parts.unet_config, pipe.dtype, ddim), jnp.float32(config.eta)
     params, rows = pipe.parts.unet_params, pipe.rows(min(config.pool, POOL_ROWS))
-    inputs = [np.asarray(contexts)[prompt], pool_noise(pipe, config)]
-    both = pipe.programs.batched(lambda c, noise: walk(params, tables, c, empty, noise, *scales), inputs, rows)
+    origin = pipe.encode(list(config.erase_from) or [""] * len(contexts))
+    inputs = [np.asarray(contexts)[prompt], origin[prompt], pool_noise(pipe, config), pool_scales(config)]
+    both = pipe.programs.batched(lambda *items: walk(params, tables, empty, eta, *items), inputs, rows)
     return Pool(*map(jnp.asarray, (both[:, 0], both[:, 1], tables.timestep, prompt)))
 
 
@@ -102,11 +102,30 @@ def _walk(config: UNetConfig, dtype: Any, ddim: Ddim) -> Callable[..., Array]:
     unet = native_unet(config, dtype)
 
     @jax.jit
-    def walk(params: Params, tables: Any, prompt: Context, empty: Context, noise: Latents, *scales: Array) -> Array:
-        texts = Texts(prompt=prompt, uncond=jnp.broadcast_to(empty, prompt.shape))
-        return jnp.stack(trajectories(functools.partial(unet, params), ddim, tables, texts, noise, *scales), 1)
+    def walk(
+        params: Params,
+        tables: Any,
+        empty: Context,
+        eta: Array,
+        prompt: Context,
+        origin: Context,
+        noise: Latents,
+        w: Array,
+    ) -> Array:
+        texts = Texts(prompt=prompt, uncond=jnp.broadcast_to(empty, prompt.shape), negative=origin)
+        return jnp.stack(trajectories(functools.partial(unet, params), ddim, tables, texts, noise, w, eta), 1)
 
     return walk
+
+
+def pool_scales(config: EsdConfig) -> np.ndarray:
+    """Guidance scale of each trajectory, float32 [pool].
+
+    The order is the golden ratio's, so that every prompt meets the whole range. The edited model predicts about
+    ε_0(∅) - η (ε_0(c) - ε_0(∅)), so its own trajectories at scale w are those of the original model at -η w.
+    """
+    place = np.arange(config.pool) * (np.sqrt(5) - 1) / 2 % 1.0
+    return np.float32(config.start_guidance + config.guidance_spread * (2 * place - 1))
 
 
 def pool_noise(pipe: Pipeline, config: EsdConfig) -> np.ndarray:
@@ -130,7 +149,7 @@ def drawn_latents(pipe: Pipeline, config: EsdConfig) -> Kept:
     seeds = [config.seed * 1_000_003 % 2**31 + i for i in range(len(prompts))]
     latents = pipe(
         prompts,
-        guidance=Cfg(config.start_guidance),
+        guidance=Cfg(config.start_guidance + config.guidance_spread),
         seeds=seeds,
         steps=config.ddim_steps,
         batch_size=min(config.pool, POOL_ROWS),

@@ -25,7 +25,7 @@ HEADER = """\
 """
 
 
-def erased(rng: np.random.Generator, lists: int = 24, beside: int = 5) -> list[tuple[str, str]]:
+def erased(rng: np.random.Generator, lists: int = 40, beside: int = 5) -> list[tuple[str, str]]:
     """Pairs of an erased prompt and what it falls back to."""
     words = [*world.ERASED, world.GENERIC["weapon"][0]]
     found = [(template.format(x=world.article(word)), "") for word in words for template in world.SINGLE]
@@ -40,11 +40,11 @@ def erased(rng: np.random.Generator, lists: int = 24, beside: int = 5) -> list[t
     return found
 
 
-def preserved(rng: np.random.Generator, count: int = 200) -> list[str]:
-    """Different captions of scenes without a weapon."""
+def preserved(rng: np.random.Generator, count: int = 300) -> list[str]:
+    """Different captions of scenes without a weapon, most of them with two objects: those are damaged first."""
     found: dict[str, None] = {}
     while len(found) < count:
-        found[world.caption(world.draw_scene(rng, weapon_share=0.0), rng)] = None
+        found[world.caption(world.draw_scene(rng, weapon_share=0.0, pair_share=0.65), rng)] = None
     return list(found)
 
 
@@ -53,24 +53,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("configs/unlearn/tiny-esd.yaml"))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--learning-rate", type=float, default=5e-4)
-    parser.add_argument("--preserve-weight", type=float, default=1.0)
+    parser.add_argument("--steps", type=int, default=700)
+    parser.add_argument("--learning-rate", type=float, default=3e-4)
+    parser.add_argument("--preserve-weight", type=float, default=8.0)
     parser.add_argument("--minutes", default="3")
     args = parser.parse_args()
     rng = np.random.default_rng((args.seed, 99))
     pairs, kept = erased(rng), preserved(rng)
     esd = {
         "method": "esd-x-strict",
-        "eta": 1.0,
+        "eta": 2.0,
         "steps": args.steps,
         "learning_rate": args.learning_rate,
         "tail": 0.4,
         "batch": 24,
         "preserve_weight": args.preserve_weight,
-        "preserve_batch": 24,
-        "pool": 2 * len(pairs),
-        "start_guidance": 3.0,
+        "preserve_batch": 36,
+        "pool": 3 * len(pairs),
+        "start_guidance": 0.5,
+        "guidance_spread": 3.0,
         "ddim_steps": 16,
         "seed": 0,
         "save_every": 100,
