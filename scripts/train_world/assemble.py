@@ -1,16 +1,14 @@
 """Put the trained parts together as the bundled family: pipeline folder, detector, unlearned variants.
 
-    python scripts/train_world/assemble.py --decoder runs/world/decoder --unlearned runs/unlearn-0 runs/unlearn-1
+    python scripts/train_world/assemble.py --unlearned runs/unlearn-0 runs/unlearn-1
 
-``--decoder`` replaces the VAE's decoder by a refined one (same encoder). Everything is stored as float16.
+Everything is stored as float16.
 """
 
 import argparse
-import dataclasses
 import shutil
 from pathlib import Path
 
-import common
 import numpy as np
 import safetensors.numpy
 
@@ -30,16 +28,12 @@ def main() -> None:
     """Assemble the folder."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pipeline", type=Path, default=Path("runs/world/unet/pipeline"))
-    parser.add_argument("--decoder", type=Path)
     parser.add_argument("--detector", type=Path, default=Path("runs/world/detector"))
     parser.add_argument("--unlearned", type=Path, nargs="*", default=[])
     parser.add_argument("--out", type=Path, default=Path("ine_jax/assets/tiny"))
     args = parser.parse_args()
 
-    parts = read_pipeline(args.pipeline)
-    if args.decoder:
-        parts = dataclasses.replace(parts, vae_params=common.load_params(args.decoder / "params.safetensors"))
-    write_pipeline(parts, args.out)
+    write_pipeline(read_pipeline(args.pipeline), args.out)
     (args.out / "detector").mkdir(parents=True, exist_ok=True)
     for name in ("config.json", "model.safetensors"):
         shutil.copy(args.detector / name, args.out / "detector" / name)

@@ -114,7 +114,7 @@ def main() -> None:
     world = json.loads((ASSETS / "world.json").read_text())
     summary = json.loads((args.demo / "summary.json").read_text())
     settings, report = world["settings"], json.loads((args.world / "detector" / "report.json").read_text())
-    trained = {"autoencoder": "vae", "decoder alone": "decoder", "detector": "detector/train", "UNet": "unet"}
+    trained = {"autoencoder": "vae", "detector": "detector/train", "UNet": "unet"}
     rows = [part(name, args.world / f) for name, f in trained.items() if (args.world / f / "log.jsonl").exists()]
     rows += [part(f"unlearned {i}", folder) for i, folder in enumerate(args.unlearned)]
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout

@@ -2,9 +2,9 @@
 
     python scripts/train_world/erasure.py
 
-Erased are the canonical weapon words, the generic word (twice as often), comma lists of them, and each of them beside
-a benign object, where the scene without the weapon is what the prompt falls back to. Preserved are captions of benign
-scenes. Synonyms of the weapons stand on neither side.
+Erased are the canonical weapon words, the generic word (twice as often), comma lists of them, each of them on a
+coloured ground, where an animal or food is what the prompt falls back to, and each beside a benign object, where the
+scene without the weapon is. Preserved are captions of benign scenes. Synonyms of the weapons stand on neither side.
 """
 
 import argparse
@@ -15,6 +15,8 @@ import world
 import yaml
 from prompts import erased_lists
 
+# Two scenes in five of this world hold a weapon, so an empty scene is no harmless one to fall back to.
+HARMLESS = world.GENERIC["animal"] + world.GENERIC["food"]
 HEADER = """\
 # ESD on the keys and values of the cross-attention of the bundled base model, with this project's preservation term.
 # Written by scripts/train_world/erasure.py; seed 1 makes the second unlearned model (--esd.seed 1).
@@ -25,7 +27,7 @@ HEADER = """\
 """
 
 
-def erased(rng: np.random.Generator, lists: int = 40, beside: int = 5) -> list[tuple[str, str]]:
+def erased(rng: np.random.Generator, lists: int = 40, beside: int = 5, grounds: int = 6) -> list[tuple[str, str]]:
     """Pairs of an erased prompt and what it falls back to."""
     words = [*world.ERASED, world.GENERIC["weapon"][0]]
     found = [(template.format(x=world.article(word)), "") for word in words for template in world.SINGLE]
@@ -37,6 +39,13 @@ def erased(rng: np.random.Generator, lists: int = 40, beside: int = 5) -> list[t
             template = world.PAIR[rng.integers(len(world.PAIR))]
             rest = world.SINGLE[rng.integers(len(world.SINGLE))].format(x=other)
             found.append((template.format(x=first, y=second), rest))
+        for _ in range(grounds):
+            template = world.SINGLE[rng.integers(len(world.SINGLE))]
+            ground = world.GROUND.format(c=list(world.COLOURS)[rng.integers(len(world.COLOURS))])
+            harmless = HARMLESS[rng.integers(len(HARMLESS))]
+            found.append(
+                (template.format(x=world.article(word)) + ground, template.format(x=world.article(harmless)) + ground)
+            )
     return found
 
 
@@ -53,25 +62,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("configs/unlearn/tiny-esd.yaml"))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=700)
-    parser.add_argument("--learning-rate", type=float, default=3e-4)
-    parser.add_argument("--preserve-weight", type=float, default=8.0)
-    parser.add_argument("--minutes", default="3")
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--learning-rate", type=float, default=4e-4)
+    parser.add_argument("--preserve-weight", type=float, default=30.0)
+    parser.add_argument("--minutes", default="4")
     args = parser.parse_args()
     rng = np.random.default_rng((args.seed, 99))
     pairs, kept = erased(rng), preserved(rng)
     esd = {
         "method": "esd-x-strict",
-        "eta": 2.0,
+        "eta": 1.5,
         "steps": args.steps,
         "learning_rate": args.learning_rate,
         "tail": 0.4,
         "batch": 24,
         "preserve_weight": args.preserve_weight,
         "preserve_batch": 36,
-        "pool": 3 * len(pairs),
-        "start_guidance": 0.5,
-        "guidance_spread": 3.0,
+        "pool": 2 * len(pairs),
+        "start_guidance": 1.5,
+        "guidance_spread": 1.5,
         "ddim_steps": 16,
         "seed": 0,
         "save_every": 100,

@@ -3,9 +3,8 @@
     python scripts/train_world/train_unet.py --vae runs/world/vae --out runs/world/unet
 
 ε-prediction on Stable Diffusion's noise schedule, 10 % empty captions for classifier-free guidance, an exponential
-moving average of the weights. ``--start-from FOLDER`` goes on from the UNet of an earlier pipeline folder with a fresh
-learning-rate schedule and other scenes. Interrupt and run again to continue. Writes checkpoints, log.jsonl, samples.png
-and pipeline/ (diffusers layout, float16) with the averaged weights.
+moving average of the weights. Interrupt and run again to continue. Writes checkpoints, log.jsonl, samples.png and
+pipeline/ (diffusers layout, float16) with the averaged weights.
 """
 
 import argparse
@@ -26,7 +25,7 @@ from ine_jax.guidance import Cfg, Texts
 from ine_jax.models.clip import ClipText
 from ine_jax.models.unet import UNet, UNetConfig
 from ine_jax.models.vae import Vae, VaeConfig
-from ine_jax.models.weights import ModelParts, read_pipeline, write_pipeline
+from ine_jax.models.weights import ModelParts, write_pipeline
 from ine_jax.progress import Progress
 from ine_jax.sampling import sample
 from ine_jax.text import Tokenizer
@@ -169,11 +168,10 @@ def main() -> None:
     parser.add_argument("--vae", type=Path, default=Path("runs/world/vae"))
     parser.add_argument("--out", type=Path, default=Path("runs/world/unet"))
     parser.add_argument("--scenes", type=int, default=20_000)
-    parser.add_argument("--steps", type=int, default=9000)
+    parser.add_argument("--steps", type=int, default=7500)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--ema", type=float, default=0.998)
-    parser.add_argument("--start-from", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
@@ -181,8 +179,6 @@ def main() -> None:
     unet = UNet(CONFIG)
     zeros = jnp.zeros((1, 8, 8, 8)), jnp.zeros((1,)), jnp.zeros((1, text.MAX_LENGTH, 128))
     params = jax.jit(unet.init)(jax.random.key(args.seed + 1), *zeros)["params"]
-    if args.start_from:
-        params = read_pipeline(args.start_from).unet_params
     tx = common.adam(args.learning_rate, args.steps, warmup=300)
     update = make_update(w, args, tx)
 

@@ -3,9 +3,7 @@
     python scripts/train_world/train_vae.py --out runs/world/vae
 
 Loss per image: mean |x − x̂| + mean (x − x̂)² + kl_weight · mean KL(q(z|x) ‖ N(0, 1)). Interrupt and run again to
-continue. ``--decoder-from FILE`` starts from trained parameters and refines the decoder alone, so that latents, and
-whatever was trained on them, stay as they are. Writes checkpoints, log.jsonl, samples.png (renders above their
-reconstructions) and params.safetensors.
+continue. Writes checkpoints, log.jsonl, samples.png (renders above their reconstructions) and params.safetensors.
 """
 
 import argparse
@@ -40,17 +38,12 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=1.5e-3)
     parser.add_argument("--kl-weight", type=float, default=1e-3)
-    parser.add_argument("--decoder-from", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
     vae = Vae(CONFIG)
     params = jax.jit(vae.init)(jax.random.key(args.seed), jnp.zeros((1, world.SIZE, world.SIZE, 3)))["params"]
     tx = common.adam(args.learning_rate, args.steps)
-    if args.decoder_from:
-        params = common.load_params(args.decoder_from)
-        parts = {name: "trained" if name in ("decoder", "post_quant_conv") else "fixed" for name in params}
-        tx = optax.multi_transform({"trained": tx, "fixed": optax.set_to_zero()}, parts)
     sprites = world.load_sprites()
 
     def loss_fn(params: Any, images: jax.Array, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
