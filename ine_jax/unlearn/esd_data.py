@@ -125,7 +125,7 @@ def pool_scales(config: EsdConfig) -> np.ndarray:
     ε_0(∅) - η (ε_0(c) - ε_0(∅)), so its own trajectories at scale w are those of the original model at -η w.
     """
     place = np.arange(config.pool) * (np.sqrt(5) - 1) / 2 % 1.0
-    return np.float32(config.start_guidance + config.guidance_spread * (2 * place - 1))
+    return (config.start_guidance + config.guidance_spread * (2 * place - 1)).astype(np.float32)
 
 
 def pool_noise(pipe: Pipeline, config: EsdConfig) -> np.ndarray:
