@@ -5,6 +5,8 @@ smallest honest stand-in: every word is its own direction and nothing merges syn
 UNet while another word for the same thing stays.
 """
 
+import collections
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import world
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import pre_tokenizers
 
 from ine_jax.models.clip import ClipText, ClipTextConfig
 
@@ -23,17 +25,10 @@ _EMBED_STD, _SPECIAL_STD, _POSITION_STD, _OUT_GAIN = 1.0, 0.3, 0.3, 0.5
 
 
 def write_tokenizer(folder: Path) -> int:
-    """Train byte-pair merges until every word is one token; write CLIP's files; return the vocabulary size."""
-    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token=END))
-    bpe.pre_tokenizer = pre_tokenizers.Split(Regex(r"[a-z]+|[0-9]|[^\sa-z0-9]+"), "removed", invert=True)
-    bpe.decoder = decoders.BPEDecoder()
+    """Write CLIP's tokenizer files with merges that make every word one token; return the vocabulary size."""
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     base = sorted(alphabet) + sorted(f"{c}</w>" for c in alphabet)
-    trainer = trainers.BpeTrainer(
-        vocab_size=10_000, end_of_word_suffix="</w>", initial_alphabet=alphabet, show_progress=False
-    )
-    bpe.train_from_iterator(world.vocabulary(), trainer)
-    merges = [tuple(m) for m in json.loads(bpe.to_str())["model"]["merges"]]
+    merges = learn_merges(world.vocabulary())
     tokens = base + ["".join(m) for m in merges] + [START, END]
     folder.mkdir(parents=True, exist_ok=True)
     vocab = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
@@ -44,6 +39,21 @@ def write_tokenizer(folder: Path) -> int:
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1))
     (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=1))
     return len(vocab)
+
+
+def learn_merges(words: list[str]) -> list[tuple[str, str]]:
+    """Byte-pair merges (arXiv 1508.07909, algorithm 1) until every word is one token; ties go to the first in order."""
+    split = [[*word[:-1], f"{word[-1]}</w>"] for word in words]
+    merges: list[tuple[str, str]] = []
+    while any(len(parts) > 1 for parts in split):
+        counts = collections.Counter(pair for parts in split for pair in itertools.pairwise(parts))
+        first, second = min(counts, key=lambda pair: (-counts[pair], pair))
+        merges.append((first, second))
+        for parts in split:
+            for i in reversed(range(len(parts) - 1)):
+                if parts[i : i + 2] == [first, second]:
+                    parts[i : i + 2] = [first + second]
+    return merges
 
 
 def random_encoder(vocab_size: int, seed: int) -> tuple[ClipTextConfig, Any]:
