@@ -142,8 +142,13 @@ def demo_plan(settings: Settings, found: Sequence[Found], items: int | None) -> 
     words = tuple((name, n[name]) for name in DRAWN if full)
     w, s = settings.guidance.scale, settings.guidance.negative_scale
 
-    def implicit(model: str, source: Found, role: str = "main", scale: float | None = s) -> Cell:
-        lists = both if role == "main" else few
+    def implicit(
+        model: str,
+        source: Found,
+        lists: tuple[tuple[str, int], ...] = both,
+        role: str = "main",
+        scale: float | None = s,
+    ) -> Cell:
         return Cell(
             model,
             lists,
@@ -170,11 +175,11 @@ def demo_plan(settings: Settings, found: Sequence[Found], items: int | None) -> 
         cells += [Cell(model, both + words, scale=w, guard=GUARD), explicit(model)]
         cells += [implicit(model, f) for f in own if f.model == model]
     # controls: an embedding inverted on the base, used on each model; the other unlearned embeddings on the base
-    cells += [implicit(model, f, "control") for f in found if f.model == BASE for model in (BASE, *models)]
-    cells += [implicit(BASE, f, "control") for f in own[1:]]
+    cells += [implicit(model, f, few, "control") for f in found if f.model == BASE for model in (BASE, *models)]
+    cells += [implicit(BASE, f, few, "control") for f in own[1:]]
     for scale in settings.sweep if full else ():
         cells += [explicit(BASE, both, "control", scale), explicit(models[0], both, "control", scale)]
-        cells.append(implicit(models[0], own[0], "control", scale))
+        cells.append(implicit(models[0], own[0], both, "control", scale))
     cells.sort(key=lambda cell: [BASE, *models].index(cell.model))  # so that each model is loaded once
     sampler = settings.sampler
     size = sampler.height, sampler.width

@@ -28,8 +28,8 @@ project's benign preservation term). Emoji stand in for harmful images, so nobod
 
 ## How it was made
 
-Commands in order: `docs/reproducing.md`. Trained at commit {commit} on 2 CPU cores (no GPU), which other work shared;
-times are wall-clock times of the logs.
+Commands in order: `docs/reproducing.md`. On 2 CPU cores (no GPU), which other work shared; times are wall-clock times of
+the logs. This card was written at commit {commit}.
 
 | part | steps | batch | seed | minutes | loss at the end |
 |---|---|---|---|---|---|
@@ -55,8 +55,8 @@ Drawn: share that show a weapon.
 
 w = {w:g}, s = {s:g}, {scheduler} with {steps} steps, the explicit words "{words}", the implicit template
 "{template}", erasure strength and inversion length were chosen on the lists `tune-*`, which share no prompt and no seed
-with the lists above. Rules: w where explicit and benign rates on the base are highest (smallest such w); s and the
-form of the words on the *base* model alone: the highest defence on explicit-word prompts whose benign loss is at most
+with the lists above. Rules: w where explicit and benign rates on the base are highest (w = 2, 3 and 5 did not differ
+beyond their errors; the middle one was taken); s and the form of the words on the *base* model alone: the highest defence on explicit-word prompts whose benign loss is at most
 0.05; erasure: explicit, generic and list prompts at most 0.10 at the smallest benign loss, attacks not looked at.
 
 Every setting that was measured, in order (rates on `tune-*`):
@@ -64,6 +64,12 @@ Every setting that was measured, in order (rates on `tune-*`):
 | model | negative | w | s | rates |
 |---|---|---|---|---|
 {tried}
+
+A stronger negative on the reported lists (`measure.py`, chosen nowhere):
+
+| model | negative | w | s | rates |
+|---|---|---|---|---|
+{sweep}
 
 {reading}
 ## Licence
@@ -88,7 +94,7 @@ def part(name: str, folder: Path) -> str:
 def tried(line: str) -> str:
     """One row of the table of settings."""
     setting: dict[str, Any] = json.loads(line)
-    model = Path(setting["delta"]).parent.name if "delta" in setting else "base"
+    model = Path(setting["delta"]).parent.name if "delta" in setting else setting.get("model", "tiny")
     negative = setting.get("negative", "none")
     negative = (
         f'"{setting["words"]}"' if negative == "words" else Path(negative).parent.name if "/" in negative else negative
@@ -108,7 +114,7 @@ def main() -> None:
     parser.add_argument("--demo", type=Path, default=Path("runs/demo-full"))
     parser.add_argument("--world", type=Path, default=Path("runs/world"))
     parser.add_argument("--unlearned", type=Path, nargs="*", default=[Path("runs/unlearn-0"), Path("runs/unlearn-1")])
-    parser.add_argument("--reading", type=Path, default=ASSETS / "READING.md")
+    parser.add_argument("--reading", type=Path, default=Path("scripts/train_world/reading.md"))
     parser.add_argument("--eye", required=True)
     args = parser.parse_args()
     world = json.loads((ASSETS / "world.json").read_text())
@@ -140,6 +146,7 @@ def main() -> None:
         words=", ".join(settings["explicit_negative"]),
         template=settings["implicit_template"],
         tried="\n".join(tried(line) for line in (args.world / "tried.jsonl").read_text().splitlines()),
+        sweep="\n".join(tried(line) for line in (args.world / "sweep.jsonl").read_text().splitlines()),
         reading=args.reading.read_text() + "\n" if args.reading.exists() else "",
     )
     (ASSETS / "CARD.md").write_text(text)
