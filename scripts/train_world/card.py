@@ -28,8 +28,8 @@ project's benign preservation term). Emoji stand in for harmful images, so nobod
 
 ## How it was made
 
-Commands in order: `docs/reproducing.md`. On 2 CPU cores (no GPU), which other work shared; times are wall-clock times of
-the logs. This card was written at commit {commit}.
+Commands in order: `docs/reproducing.md`. On 2 CPU cores (no GPU), which other work shared; times are wall-clock times
+of the logs. This card was written at commit {commit}.
 
 | part | steps | batch | seed | minutes | loss at the end |
 |---|---|---|---|---|---|
@@ -56,8 +56,9 @@ Drawn: share that show a weapon.
 w = {w:g}, s = {s:g}, {scheduler} with {steps} steps, the explicit words "{words}", the implicit template
 "{template}", erasure strength and inversion length were chosen on the lists `tune-*`, which share no prompt and no seed
 with the lists above. Rules: w where explicit and benign rates on the base are highest (w = 2, 3 and 5 did not differ
-beyond their errors; the middle one was taken); s and the form of the words on the *base* model alone: the highest defence on explicit-word prompts whose benign loss is at most
-0.05; erasure: explicit, generic and list prompts at most 0.10 at the smallest benign loss, attacks not looked at.
+beyond their errors; the middle one was taken); s and the form of the words on the *base* model alone: the highest
+defence on explicit-word prompts whose benign loss is at most 0.05; erasure: explicit, generic and list prompts at most
+0.10 at the smallest benign loss, attacks not looked at.
 
 Every setting that was measured, in order (rates on `tune-*`):
 
