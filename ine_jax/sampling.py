@@ -1,4 +1,4 @@
-"""The sampling loop: one scan, one network call per step for all rows of all branches.
+"""The sampling loop: one scan for each phase of the guard, one network call per step for all rows of all branches.
 
 This module knows the contracts of a sampler and of a guard, and none of their kinds.
 """
@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from ine_jax.guidance.base import Guidance, Texts
+from ine_jax.guidance.base import Guidance, Moment, Texts, phases
 from ine_jax.schedule.base import Scheduler
 from ine_jax.types import Array, Latents
 
@@ -54,15 +54,24 @@ def sample(
     latents, memory = scheduler.initial(noise.astype(jnp.float32), tables)
     calls = tables.timestep.shape[0]
 
-    def body(carry: tuple[Array, Any, Any], row: tuple[Array, Any]) -> tuple[tuple[Array, Any, Any], None]:
-        latents, memory, state = carry
-        step, numbers = row
-        seen = scheduler.scale_input(latents, numbers)
-        eps = predict(denoise, guidance, texts, seen, numbers.timestep, step)
-        guided, state = guidance.combine(state, eps, step)
-        latents, memory = scheduler.step(memory, latents, guided, numbers)
-        return (latents, memory, state), None
+    def loop(part: Guidance, latents: Array, memory: Any, rows: tuple[Array, Any]) -> tuple[Array, Any]:
+        def body(carry: tuple[Array, Any, Any], row: tuple[Array, Any]) -> tuple[tuple[Array, Any, Any], None]:
+            latents, memory, state = carry
+            step, numbers = row
+            seen = scheduler.scale_input(latents, numbers)
+            eps = predict(denoise, part, texts, seen, numbers.timestep, step)
+            at = Moment(step, seen, *scheduler.level(numbers), calls, scheduler.noise.prediction_type)
+            guided, state = part.combine(state, eps, at)
+            latents, memory = scheduler.step(memory, latents, guided, numbers)
+            return (latents, memory, state), None
 
-    start = (latents, memory, guidance.init(texts, latents))
-    (latents, _, _), _ = jax.lax.scan(body, start, (jnp.arange(calls, dtype=jnp.int32), tables))
+        start = (latents, memory, part.init(texts, latents))
+        (latents, memory, _), _ = jax.lax.scan(body, start, rows)
+        return latents, memory
+
+    rows, first = (jnp.arange(calls, dtype=jnp.int32), tables), 0
+    for part, count in phases(guidance, calls):
+        chosen = jax.tree.map(lambda column, a=first, n=count: column[a : a + n], rows)
+        latents, memory = loop(part, latents, memory, chosen)
+        first += count
     return latents

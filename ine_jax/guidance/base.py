@@ -6,8 +6,12 @@ scale never compiles again; how many network rows it needs is structure. The net
     texts ─→ contexts [batch, branch, token, dim] ─→ network ─→ combine [batch, branch, h, w, c] ─→ ε [batch, h, w, c]
 
 Nothing in a guard may look across the batch axis: the image of an item never depends on its neighbours.
+
+A guard that needs other rows in other parts of a run (none before a warm-up, say) has a method `phases(calls)` that
+returns the guards of its parts, each with its number of network calls; the sampler runs one loop for each.
 """
 
+import functools
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -15,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ine_jax.errors import InputError
 from ine_jax.types import Array, BranchContext, BranchLatents, Context, Latents
 
 State: TypeAlias = Any  # a pytree of the guard's own; () where it remembers nothing
@@ -30,13 +35,43 @@ class Texts:
         prompt: what is asked for.
         uncond: the empty prompt.
         negative: what is to be avoided, as words or as a learned embedding, or None.
-        safety: the concept of a safety guard, or None.
+        bank: several such texts, [batch, choice, token, dim], for guards that choose among them, or None.
+        safe: the prompt with the concept projected out (SAFREE), or None.
+        until: the last step at which `safe` stands for the prompt, int32 [batch], or None.
     """
 
     prompt: Context
     uncond: Context
     negative: Context | None = None
-    safety: Context | None = None
+    bank: BranchContext | None = None
+    safe: Context | None = None
+    until: Array | None = None
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("step", "latents", "alpha", "sigma"),
+    meta_fields=("calls", "prediction"),
+)
+@dataclass(frozen=True)
+class Moment:
+    """Where a run stands when a prediction is combined: x_t = α x_0 + σ ε, as the network sees it.
+
+    Attributes:
+        step: index of the network call, counted through the whole run from 0.
+        latents: x_t, float32 [batch, h, w, c].
+        alpha: α of this level, a scalar.
+        sigma: σ of this level, a scalar.
+        calls: network calls of the whole run; static.
+        prediction: what the network predicts, "epsilon" or "v_prediction"; static.
+    """
+
+    step: Array
+    latents: Latents
+    alpha: Array
+    sigma: Array
+    calls: int
+    prediction: str = "epsilon"
 
 
 class Guidance(Protocol):
@@ -52,7 +87,7 @@ class Guidance(Protocol):
     def contexts(self, texts: Texts, step: Array) -> BranchContext:
         """Return the text of every row at this step (the index of the network call)."""
 
-    def combine(self, state: State, eps: BranchLatents, step: Array) -> tuple[Latents, State]:
+    def combine(self, state: State, eps: BranchLatents, at: Moment) -> tuple[Latents, State]:
         """Return the guided prediction, computed in float32 and given back in the dtype of `eps`, and the new state."""
 
 
@@ -60,6 +95,19 @@ def per_item(scale: Scale) -> Array:
     """Return a scale in float32 that multiplies [batch, h, w, c]: a scalar, or [batch, 1, 1, 1]."""
     value = jnp.asarray(scale, jnp.float32)
     return value if value.ndim == 0 else value.reshape(-1, 1, 1, 1)
+
+
+def phases(guidance: Guidance, calls: int) -> list[tuple[Guidance, int]]:
+    """Return the guards of a run's parts, in order, each with its number of network calls; parts of 0 calls left out.
+
+    Raises:
+        InputError: the parts do not add up to `calls`.
+    """
+    parts = guidance.phases(calls) if hasattr(guidance, "phases") else [(guidance, calls)]
+    if sum(count for _, count in parts) != calls or any(count < 0 for _, count in parts):
+        given = ", ".join(str(count) for _, count in parts)
+        raise InputError(f"phases of {given} calls", f"{calls} calls in all", "mend the guard's phases")
+    return [(guard, count) for guard, count in parts if count]
 
 
 def rows(*contexts: Context) -> BranchContext:
@@ -90,6 +138,6 @@ class NoGuidance:
         """Return the prompt as the only row."""
         return rows(texts.prompt)
 
-    def combine(self, state: State, eps: BranchLatents, step: Array) -> tuple[Latents, State]:
+    def combine(self, state: State, eps: BranchLatents, at: Moment) -> tuple[Latents, State]:
         """Return ε_c."""
         return eps[:, 0], state

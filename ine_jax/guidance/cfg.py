@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import jax
 
-from ine_jax.guidance.base import Scale, State, Texts, in_float32, per_item, rows
+from ine_jax.guidance.base import Moment, Scale, State, Texts, in_float32, per_item, rows
 from ine_jax.types import Array, BranchContext, BranchLatents, Latents
 
 
@@ -35,7 +35,7 @@ class Cfg:
         """Return (negative or unconditional, prompt)."""
         return rows(texts.uncond if texts.negative is None else texts.negative, texts.prompt)
 
-    def combine(self, state: State, eps: BranchLatents, step: Array) -> tuple[Latents, State]:
+    def combine(self, state: State, eps: BranchLatents, at: Moment) -> tuple[Latents, State]:
         """Return ε_u + w (ε_c - ε_u)."""
         uncond, prompt = in_float32(eps)
         return (uncond + per_item(self.scale) * (prompt - uncond)).astype(eps.dtype), state

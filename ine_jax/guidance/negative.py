@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from ine_jax.errors import InputError
-from ine_jax.guidance.base import Guidance, Scale, State, Texts, in_float32, per_item, rows
+from ine_jax.guidance.base import Guidance, Moment, Scale, State, Texts, in_float32, per_item, rows
 from ine_jax.guidance.cfg import Cfg
 from ine_jax.types import Array, BranchContext, BranchLatents, Context, Latents
 
@@ -57,7 +57,7 @@ class Negative:
         """Return (unconditional, prompt, negative)."""
         return rows(texts.uncond, texts.prompt, _negative(texts))
 
-    def combine(self, state: State, eps: BranchLatents, step: Array) -> tuple[Latents, State]:
+    def combine(self, state: State, eps: BranchLatents, at: Moment) -> tuple[Latents, State]:
         """Return ε_u + w (ε_c - ε_u) - s (ε_n - ε_u)."""
         uncond, prompt, negative = in_float32(eps)
         toward = per_item(self.scale) * (prompt - uncond)

@@ -47,6 +47,9 @@ class Scheduler(Protocol):
     def scale_input(self, latents: Array, row: Any) -> Array:
         """Return what the network sees of the current latents."""
 
+    def level(self, row: Any) -> tuple[Array, Array]:
+        """Return (α, σ) of what the network sees: α x_0 + σ ε."""
+
     def step(self, state: State, latents: Array, model_output: Array, row: Any) -> tuple[Array, State]:
         """Return the latents of the next lower noise level and the new state."""
 

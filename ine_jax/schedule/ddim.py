@@ -71,6 +71,10 @@ class Ddim:
         """Return the latents unchanged."""
         return latents
 
+    def level(self, row: DdimTables) -> tuple[Array, Array]:
+        """Return (α, σ)."""
+        return row.alpha, row.sigma
+
     def step(self, state: tuple[()], latents: Array, model_output: Array, row: DdimTables) -> tuple[Array, tuple[()]]:
         """Return x_s = α_s x̂_0 + σ_s ε̂ (eq. 12), with x̂_0 clipped where the config asks for it."""
         clean, eps = predictions(self.noise.prediction_type, latents, as_float32(model_output), row.alpha, row.sigma)

@@ -143,6 +143,10 @@ class DpmSolver2M:
         """Return the latents unchanged."""
         return latents
 
+    def level(self, row: DpmTables) -> tuple[Array, Array]:
+        """Return (α, σ)."""
+        return row.alpha, row.sigma
+
     def step(self, state: Array, latents: Array, model_output: Array, row: DpmTables) -> tuple[Array, Array]:
         """Return x' = (σ'/σ) x + α'(1 - e^-h) m_0 + correction · (m_0 - m_1), and m_0 for the next step."""
         clean, _ = predictions(self.noise.prediction_type, latents, as_float32(model_output), row.alpha, row.sigma)

@@ -88,6 +88,11 @@ class Euler:
         """Return latents of variance 1: x / sqrt(level² + 1)."""
         return latents / jnp.sqrt(row.level**2 + 1.0)
 
+    def level(self, row: EulerTables) -> tuple[Array, Array]:
+        """Return (1, level) / sqrt(level² + 1)."""
+        root = jnp.sqrt(row.level**2 + 1.0)
+        return 1.0 / root, row.level / root
+
     def step(self, state: tuple[()], latents: Array, model_output: Array, row: EulerTables) -> tuple[Array, tuple[()]]:
         """Return x + (level' - level) · dx/dlevel, where the slope is ε̂ = (x - x̂_0) / level."""
         slope = as_float32(model_output)

@@ -98,6 +98,10 @@ class Pndm:
         """Return the latents unchanged."""
         return latents
 
+    def level(self, row: PndmTables) -> tuple[Array, Array]:
+        """Return (α, σ)."""
+        return row.alpha, row.sigma
+
     def step(self, state: PndmState, latents: Array, model_output: Array, row: PndmTables) -> tuple[Array, PndmState]:
         """Return the transfer of eq. 9 along the combined output of eq. 12.
 

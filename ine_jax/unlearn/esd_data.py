@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ine_jax.config import EsdConfig
-from ine_jax.guidance.base import Texts
+from ine_jax.guidance.base import Moment, Texts
 from ine_jax.guidance.cfg import Cfg
 from ine_jax.models.unet import UNetConfig
 from ine_jax.pipeline import Pipeline
@@ -64,7 +64,8 @@ def trajectories(
     def body(latents: Array, row: tuple[Array, Any]) -> tuple[Array, tuple[Array, Array]]:
         step, numbers = row
         eps = predict(denoise, guard, texts, latents, numbers.timestep, step)
-        guided, _ = guard.combine((), eps, step)
+        at = Moment(step, latents, *ddim.level(numbers), len(tables.timestep), ddim.noise.prediction_type)
+        guided, _ = guard.combine((), eps, at)
         following, _ = ddim.step((), latents, guided, numbers)
         rest = eps[:, 0]
         if origin is not None:

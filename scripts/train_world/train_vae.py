@@ -26,7 +26,7 @@ CONFIG = VaeConfig(
     latent_channels=8,
     block_out_channels=(16, 32, 64, 128),
     layers_per_block=1,
-    norm_num_groups=16,
+    norm_num_groups=4,
 )
 
 
@@ -34,7 +34,7 @@ def main() -> None:
     """Train from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/world/vae"))
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=5500)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=1.5e-3)
     parser.add_argument("--kl-weight", type=float, default=1e-3)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ine_jax.guidance import Cfg, Guidance, Negative, NoGuidance, Texts
+from ine_jax.guidance import Cfg, Guidance, Moment, Negative, NoGuidance, Texts
 
 ITEMS, TOKENS, DIM = 3, 5, 4
 LATENT = (4, 4, 2)
@@ -97,9 +97,16 @@ CASES = [
 def texts_for(case: Case, items: int = ITEMS) -> Texts:
     """Random texts with exactly the fields that the guard needs."""
     rng = np.random.default_rng(11)
-    make = {name: rng.standard_normal((items, TOKENS, DIM)) for name in ("prompt", "uncond", "negative", "safety")}
+    make = {name: rng.standard_normal((items, TOKENS, DIM)) for name in ("prompt", "uncond", "negative")}
     wanted = {name: jnp.asarray(make[name], jnp.float32) for name in ("prompt", "uncond", *case.texts)}
     return Texts(**wanted)
+
+
+def moment(step: Any = 0, items: int = ITEMS, calls: int = 4) -> Moment:
+    """A step of a run of `calls`: α = 0.8, σ = 0.6, and the same random latents for every item."""
+    latents = jnp.asarray(np.random.default_rng(7).standard_normal((1, *LATENT)), jnp.float32)
+    latents = jnp.broadcast_to(latents, (items, *LATENT))
+    return Moment(jnp.asarray(step, jnp.int32), latents, jnp.float32(0.8), jnp.float32(0.6), calls)
 
 
 def item(tree: Any, index: int) -> Any:

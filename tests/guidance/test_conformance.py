@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from guards import CASES, ITEMS, LATENT, Case, item, texts_for
+from guards import CASES, ITEMS, LATENT, Case, item, moment, texts_for
 from toys import ToyDenoiser
 
 from ine_jax import schedule
@@ -30,7 +30,7 @@ def steps(guard: Guidance, texts: Texts, eps: jax.Array) -> jax.Array:
     """Run `STEPS` combines in a Python loop on predictions that change with the step."""
     state, outputs = guard.init(texts, noise(eps.shape[0])), []
     for step in range(STEPS):
-        out, state = guard.combine(state, eps * (1.0 - 0.1 * step), jnp.int32(step))
+        out, state = guard.combine(state, eps * (1.0 - 0.1 * step), moment(step, eps.shape[0]))
         outputs.append(out)
     return jnp.stack(outputs, axis=1)
 
@@ -48,7 +48,7 @@ def close(mine: Any, theirs: Any) -> None:
 @every
 def test_combine_follows_its_equation(case: Case) -> None:
     eps = branches(case)
-    out, _ = case.guard.combine(case.guard.init(texts_for(case), noise()), eps, jnp.int32(0))
+    out, _ = case.guard.combine(case.guard.init(texts_for(case), noise()), eps, moment())
     close(out, case.telling(np.asarray(eps, np.float64)))
 
 
@@ -83,7 +83,7 @@ def test_scan_is_the_loop(case: Case) -> None:
     texts, eps = texts_for(case), branches(case)
 
     def body(state: Any, step: jax.Array) -> tuple[Any, jax.Array]:
-        out, state = case.guard.combine(state, eps * (1.0 - 0.1 * step.astype(jnp.float32)), step)
+        out, state = case.guard.combine(state, eps * (1.0 - 0.1 * step.astype(jnp.float32)), moment(step))
         return state, out
 
     _, scanned = jax.lax.scan(body, case.guard.init(texts, noise()), jnp.arange(STEPS))
@@ -94,16 +94,16 @@ def test_scan_is_the_loop(case: Case) -> None:
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
 def test_the_dtype_is_kept_and_the_arithmetic_is_float32(case: Case, dtype: Any) -> None:
     eps, texts = branches(case, dtype), texts_for(case)
-    out, _ = case.guard.combine(case.guard.init(texts, noise()), eps, jnp.int32(0))
+    out, _ = case.guard.combine(case.guard.init(texts, noise()), eps, moment())
     assert out.dtype == dtype
-    exact, _ = case.guard.combine(case.guard.init(texts, noise()), eps.astype(jnp.float32), jnp.int32(0))
+    exact, _ = case.guard.combine(case.guard.init(texts, noise()), eps.astype(jnp.float32), moment())
     np.testing.assert_array_equal(np.asarray(out, np.float32), np.asarray(exact.astype(dtype), np.float32))
 
 
 @every
 def test_scale_one_is_the_conditional_prediction(case: Case) -> None:
     texts, eps = texts_for(case), branches(case)
-    out, _ = case.conditional.combine(case.conditional.init(texts, noise()), eps, jnp.int32(0))
+    out, _ = case.conditional.combine(case.conditional.init(texts, noise()), eps, moment())
     close(out, eps[:, case.prompt_branch])
     contexts = case.conditional.contexts(texts, jnp.int32(0))
     np.testing.assert_array_equal(contexts[:, case.prompt_branch], texts.prompt)

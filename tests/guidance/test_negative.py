@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from guards import moment
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,8 +30,8 @@ def test_a_traced_scale_takes_three_rows() -> None:
 def test_at_s_of_w_minus_one_three_rows_are_the_two(w: float, seed: int) -> None:
     """The unconditional row cancels: ε_u (1 - w + s) = 0."""
     eps = np.random.default_rng(seed).standard_normal((2, 3, 2, 2, 1)).astype(np.float32)
-    three, _ = Negative(w, w - 1).combine((), jnp.asarray(eps), jnp.int32(0))
-    two, _ = Cfg(w).combine((), jnp.asarray(eps[:, [2, 1]]), jnp.int32(0))
+    three, _ = Negative(w, w - 1).combine((), jnp.asarray(eps), moment())
+    two, _ = Cfg(w).combine((), jnp.asarray(eps[:, [2, 1]]), moment())
     np.testing.assert_allclose(three, two, rtol=1e-4, atol=1e-4)
 
 
