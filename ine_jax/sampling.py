@@ -60,7 +60,8 @@ def sample(
             step, numbers = row
             seen = scheduler.scale_input(latents, numbers)
             eps = predict(denoise, part, texts, seen, numbers.timestep, step)
-            at = Moment(step, seen, *scheduler.level(numbers), calls, scheduler.noise.prediction_type)
+            level = scheduler.level(numbers)
+            at = Moment(step, numbers.timestep, seen, *level, calls, scheduler.noise.prediction_type)
             guided, state = part.combine(state, eps, at)
             latents, memory = scheduler.step(memory, latents, guided, numbers)
             return (latents, memory, state), None

@@ -50,7 +50,7 @@ class Texts:
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=("step", "latents", "alpha", "sigma"),
+    data_fields=("step", "timestep", "latents", "alpha", "sigma"),
     meta_fields=("calls", "prediction"),
 )
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ class Moment:
 
     Attributes:
         step: index of the network call, counted through the whole run from 0.
+        timestep: noise level that the network is told, float32, a scalar; high where noisy.
         latents: x_t, float32 [batch, h, w, c].
         alpha: α of this level, a scalar.
         sigma: σ of this level, a scalar.
@@ -67,6 +68,7 @@ class Moment:
     """
 
     step: Array
+    timestep: Array
     latents: Latents
     alpha: Array
     sigma: Array

@@ -64,7 +64,8 @@ def trajectories(
     def body(latents: Array, row: tuple[Array, Any]) -> tuple[Array, tuple[Array, Array]]:
         step, numbers = row
         eps = predict(denoise, guard, texts, latents, numbers.timestep, step)
-        at = Moment(step, latents, *ddim.level(numbers), len(tables.timestep), ddim.noise.prediction_type)
+        level, kind = ddim.level(numbers), ddim.noise.prediction_type
+        at = Moment(step, numbers.timestep, latents, *level, len(tables.timestep), kind)
         guided, _ = guard.combine((), eps, at)
         following, _ = ddim.step((), latents, guided, numbers)
         rest = eps[:, 0]

@@ -103,10 +103,11 @@ def texts_for(case: Case, items: int = ITEMS) -> Texts:
 
 
 def moment(step: Any = 0, items: int = ITEMS, calls: int = 4) -> Moment:
-    """A step of a run of `calls`: α = 0.8, σ = 0.6, and the same random latents for every item."""
+    """A step of a run of `calls` from timestep 999: α = 0.8, σ = 0.6, the same random latents for every item."""
     latents = jnp.asarray(np.random.default_rng(7).standard_normal((1, *LATENT)), jnp.float32)
     latents = jnp.broadcast_to(latents, (items, *LATENT))
-    return Moment(jnp.asarray(step, jnp.int32), latents, jnp.float32(0.8), jnp.float32(0.6), calls)
+    told = jnp.asarray(999.0 * (1.0 - jnp.asarray(step) / calls), jnp.float32)
+    return Moment(jnp.asarray(step, jnp.int32), told, latents, jnp.float32(0.8), jnp.float32(0.6), calls)
 
 
 def item(tree: Any, index: int) -> Any:
