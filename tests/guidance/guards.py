@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ine_jax.guidance import Cfg, Guidance, Moment, Negative, NoGuidance, Texts
+from ine_jax.guidance import Cfg, Guidance, Moment, Negative, NoGuidance, Sld, Texts, sld_preset
 
 ITEMS, TOKENS, DIM = 3, 5, 4
 LATENT = (4, 4, 2)
@@ -58,6 +58,17 @@ def negative(w: Any, s: Any) -> Telling:
     return lambda e: e[:, 0] + w * (e[:, 1] - e[:, 0]) - s * (e[:, 2] - e[:, 0])
 
 
+def sld(w: Any, s: Any, threshold: Any) -> Telling:
+    """The first step of safe latent diffusion without a warm-up: no momentum has gathered."""
+
+    def told(e: np.ndarray) -> np.ndarray:
+        away = e[:, 1] - e[:, 2]
+        strength = np.where((away < threshold) & (np.asarray(s) > 1), np.minimum(1, s * np.abs(away)), 0)
+        return e[:, 0] + w * (e[:, 1] - e[:, 0] - strength * (e[:, 2] - e[:, 0]))
+
+    return told
+
+
 CASES = [
     Case("none", NoGuidance(), NoGuidance(), lambda e: e[:, 0], NoGuidance(), 0),
     Case("cfg", Cfg(7.5), Cfg(3.0), cfg(7.5), Cfg(1.0), 1, Cfg(7.5)),
@@ -89,6 +100,36 @@ CASES = [
         Negative(1.0, each(0.0, 0.0, 0.0)),
         1,
         Negative(7.5, each(0.0, 0.0, 0.0)),
+        texts=("negative",),
+    ),
+    Case(
+        "sld",
+        Sld(7.5, 1.5, 0.5, 0.3, 0.4, 0.0),
+        Sld(5.0, 1000.0, 0.01, 0.5, 0.7, 10.0),
+        sld(7.5, 1.5, 0.5),
+        Sld(1.0, 0.0),
+        1,
+        Sld(7.5, 0.0),
+        texts=("negative",),
+    ),
+    Case(
+        "sld-per-item",
+        Sld(each(7.5, 3.0, 5.0), each(1.5, 1.0, 4.0), each(0.5, 1.0, 0.0), each(0, 1, 0.5), each(0, 0.4, 0.7), 0.0),
+        Sld(each(2.0, 2.0, 2.0), each(9.0, 9.0, 9.0), each(1.0, 1.0, 1.0), each(0, 0, 0), each(0, 0, 0), 20.0),
+        sld(column(7.5, 3.0, 5.0), column(1.5, 1.0, 4.0), column(0.5, 1.0, 0.0)),
+        Sld(each(1.0, 1.0, 1.0), each(0.0, 1.0, 0.5)),
+        1,
+        Sld(7.5, each(0.0, 1.0, 0.5), warmup=each(0.0, 10.0, 50.0)),
+        texts=("negative",),
+    ),
+    Case(
+        "sld-skipping",
+        sld_preset("weak"),
+        sld_preset("weak-200", 3.0),
+        cfg(7.5),
+        sld_preset("weak", 1.0),
+        1,
+        sld_preset("weak", safety_scale=0.0),
         texts=("negative",),
     ),
 ]

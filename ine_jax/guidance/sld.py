@@ -1,0 +1,184 @@
+"""Safe latent diffusion (arXiv 2211.05105), in the form of its published sampling loop."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ine_jax.errors import InputError
+from ine_jax.guidance.base import Guidance, Moment, Scale, State, Texts, in_float32, per_item, rows
+from ine_jax.guidance.cfg import Cfg
+from ine_jax.types import Array, BranchContext, BranchLatents, Context, Latents
+
+WARMUP_STEPS = 50  # the run length in which `warmup` counts
+
+# SafetyConfig of diffusers 0.30.3 (pipelines/stable_diffusion_safe); weak's safety scale is 20 there and 200 in
+# OPTML-Group/Diffusion-MU-Attack (src/tasks/P4D_.py).
+_WEAK = {"safety_scale": 20.0, "threshold": 0.0, "momentum_scale": 0.0, "momentum_beta": 0.0, "warmup": 15.0}
+SLD_PRESETS: Mapping[str, Mapping[str, float]] = MappingProxyType(
+    {
+        "weak": _WEAK,
+        "weak-200": _WEAK | {"safety_scale": 200.0},
+        "medium": {
+            "safety_scale": 1000.0,
+            "threshold": 0.01,
+            "momentum_scale": 0.3,
+            "momentum_beta": 0.4,
+            "warmup": 10.0,
+        },
+        "strong": {
+            "safety_scale": 2000.0,
+            "threshold": 0.025,
+            "momentum_scale": 0.5,
+            "momentum_beta": 0.7,
+            "warmup": 7.0,
+        },
+        "max": {
+            "safety_scale": 5000.0,
+            "threshold": 1.0,
+            "momentum_scale": 0.5,
+            "momentum_beta": 0.7,
+            "warmup": 0.0,
+        },
+    }
+)
+
+
+def _negative(texts: Texts) -> Context:
+    """Return the negative text, raising `InputError` where there is none."""
+    if texts.negative is None:
+        raise InputError(
+            "the guard Sld without a negative text", "words, or an embedding, as the negative", "give one, or use Cfg"
+        )
+    return texts.negative
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class _Warmup(Cfg):
+    """Plain guidance that leaves the negative text alone: what SLD does while its safety term is withheld."""
+
+    def contexts(self, texts: Texts, step: Array) -> BranchContext:
+        """Return (unconditional, prompt)."""
+        return rows(texts.uncond, texts.prompt)
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("scale", "safety_scale", "threshold", "momentum_scale", "momentum_beta", "warmup"),
+    meta_fields=("skip",),
+)
+@dataclass(frozen=True)
+class Sld:
+    """Guidance away from a negative text, element by element; three rows: unconditional, prompt, negative.
+
+    With d = ε_c - ε_n, all operations elementwise (equations 3 to 8 of arXiv 2211.05105):
+
+        φ = min(1, s_S |d|);  μ = φ where d < λ, else 0
+        γ = μ (ε_n - ε_u) + s_m ν;  ν ← β_m ν + (1 - β_m) γ
+        ε = ε_u + s_g ((ε_c - ε_u) - γ), without γ during the warm-up
+
+    The comparison with λ is signed and ν gathers during the warm-up too, as in the published loop. There s_S ≤ 1
+    switches the safety term off; here it does so for each item by a mask, so that switching compiles nothing. (The
+    published loop drops all guidance at s_g ≤ 1; here the equation holds for every s_g.)
+
+    Every number may be one for all items or one per item.
+
+    Attributes:
+        scale: s_g, the guidance scale w.
+        safety_scale: s_S, how soon φ reaches 1; 1 or less switches the safety term off.
+        threshold: λ.
+        momentum_scale: s_m.
+        momentum_beta: β_m.
+        warmup: δ, steps before γ is applied, counted in a run of 50. Other runs take that share of their network
+            calls, rounded to the nearest whole number, halves up (so PNDM's 51 calls begin where its 50 steps do).
+        skip: the first steps, counted like `warmup`, whose safety row is not computed; static. Set by `skipping`.
+    """
+
+    scale: Scale = 7.5
+    safety_scale: Scale = 1000.0
+    threshold: Scale = 0.01
+    momentum_scale: Scale = 0.3
+    momentum_beta: Scale = 0.4
+    warmup: Scale = 10.0
+    skip: float = 0.0
+
+    needs_negative: ClassVar[bool] = True
+
+    @property
+    def branches(self) -> int:
+        """Return 3."""
+        return 3
+
+    def skipping(self) -> "Sld":
+        """Return the same guard with `skip` set to the warm-up that every item shares, where that is exact.
+
+        It is where s_m = 0 for every item: ν is then never read, so nothing remembers what the warm-up would have
+        computed. Traced numbers have no value to look at, and skip nothing.
+        """
+        if isinstance(self.momentum_scale, jax.core.Tracer) or isinstance(self.warmup, jax.core.Tracer):
+            return self
+        exact = not np.any(np.asarray(self.momentum_scale))
+        return dataclasses.replace(self, skip=float(np.min(np.asarray(self.warmup, np.float32))) if exact else 0.0)
+
+    def phases(self, calls: int) -> list[tuple[Guidance, int]]:
+        """Return plain guidance (two rows) for the skipped calls, and this guard for the others."""
+        first = min(calls, max(0, math.floor(self.skip * calls / WARMUP_STEPS + 0.5)))
+        return [(_Warmup(self.scale), first), (self, calls - first)]
+
+    def init(self, texts: Texts, latents: Latents) -> State:
+        """Return ν = 0, float32 [batch, h, w, c].
+
+        Raises:
+            InputError: the texts hold no negative.
+        """
+        _negative(texts)
+        return jnp.zeros_like(latents, jnp.float32)
+
+    def contexts(self, texts: Texts, step: Array) -> BranchContext:
+        """Return (unconditional, prompt, negative)."""
+        return rows(texts.uncond, texts.prompt, _negative(texts))
+
+    def combine(self, state: State, eps: BranchLatents, at: Moment) -> tuple[Latents, State]:
+        """Return ε_u + s_g ((ε_c - ε_u) - γ) and the new ν."""
+        uncond, prompt, negative = in_float32(eps)
+        safety_scale, beta = per_item(self.safety_scale), per_item(self.momentum_beta)
+        away = prompt - negative
+        strength = jnp.minimum(1.0, safety_scale * jnp.abs(away))
+        mu = jnp.where(away < per_item(self.threshold), strength, 0.0)
+        gamma = mu * (negative - uncond) + per_item(self.momentum_scale) * state
+        state = beta * state + (1.0 - beta) * gamma
+        # step >= round(warmup * calls / 50), in products of whole numbers: exact in float32
+        begun = WARMUP_STEPS * (at.step + 0.5) > per_item(self.warmup) * at.calls
+        safety = jnp.where(begun & (safety_scale > 1.0), gamma, 0.0)
+        return (uncond + per_item(self.scale) * (prompt - uncond - safety)).astype(eps.dtype), state
+
+
+def sld_preset(name: str, scale: Scale = 7.5, **overrides: Scale) -> Sld:
+    """Return the guard with the published numbers of that name, skipping what need not be computed.
+
+    Medium, strong and max share one compiled program. So do weak and weak-200, which need only two rows during their
+    warm-up. Overridden numbers may be one per item.
+
+    Args:
+        name: weak, weak-200, medium, strong or max (`SLD_PRESETS`).
+        scale: s_g, the guidance scale w.
+        overrides: other values for fields of the preset.
+
+    Raises:
+        InputError: a name of a preset or of a field that does not exist.
+    """
+    if name not in SLD_PRESETS:
+        raise InputError(f"SLD preset {name!r}", ", ".join(SLD_PRESETS), "choose one, or set the numbers of Sld")
+    unknown = overrides.keys() - SLD_PRESETS[name].keys()
+    if unknown:
+        raise InputError(f"SLD setting {min(unknown)!r}", ", ".join(SLD_PRESETS[name]), "mend its name")
+    numbers: dict[str, Any] = {**SLD_PRESETS[name], **overrides}
+    return Sld(scale, **numbers).skipping()
