@@ -1,6 +1,7 @@
 """Negative-prompt guidance with a scale of its own."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import numpy as np
@@ -11,11 +12,11 @@ from ine_jax.guidance.cfg import Cfg
 from ine_jax.types import Array, BranchContext, BranchLatents, Context, Latents
 
 
-def _negative(texts: Texts) -> Context:
+def required_negative(texts: Texts, guard: str) -> Context:
     """Return the negative text, raising `InputError` where there is none."""
     if texts.negative is None:
         raise InputError(
-            "The guard Negative without a negative text.",
+            f"The guard {guard} without a negative text.",
             "Allowed: words, or an embedding, as the negative.",
             "Give a negative, or use Cfg.",
         )
@@ -39,6 +40,8 @@ class Negative:
     scale: Scale = 7.5
     negative_scale: Scale = 6.5
 
+    needs_negative: ClassVar[bool] = True
+
     @property
     def branches(self) -> int:
         """Return 3."""
@@ -50,12 +53,12 @@ class Negative:
         Raises:
             InputError: the texts hold no negative.
         """
-        _negative(texts)
+        required_negative(texts, "Negative")
         return ()
 
     def contexts(self, texts: Texts, step: Array) -> BranchContext:
         """Return (unconditional, prompt, negative)."""
-        return rows(texts.uncond, texts.prompt, _negative(texts))
+        return rows(texts.uncond, texts.prompt, required_negative(texts, "Negative"))
 
     def combine(self, state: State, eps: BranchLatents, at: Moment) -> tuple[Latents, State]:
         """Return ε_u + w (ε_c - ε_u) - s (ε_n - ε_u)."""

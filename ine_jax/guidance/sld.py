@@ -15,7 +15,8 @@ import numpy as np
 from ine_jax.errors import InputError
 from ine_jax.guidance.base import Guidance, Moment, Scale, State, Texts, in_float32, per_item, rows
 from ine_jax.guidance.cfg import Cfg
-from ine_jax.types import Array, BranchContext, BranchLatents, Context, Latents
+from ine_jax.guidance.negative import required_negative
+from ine_jax.types import Array, BranchContext, BranchLatents, Latents
 
 WARMUP_STEPS = 50  # the run length in which `warmup` counts
 
@@ -49,15 +50,6 @@ SLD_PRESETS: Mapping[str, Mapping[str, float]] = MappingProxyType(
         },
     }
 )
-
-
-def _negative(texts: Texts) -> Context:
-    """Return the negative text, raising `InputError` where there is none."""
-    if texts.negative is None:
-        raise InputError(
-            "the guard Sld without a negative text", "words, or an embedding, as the negative", "give one, or use Cfg"
-        )
-    return texts.negative
 
 
 @jax.tree_util.register_dataclass
@@ -139,12 +131,12 @@ class Sld:
         Raises:
             InputError: the texts hold no negative.
         """
-        _negative(texts)
+        required_negative(texts, "Sld")
         return jnp.zeros_like(latents, jnp.float32)
 
     def contexts(self, texts: Texts, step: Array) -> BranchContext:
         """Return (unconditional, prompt, negative)."""
-        return rows(texts.uncond, texts.prompt, _negative(texts))
+        return rows(texts.uncond, texts.prompt, required_negative(texts, "Sld"))
 
     def combine(self, state: State, eps: BranchLatents, at: Moment) -> tuple[Latents, State]:
         """Return ε_u + s_g ((ε_c - ε_u) - γ) and the new ν."""

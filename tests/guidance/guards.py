@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ine_jax.guidance import Cfg, Guidance, Moment, Negative, NoGuidance, Sld, Texts, sld_preset
+from ine_jax.guidance import Cfg, Gated, Guidance, Moment, Negative, NoGuidance, Sld, Texts, sld_preset
 
 ITEMS, TOKENS, DIM = 3, 5, 4
 LATENT = (4, 4, 2)
@@ -69,6 +69,16 @@ def sld(w: Any, s: Any, threshold: Any) -> Telling:
     return told
 
 
+def gated(w: Any, s: Any, low: Any, high: Any) -> Telling:
+    def tell(e: np.ndarray) -> np.ndarray:
+        toward, away = (e[:, i].reshape(len(e), -1) - e[:, 0].reshape(len(e), -1) for i in (1, 2))
+        cosine = (toward * away).sum(1) / np.linalg.norm(toward, axis=1) / np.linalg.norm(away, axis=1)
+        gate = np.clip((cosine.reshape(-1, 1, 1, 1) - low) / (np.asarray(high) - low), 0, 1)
+        return e[:, 0] + w * (e[:, 1] - e[:, 0]) - s * gate * (e[:, 2] - e[:, 0])
+
+    return tell
+
+
 CASES = [
     Case("none", NoGuidance(), NoGuidance(), lambda e: e[:, 0], NoGuidance(), 0),
     Case("cfg", Cfg(7.5), Cfg(3.0), cfg(7.5), Cfg(1.0), 1, Cfg(7.5)),
@@ -100,6 +110,26 @@ CASES = [
         Negative(1.0, each(0.0, 0.0, 0.0)),
         1,
         Negative(7.5, each(0.0, 0.0, 0.0)),
+        texts=("negative",),
+    ),
+    Case(
+        "gated",
+        Gated(7.5, 3.0, 0.1, 0.9),
+        Gated(5.0, 4.0, 0.2, 0.7, 0.5),
+        gated(7.5, 3.0, 0.1, 0.9),
+        Gated(1.0, 0.0),
+        1,
+        Gated(7.5, 0.0),
+        texts=("negative",),
+    ),
+    Case(
+        "gated-per-item",
+        Gated(7.5, each(0.0, 2.0, 9.0), each(-1.0, 0.0, 0.3), each(1.0, 0.9, 0.6), each(0.0, 0.5, 0.9)),
+        Gated(4.0, each(1.0, 1.0, 1.0), each(0.0, 0.0, 0.0), each(0.5, 0.5, 0.5), each(0.2, 0.2, 0.2)),
+        gated(7.5, column(0.0, 2.0, 9.0), column(-1.0, 0.0, 0.3), column(1.0, 0.9, 0.6)),
+        Gated(1.0, each(0.0, 0.0, 0.0)),
+        1,
+        Gated(7.5, each(0.0, 0.0, 0.0)),
         texts=("negative",),
     ),
     Case(
