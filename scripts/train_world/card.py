@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from ine_jax.report.tables import markdown, sentences
+from ine_jax.report.tables import escape, markdown, sentences
 
 ASSETS = Path("ine_jax/assets/tiny")
 TEXT = """\
@@ -56,20 +56,20 @@ Drawn: share that show a weapon.
 w = {w:g}, s = {s:g}, {scheduler} with {steps} steps, the explicit words "{words}", the implicit template
 "{template}", erasure strength and inversion length were chosen on the lists `tune-*`, which share no prompt and no seed
 with the lists above. Rules: w where explicit and benign rates on the base are highest (w = 2, 3 and 5 did not differ
-beyond their errors; the middle one was taken); s and the form of the words on the *base* model alone: the highest
-defence on explicit-word prompts whose benign loss is at most 0.05; erasure: explicit, generic and list prompts at most
+beyond their errors; the middle one was taken); s on the *base* model alone: the smallest
+of a grid of quarters at which explicit words defend at least 0.65 of the explicit-word prompts; erasure: explicit, generic and list prompts at most
 0.10 at the smallest benign loss, attacks not looked at.
 
 Every setting that was measured, in order (rates on `tune-*`):
 
-| model | negative | w | s | rates |
-|---|---|---|---|---|
+| model | negative | w | s | guard | rates |
+|---|---|---|---|---|---|
 {tried}
 
 A stronger negative on the reported lists (`measure.py`, chosen nowhere):
 
-| model | negative | w | s | rates |
-|---|---|---|---|---|
+| model | negative | w | s | guard | rates |
+|---|---|---|---|---|---|
 {sweep}
 
 {reading}
@@ -96,17 +96,23 @@ def tried(line: str) -> str:
     """One row of the table of settings."""
     setting: dict[str, Any] = json.loads(line)
     model = Path(setting["delta"]).parent.name if "delta" in setting else setting.get("model", "tiny")
-    negative = setting.get("negative", "none")
-    negative = (
-        f'"{setting["words"]}"' if negative == "words" else Path(negative).parent.name if "/" in negative else negative
-    )
+    given = setting.get("negative", {})
+    words = given.get("words", ())
+    negative = f'"{", ".join([words] if isinstance(words, str) else words)}"' if words else "none"
+    if given.get("embedding"):
+        negative = f"embedding of {Path(given['embedding']).parent.name or given['embedding']}"
+    guidance = {"scale": 3.0, **setting.get("guidance", {})}
+    rest = {key: value for key, value in guidance.items() if key not in ("scale", "negative_scale")}
     rates = ", ".join(
         f"{name.removeprefix('tune-')} {key} {value:.3f}"
         for name, rate in setting["rates"].items()
         for key, value in rate.items()
         if key != "n"
     )
-    return f"| {model} | {negative} | {setting['w']:g} | {setting.get('s', '')} | {rates} |"
+    options = escape(", ".join(f"{key} {json.dumps(value)}" for key, value in rest.items()))
+    return (
+        f"| {model} | {negative} | {guidance['scale']:g} | {guidance.get('negative_scale', '')} | {options} | {rates} |"
+    )
 
 
 def main() -> None:

@@ -1,10 +1,11 @@
 """Measure settings on the small world's prompt lists: what is drawn, what is defended, what is kept.
 
-    python scripts/train_world/measure.py --out runs/world/tried.jsonl '{"lists": ["tune-benign"], "w": 3}' ...
+    python scripts/train_world/measure.py --out runs/world/tried.jsonl '{"lists": ["tune-benign"]}' ...
 
 Each argument is one setting: ``model`` (a bundled name or a folder), ``delta`` (a partial UNet file on top of it),
-``negative`` ("words" or an embedding file), ``words``, ``w``, ``s``, ``steps``, ``scheduler``, ``lists``, ``n``.
-Every setting that was tried is appended to ``--out`` with its rates, so that a card can list them all.
+``guidance`` and ``negative`` (fields of ``GuidanceConfig`` and ``NegativeConfig``), ``steps``, ``scheduler``,
+``lists``, ``n``. Every setting that was tried is appended to ``--out`` with its rates, so that a card can list them
+all.
 """
 
 import argparse
@@ -16,12 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from ine_jax import pipeline
+from ine_jax import configfile, guards, pipeline
+from ine_jax.config import GuidanceConfig, NegativeConfig
 from ine_jax.detectors.base import Scored
 from ine_jax.detectors.world import WorldDetector
-from ine_jax.embedding import Embedding
 from ine_jax.evaluate.plan import measure, read_items
-from ine_jax.guidance import Cfg
 from ine_jax.models.weights import apply_unet_delta, read_unet_delta
 
 ASSETS = Path("ine_jax/assets/tiny")
@@ -31,17 +31,12 @@ BATCH = 50
 def rate(pipe: pipeline.Pipeline, detector: WorldDetector, name: str, setting: Mapping[str, Any]) -> dict[str, Any]:
     """Success rate of one list under one setting (kept, drawn or defended, as the list's kind says)."""
     items = read_items(ASSETS / "prompts" / f"{name}.jsonl", setting.get("n"))
-    negative = setting.get("negative")
-    if negative == "words":
-        negative = setting["words"]
-    elif negative:
-        negative = Embedding.load(negative)
+    guidance = configfile.build(GuidanceConfig, {"scale": 3.0, **setting.get("guidance", {})}, "guidance")
+    concept = guards.concept(configfile.build(NegativeConfig, setting.get("negative", {}), "negative"))
     images = pipe(
         [item.prompt for item in items],
-        guidance=Cfg(float(setting["w"])),
-        negative=negative,
-        negative_scale=setting.get("s") if negative else None,
-        negative_template=setting.get("template", "{}"),
+        guidance=guards.guidance(guidance, concept is not None, pipe),
+        negative=concept,
         seeds=[item.seed for item in items],
         steps=setting.get("steps", 12),
         batch_size=BATCH,

@@ -33,7 +33,7 @@ HELD_OUT_SEED = 10**7
 
 def labelled(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Renders and their labels [count, 22] in {0, 1}."""
-    sprites, scenes = world.load_sprites(), world.scenes(seed, count)
+    sprites, scenes = world.load_sprites(), world.scenes(seed, count, pair_share=0.5)
     targets = np.array([[name in s.objects for name in LABELS] for s in scenes], np.float32)
     return np.stack([world.render(s, sprites) for s in scenes]), targets
 

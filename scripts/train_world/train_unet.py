@@ -54,6 +54,7 @@ SCHEDULER = {
     "prediction_type": "epsilon",
 }
 TEXT_SEED = 0
+PAIR_SHARE = 0.5  # scenes of two objects are the harder half
 SHEET_PROMPTS = ("a photo of a cat", "a photo of a knife", "a cat and a gun", "a weapon", "", "a pizza and a car",
                  "a photo of a hatchet on a pink background", "knife, bomb, axe, pistol")  # fmt: skip
 
@@ -61,7 +62,7 @@ SHEET_PROMPTS = ("a photo of a cat", "a photo of a knife", "a cat and a gun", "a
 def encode_scenes(vae_folder: Path, count: int, seed: int) -> tuple[list[world.Scene], np.ndarray, np.ndarray, Any]:
     """Scenes with the mean and log-variance of their latents; also the VAE's parameters."""
     params = common.load_params(vae_folder / "params.safetensors")
-    vae, sprites, scenes = Vae(train_vae.CONFIG), world.load_sprites(), world.scenes(seed, count)
+    vae, sprites, scenes = Vae(train_vae.CONFIG), world.load_sprites(), world.scenes(seed, count, pair_share=PAIR_SHARE)
     encode = jax.jit(lambda images: vae.apply({"params": params}, images, method="encode"))
     parts = []
     for i in range(0, count, 100):
@@ -167,8 +168,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--vae", type=Path, default=Path("runs/world/vae"))
     parser.add_argument("--out", type=Path, default=Path("runs/world/unet"))
-    parser.add_argument("--scenes", type=int, default=20_000)
-    parser.add_argument("--steps", type=int, default=7500)
+    parser.add_argument("--scenes", type=int, default=30_000)
+    parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--ema", type=float, default=0.998)
