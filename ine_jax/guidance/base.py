@@ -81,7 +81,7 @@ class Guidance(Protocol):
 
     @property
     def branches(self) -> int:
-        """Return the number of network rows per image and step; static."""
+        """Return the number of network rows per image and step, without those of a bank; static."""
 
     def init(self, texts: Texts, latents: Latents) -> State:
         """Return the state before the first step, each leaf with a leading batch axis."""
@@ -91,6 +91,14 @@ class Guidance(Protocol):
 
     def combine(self, state: State, eps: BranchLatents, at: Moment) -> tuple[Latents, State]:
         """Return the guided prediction, computed in float32 and given back in the dtype of `eps`, and the new state."""
+
+
+def is_per_item(leaf: Any) -> bool:
+    """Return whether a guard's leaf holds a number for every item: [batch].
+
+    All items share the others: single numbers, and arrays of more axes (reference images).
+    """
+    return int(np.ndim(leaf)) == 1
 
 
 def per_item(scale: Scale) -> Array:

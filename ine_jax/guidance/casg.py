@@ -1,0 +1,105 @@
+"""Conflict-aware adaptive safety guidance (CASG, arXiv 2602.20880): of several concepts, avoid the nearest alone."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from ine_jax.errors import InputError
+from ine_jax.guidance.base import Guidance, Moment, State, Texts, phases, rows
+from ine_jax.guidance.projection import basis, onto
+from ine_jax.types import Array, BranchContext, BranchLatents, Latents
+
+_TINY = 1e-12  # as in the released code
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Casg:
+    """A guard that avoids one of the K texts of `texts.bank`, chosen anew at every step and for every item.
+
+        h* = argmax_i cos(ε_{h_i} - ε_u, ε_c - ε_u)
+
+    over all elements of the latents; the guard inside is given the rows (ε_u, ε_c, ε_{h*}). Averaging the concepts in
+    one text makes their directions cancel, which is what this avoids. K + 2 rows: unconditional, prompt, and one for
+    each text of the bank. The first of equals is chosen. What the guard inside remembers (the momentum of SLD) goes
+    on whatever is chosen, as in the released code (tmllab/2026_CVPR_CASG, src/sld).
+
+    Attributes:
+        inner: a guard of three rows (unconditional, prompt, negative): `Sld`, at its preset max in the paper, or
+            `Negative`.
+    """
+
+    inner: Guidance
+
+    needs_negative: ClassVar[bool] = True
+    chooses: ClassVar[bool] = True
+
+    @property
+    def branches(self) -> int:
+        """Return 2: the rows beside the bank's, which are as many as it has texts."""
+        return 2
+
+    def phases(self, calls: int) -> list[tuple[Guidance, int]]:
+        """Return the phases of the guard inside; what has no row for a negative has nothing to choose."""
+        parts = phases(self.inner, calls)
+        return [(Casg(part) if part.branches == 3 else part, count) for part, count in parts]
+
+    def init(self, texts: Texts, latents: Latents) -> State:
+        """Return the state of the guard inside.
+
+        Raises:
+            InputError: the texts hold no bank, or the guard inside does not read three rows.
+        """
+        bank = _bank(texts)
+        if self.inner.branches != 3:
+            given = f"Casg over {type(self.inner).__name__} of {self.inner.branches} rows"
+            raise InputError(given, "a guard of three rows, such as Sld or Negative", "wrap one of these")
+        return self.inner.init(dataclasses.replace(texts, negative=bank[:, 0]), latents)
+
+    def contexts(self, texts: Texts, step: Array) -> BranchContext:
+        """Return (unconditional, prompt, each text of the bank)."""
+        return jnp.concatenate([rows(texts.uncond, texts.prompt), _bank(texts)], axis=1)
+
+    def combine(self, state: State, eps: BranchLatents, at: Moment) -> tuple[Latents, State]:
+        """Return what the guard inside makes of (ε_u, ε_c, ε_{h*})."""
+        chosen = closest_direction(eps)[:, None, None, None, None]
+        nearest = jnp.take_along_axis(eps, 2 + chosen, axis=1)
+        return self.inner.combine(state, jnp.concatenate([eps[:, :2], nearest], axis=1), at)
+
+
+def closest_direction(eps: BranchLatents) -> Array:
+    """Return h* of each item, int [batch], from the rows (ε_u, ε_c, ε_{h_1}, …)."""
+    branches = eps.astype(jnp.float32)
+    toward = branches[:, 1:2] - branches[:, :1]
+    away = branches[:, 2:] - branches[:, :1]
+    axes = (2, 3, 4)
+    lengths = jnp.sqrt(jnp.sum(away * away, axes))
+    # without |ε_c - ε_u|, which all choices have in common
+    return jnp.argmax(jnp.sum(away * toward, axes) / (lengths + _TINY), axis=1)
+
+
+def closest_subspace(columns: Array, mask: Array, pooled: Array) -> Array:
+    """Return which concept's span each vector is nearest to, int [batch]: argmin_i ||(I - P_i) p||.
+
+    The choice for SAFREE. Its released code chooses for every token that SAFREE replaces, p being the pooled vector of
+    the prompt with that token hidden; the choice for the prompt is this with the prompt's own pooled vector.
+
+    Args:
+        columns: pooled vectors of each concept's phrases, [choice, phrase, dim].
+        mask: bool [choice, phrase], which of them there are; a concept without phrases is farthest from everything.
+        pooled: p, [batch, dim].
+    """
+    spans = basis(jnp.where(mask[..., None], columns, 0.0))
+    vectors = pooled.astype(jnp.float32)[None]
+    return jnp.argmin(jnp.linalg.norm(vectors - onto(spans, vectors), axis=-1), axis=0)
+
+
+def _bank(texts: Texts) -> BranchContext:
+    """Return the texts to choose from, raising `InputError` where there are none."""
+    if texts.bank is None:
+        given = "the guard Casg without texts to choose from"
+        raise InputError(given, "several negatives, as words or embeddings", "give them, or use the guard inside alone")
+    return texts.bank
