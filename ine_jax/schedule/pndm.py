@@ -21,11 +21,14 @@ ADAMS = np.array([55, -59, 37, -9]) / 24
 class PndmTables(NamedTuple):
     """Per network call, float32 [calls] (`weights` [calls, 4]).
 
-    `timestep` is what the network is told; (alpha, sigma) and the transfer's two factors belong to the level where
-    the step starts, which differs from it in call 1. `again` is 1 in call 1 and 0 elsewhere.
+    `timestep` is what the network is told, (seen_alpha, seen_sigma) its level; (alpha, sigma) and the transfer's two
+    factors belong to the level where the step starts, which differs from it in call 1. `again` is 1 in call 1 and 0
+    elsewhere.
     """
 
     timestep: Any
+    seen_alpha: Any
+    seen_sigma: Any
     alpha: Any
     sigma: Any
     keep: Any
@@ -82,11 +85,12 @@ class Pndm:
         in_range(start, self.noise)
         end = start - stride
         last = 1.0 if self.alpha_one else alpha_bar[0]
-        here, there = alpha_bar[start], np.where(end >= 0, alpha_bar[end], last)
+        seen, here, there = alpha_bar[told], alpha_bar[start], np.where(end >= 0, alpha_bar[end], last)
         keep = np.sqrt(there / here)
         move = (there - here) / (here * np.sqrt(1 - there) + np.sqrt(here * (1 - here) * there))
         weights = np.concatenate([STARTUP, np.tile(ADAMS, (len(told), 1))])[: len(told)]
-        return PndmTables(*float32(told, np.sqrt(here), np.sqrt(1 - here), keep, move, weights, again))
+        levels = (np.sqrt(seen), np.sqrt(1 - seen), np.sqrt(here), np.sqrt(1 - here))
+        return PndmTables(*float32(told, *levels, keep, move, weights, again))
 
     def initial(self, noise: Array, tables: PndmTables) -> tuple[Array, PndmState]:
         """Return unit noise as it is, and an empty history."""
@@ -99,8 +103,8 @@ class Pndm:
         return latents
 
     def level(self, row: PndmTables) -> tuple[Array, Array]:
-        """Return (α, σ)."""
-        return row.alpha, row.sigma
+        """Return (α, σ) of the latents before the step, which in call 1 are the first step's outcome."""
+        return row.seen_alpha, row.seen_sigma
 
     def step(self, state: PndmState, latents: Array, model_output: Array, row: PndmTables) -> tuple[Array, PndmState]:
         """Return the transfer of eq. 9 along the combined output of eq. 12.
