@@ -1,11 +1,13 @@
 """Negative guidance that acts as far as the prompt heads for the concept; this project's own."""
 
+import functools
 from dataclasses import dataclass
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
+from ine_jax.errors import InputError
 from ine_jax.guidance.base import Moment, Scale, State, Texts, in_float32, per_item, rows
 from ine_jax.guidance.negative import required_negative
 from ine_jax.types import Array, BranchContext, BranchLatents, Latents
@@ -13,7 +15,11 @@ from ine_jax.types import Array, BranchContext, BranchLatents, Latents
 _TINY = 1e-12
 
 
-@jax.tree_util.register_dataclass
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("scale", "negative_scale", "low", "high", "momentum"),
+    meta_fields=("window",),
+)
 @dataclass(frozen=True)
 class Gated:
     """ε = ε_u + w (ε_c - ε_u) - s g (ε_n - ε_u), three rows: unconditional, prompt, negative.
@@ -22,9 +28,11 @@ class Gated:
 
         m ← β m + (1 - β) cos(ε_c - ε_u, ε_n - ε_u);  m̂ = m / (1 - β^n);  g = clip((m̂ - low) / (high - low), 0, 1)
 
-    with one cosine for each item and step, over the whole latents, and n the steps so far (the correction of a mean
-    that starts at 0, arXiv 1412.6980, section 3). A prompt that has nothing to do with the concept is left alone, so
-    that safety costs it nothing. Where high ≤ low the gate is a step at low. At low = high = -1 this is `Negative`.
+    with n the steps so far (the correction of a mean that starts at 0, arXiv 1412.6980, section 3). The cosine is one
+    number for each item, over the whole latents, or one for each cell of the latents, over the square `window` around
+    it: then the part of the image that shows the concept is steered and the rest left alone. A prompt that has nothing
+    to do with the concept is not touched, so that safety costs it nothing. Where high ≤ low the gate is a step at low.
+    At low = high = -1 this is `Negative`.
 
     Attributes:
         scale: w, the guidance scale.
@@ -32,6 +40,10 @@ class Gated:
         low: cosine up to which the gate is shut.
         high: cosine from which it is open.
         momentum: β, how much of the earlier steps' evidence is kept; 0 looks at the present step alone.
+        window: side of the square in latent cells, odd; 0 is the whole latents; static.
+
+    Raises:
+        InputError: a window that is even (but 0) or negative.
     """
 
     scale: Scale = 7.5
@@ -39,8 +51,13 @@ class Gated:
     low: Scale = 0.0
     high: Scale = 0.5
     momentum: Scale = 0.0
+    window: int = 0
 
     needs_negative: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.window and (self.window < 0 or self.window % 2 == 0):
+            raise InputError(f"window {self.window}", "0, or an odd number of cells", "3 or 5 are usual")
 
     @property
     def branches(self) -> int:
@@ -48,14 +65,15 @@ class Gated:
         return 3
 
     def init(self, texts: Texts, latents: Latents) -> State:
-        """Return (m, β^n) before the first step: 0 and 1 for every item, float32 [batch, 1, 1, 1] each.
+        """Return (m, β^n) before the first step: zeros [batch, h, w, 1] ([batch, 1, 1, 1] without a window) and ones.
 
         Raises:
             InputError: the texts hold no negative.
         """
         required_negative(texts, "Gated")
-        shape = (latents.shape[0], 1, 1, 1)
-        return jnp.zeros(shape, jnp.float32), jnp.ones(shape, jnp.float32)
+        places = (1, 1) if self.window == 0 else latents.shape[1:3]
+        each = (latents.shape[0], 1, 1, 1)
+        return jnp.zeros((latents.shape[0], *places, 1), jnp.float32), jnp.ones(each, jnp.float32)
 
     def contexts(self, texts: Texts, step: Array) -> BranchContext:
         """Return (unconditional, prompt, negative)."""
@@ -67,7 +85,7 @@ class Gated:
         toward, away = prompt - uncond, negative - uncond
         mean, kept = state
         beta = per_item(self.momentum)
-        mean, kept = beta * mean + (1.0 - beta) * _cosine(toward, away), beta * kept
+        mean, kept = beta * mean + (1.0 - beta) * _cosine(toward, away, self.window), beta * kept
         low, high = per_item(self.low), per_item(self.high)
         evidence = mean / jnp.maximum(1.0 - kept, _TINY)
         ramp = (evidence - low) / jnp.where(high > low, high - low, 1.0)
@@ -76,9 +94,12 @@ class Gated:
         return guided.astype(eps.dtype), (mean, kept)
 
 
-def _cosine(a: Latents, b: Latents) -> Array:
-    """Return the cosine of each item's pair, [batch, 1, 1, 1]; 0 where one of them vanishes."""
-    axes = (1, 2, 3)
-    inner = jnp.sum(a * b, axes, keepdims=True)
-    norms = jnp.sqrt(jnp.sum(a * a, axes, keepdims=True) * jnp.sum(b * b, axes, keepdims=True))
-    return inner / jnp.maximum(norms, _TINY)
+def _cosine(a: Latents, b: Latents, window: int) -> Array:
+    """Return each item's cosine [batch, 1, 1, 1], or with a window its map [batch, h, w, 1]; 0 for a vanishing vector."""
+    products = [jnp.sum(x * y, axis=-1, keepdims=True) for x, y in ((a, b), (a, a), (b, b))]
+    if window == 0:
+        inner, first, second = (jnp.sum(each, (1, 2), keepdims=True) for each in products)
+    else:
+        shape = (1, window, window, 1)
+        inner, first, second = (jax.lax.reduce_window(p, 0.0, jax.lax.add, shape, (1,) * 4, "SAME") for p in products)
+    return inner / jnp.maximum(jnp.sqrt(first * second), _TINY)

@@ -65,3 +65,24 @@ def test_equal_predictions_give_a_number() -> None:
 def test_no_negative_is_refused() -> None:
     with pytest.raises(InputError, match="Gated"):
         Gated().init(Texts(jnp.zeros((1, 2, 3)), jnp.zeros((1, 2, 3))), jnp.zeros((1, *LATENT)))
+
+
+def test_a_window_steers_the_part_that_shows_the_concept() -> None:
+    """Left half: both directions agree. Right half: they oppose. Only the left half moves."""
+    left = np.zeros((8, 8, 2))
+    left[:, :4] = 1.0
+    toward = np.random.default_rng(0).standard_normal((8, 8, 2))
+    away = np.where(left > 0, toward, -toward)
+    eps = np.stack([0 * toward, toward, away])[None]
+    texts = Texts(*(jnp.zeros((1, 2, 3)) for _ in range(3)))
+    guard = Gated(W, S, 0.9, 0.95, window=3)
+    state = guard.init(texts, jnp.zeros((1, 8, 8, 2)))
+    out, _ = guard.combine(state, jnp.asarray(eps, jnp.float32), moment(0, 1))
+    np.testing.assert_allclose(out[0, :, :3], (W - S) * toward[:, :3], rtol=1e-4)
+    np.testing.assert_allclose(out[0, :, 5:], W * toward[:, 5:], rtol=1e-4)
+
+
+@pytest.mark.parametrize("window", [2, -1])
+def test_a_window_without_a_middle_is_refused(window: int) -> None:
+    with pytest.raises(InputError, match="window"):
+        Gated(window=window)
