@@ -25,7 +25,7 @@ from ine_jax.errors import IneError, InputError, Interrupted, clean, printable
 
 COMMANDS = {
     "demo": "the whole method on the bundled family: invert, evaluate, report",
-    "invert": "find a concept again in an unlearned model, from images of it",
+    "invert": "find a concept again in an unlearned model, from images of it or by RECE",
     "generate": "prompts to images under a guard",
     "evaluate": "models x guards x prompts into a run directory",
     "score": "score a run directory again, without generating",

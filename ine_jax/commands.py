@@ -42,8 +42,9 @@ def concepts(config: InvertConfig) -> list[tuple[InversionConfig, Path]]:
     """Inversion setting and image folder of every concept of the run."""
     if not config.concepts:
         return [(config.inversion, concept_folder(config))]
+    shared = config.inversion
     return [
-        (dataclasses.replace(config.inversion, concept=c.concept, init=c.init, seed=c.seed), Path(c.images))
+        (dataclasses.replace(shared, concept=c.concept, init=c.init, words=c.words, seed=c.seed), Path(c.images))
         for c in config.concepts
     ]
 
@@ -52,21 +53,24 @@ def invert(config: InvertConfig) -> Outcome:
     """Find one or several concepts again; writes embeddings, checkpoints, loss log, curve and preview.
 
     Raises:
-        InputError: model, images or directory cannot be used.
+        InputError: models, images or directory cannot be used.
         Interrupted: stopped; the same call continues.
     """
     from ine_jax import build, inversion
 
-    settings = concepts(config)
-    for _, folder in settings:
+    closed, settings = config.inversion.method == "rece", concepts(config)
+    for _, folder in () if closed else settings:
         image_files(folder)  # before the model is read: a wrong folder is told at once
     pipe = build.pipeline(config.model, config.revision, SamplerConfig())
-    images = [build.images(folder, pipe) for _, folder in settings]
-    with Progress(config.inversion.steps, "inversion", process=build.process()) as progress:
-        if config.concepts:
-            found = inversion.invert_many(pipe, images, [s for s, _ in settings], config.out, progress)
+    base = build.pipeline(config.base, config.base_revision, SamplerConfig()) if config.base else None
+    images = [] if closed else [build.images(folder, pipe) for _, folder in settings]
+    with Progress(1 if closed else config.inversion.steps, "inversion", process=build.process()) as progress:
+        if closed and base is not None:
+            found = [inversion.derive(pipe, base, config.inversion, config.out, progress)]
+        elif config.concepts:
+            found = inversion.invert_many(pipe, images, [s for s, _ in settings], config.out, progress, base=base)
         else:
-            found = [inversion.invert(pipe, images[0], settings[0][0], config.out, progress)]
+            found = [inversion.invert(pipe, images[0], settings[0][0], config.out, progress, base=base)]
     lines = tuple(f"{r.embedding.token}  loss {r.losses[-1]:.4f}  {r.path}" for r in found)
     values = [{"token": r.embedding.token, "path": str(r.path), "loss": float(r.losses[-1])} for r in found]
     return Outcome(lines, {"out": config.out, "embeddings": values})

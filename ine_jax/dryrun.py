@@ -22,9 +22,11 @@ def plan(name: str, config: Any, shard: tuple[int, int] = (0, 1)) -> Outcome:
     work: dict[str, Any] = {}
     match config:
         case InvertConfig():
-            _model(config.model)
-            work = {"steps": config.inversion.steps}
-            work["images"] = {setting.concept: len(image_files(folder)) for setting, folder in concepts(config)}
+            for model in filter(None, (config.model, config.base)):
+                _model(model)
+            if config.inversion.method == "inversion":
+                work = {"steps": config.inversion.steps}
+                work["images"] = {setting.concept: len(image_files(folder)) for setting, folder in concepts(config)}
         case UnlearnConfig():
             _model(config.model)
             if not config.esd.erase:

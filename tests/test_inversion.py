@@ -123,6 +123,33 @@ def test_loss_equals_a_numpy_telling(prediction_type: str, sentences: int) -> No
         np.testing.assert_allclose(found[concept], np.mean(errors), rtol=1e-5)
 
 
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_the_loss_in_context_space_reads_the_contexts_themselves(prediction_type: str) -> None:
+    batch = objective.draw(toy_data((3, 2), (5, 9)), 3, 4, 1000)
+    contexts = np.random.default_rng(2).standard_normal((2, 5, 3)).astype(np.float32)
+    found = objective.losses(
+        jnp.asarray(contexts), batch, None,
+        denoise=lambda x, t, c: 0.5 * x + 0.001 * t[:, None, None, None] + c.sum(1)[:, None, None, :],
+        encode=lambda ids, learned: pytest.fail("nothing is encoded"),
+        alphas_cumprod=ALPHAS, prediction_type=prediction_type,
+    )  # fmt: skip
+    x0, eps, t = (np.asarray(part, np.float64) for part in batch[:3])
+    a, s = (np.sqrt(level)[..., None, None, None] for level in (ALPHAS[t.astype(int)], 1 - ALPHAS[t.astype(int)]))
+    answer = 0.5 * (a * x0 + s * eps) + 0.001 * t[..., None, None, None] + contexts.sum(1)[:, None, None, None, :]
+    wanted = eps if prediction_type == "epsilon" else a * eps - s * x0
+    np.testing.assert_allclose(found, np.mean((wanted - answer) ** 2, axis=(1, 2, 3, 4)), rtol=1e-5)
+
+
+def test_every_concept_meets_its_own_rows_in_order() -> None:
+    vectors = jnp.arange(18, dtype=jnp.float32).reshape(2, 3, 3)  # two concepts of three rows
+    ids = jnp.asarray([[0, PLACEHOLDER, PLACEHOLDER + 1, PLACEHOLDER + 2], [PLACEHOLDER, PLACEHOLDER + 1, 5, 6]])
+    few = objective.contexts(vectors, ids, jnp.asarray([[0], [0]]), toy_encode)
+    np.testing.assert_array_equal(few[:, 1:], vectors)
+    many = objective.contexts(vectors, ids, jnp.asarray([[0, 1, 0], [1, 1, 0]]), toy_encode)
+    np.testing.assert_array_equal(many[jnp.asarray([0, 2, 5]), 1:], vectors[jnp.asarray([0, 0, 1])])
+    np.testing.assert_array_equal(many[jnp.asarray([1, 3, 4]), :2], vectors[jnp.asarray([0, 1, 1]), :2])
+
+
 def toy_encode(ids: jax.Array, learned: jax.Array) -> jax.Array:
     known = 0.1 * jnp.broadcast_to(ids[..., None], (*ids.shape, 3)).astype(jnp.float32)
     return jnp.where(
@@ -188,6 +215,9 @@ def test_templates_that_do_not_fit_are_left_out_or_refused(pipe: Pipeline) -> No
     ids = template_ids(fitting, probe, pipe.tokenizer)
     assert ((ids >= PLACEHOLDER).sum(1) == 6).all()
     assert usable("bare", probe, pipe.tokenizer) == ("{}",)
+    bare, backend = template_ids(("{}",), probe, pipe.tokenizer)[0], pipe.tokenizer.backend
+    assert list(bare[:7]) == [backend.bos_token_id, *range(PLACEHOLDER, PLACEHOLDER + 6)]
+    assert (bare[7:] == backend.eos_token_id).all()
     with pytest.raises(InputError, match="at most 22 tokens"):
         usable(("a " * 20 + "{}",), probe, pipe.tokenizer)
     for wrong in ("style", ("no place",), ("{} and {}",), ()):

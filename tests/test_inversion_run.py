@@ -92,6 +92,14 @@ def test_context_space_writes_a_context_file_and_a_preview(pipe: Pipeline, tmp_p
     assert (tmp_path / "preview.png").is_file()
 
 
+def test_the_bare_token_with_several_vectors(pipe: Pipeline, tmp_path: Path) -> None:
+    config = dataclasses.replace(SMALL, templates="bare", vectors=3, init="knife")
+    found = np.asarray(invert(pipe, pictures(2), config, tmp_path, preview=False).embedding.vectors)
+    moved = found - first_vectors(pipe, [config])[0]
+    assert found.shape == (3, WIDTH) and (np.abs(moved).max(axis=1) > 0).all()
+    assert not np.allclose(moved[0], moved[1], atol=1e-4)  # each row has a place and a gradient of its own
+
+
 def test_the_norm_is_held(pipe: Pipeline, tmp_path: Path) -> None:
     config = dataclasses.replace(SMALL, norm=0.4, vectors=2)
     found = invert(pipe, pictures(2), config, tmp_path, preview=False).embedding.vectors

@@ -15,32 +15,38 @@ class ConceptConfig:
     images: str = ""
     """Folder of its images."""
     init: str = "a"
-    """Start: a word of the vocabulary, or `mean`."""
+    """Start: a word of the vocabulary, `mean`, or `rece`."""
+    words: str = ""
+    """What it is called in words, for RECE; empty means its name."""
     seed: int = 0
     """Its own seed."""
 
     def __post_init__(self) -> None:
         check(self, "concept", bool(self.concept.strip()), "a name that is not empty")
         check(self, "images", bool(self.images), "a folder of images")
-        check(self, "init", bool(self.init.strip()), "a word of the vocabulary, or `mean`")
+        check(self, "init", bool(self.init.strip()), "a word of the vocabulary, `mean`, or `rece`")
         check_seed(self)
 
 
 @dataclass(frozen=True)
 class InvertConfig:
-    """`ine invert`: find a concept again in a model, from images of it."""
+    """`ine invert`: find a concept again in a model, from images of it or by RECE."""
 
     model: str = "tiny-unlearned-0"
     """Bundled model, folder, or hub id."""
     revision: str | None = None
     """Commit of the hub repository."""
+    base: str = ""
+    """The original of an unlearned model, given for RECE alone: bundled model, folder, or hub id."""
+    base_revision: str | None = None
+    """Commit of its hub repository."""
     images: str = ""
-    """Folder of images of the concept; empty means the bundled ones."""
+    """Folder of images of the concept; empty means the bundled ones, or with method rece none."""
     out: str = "runs/invert"
     """Run directory: embedding, checkpoints, loss log, curve, preview."""
     inversion: InversionConfig = field(default_factory=InversionConfig)
     concepts: tuple[ConceptConfig, ...] = ()
-    """Several concepts in one run, in place of `images` and of inversion's concept, init and seed."""
+    """Several concepts in one run, in place of `images` and of inversion's concept, init, words and seed."""
 
     def __post_init__(self) -> None:
         check(self, "model", bool(self.model), "a bundled model, a folder, or a hub id")
@@ -48,6 +54,12 @@ class InvertConfig:
         names = [each.concept for each in self.concepts]
         check(self, "concepts", len(set(names)) == len(names), "concepts whose names differ")
         check(self, "images", not (self.images and self.concepts), "either images or concepts")
+        closed = self.inversion.method == "rece"
+        check(self, "images", not (closed and self.images), "none with inversion.method rece")
+        check(self, "concepts", not (closed and self.concepts), "one concept per run with inversion.method rece")
+        starts = [each.init for each in self.concepts] or [self.inversion.init]
+        needed = closed or "rece" in starts
+        check(self, "base", bool(self.base) == needed, "the original model where method or init is rece, else none")
 
 
 @dataclass(frozen=True)

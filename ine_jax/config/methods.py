@@ -6,6 +6,7 @@ from typing import Literal
 from ine_jax.checks import check, check_min, check_seed, check_template
 
 Space = Literal["token", "context"]
+InversionMethod = Literal["inversion", "rece"]
 Scheduler = Literal["ddim", "dpm++", "pndm", "euler"]
 EsdMethod = Literal["esd-x-strict", "esd-x", "esd-u", "esd-all"]
 NegativeKind = Literal["none", "explicit", "implicit"]
@@ -56,6 +57,8 @@ class InversionConfig:
 
     concept: str = "concept"
     """Name of the concept; the learned token is written <name>."""
+    method: InversionMethod = "inversion"
+    """inversion: learned from images; rece: the closed form of RECE (Gong et al. 2024), no images, in context space."""
     space: Space = "token"
     """token: vectors for the text encoder's table; context: the encoder's output itself."""
     vectors: int = 1
@@ -67,7 +70,11 @@ class InversionConfig:
     learning_rate: float = 1e-2
     """Adam step size, constant."""
     init: str = "a"
-    """Start: a word of the vocabulary, or `mean` for the table's mean."""
+    """Start: a word of the vocabulary, `mean` for the table's mean, `rece` for its closed form (token: the nearest)."""
+    words: str = ""
+    """What the concept is called in words, for RECE; empty means its name."""
+    regularizer: float = 0.1
+    """RECE's lambda; published: 0.1 (nudity, unsafe concepts, easy objects), 0.001 (styles, hard objects)."""
     templates: str | Prompts = "object"
     """`object`, `bare`, or sentences that hold {}."""
     norm: float | None = None
@@ -84,8 +91,10 @@ class InversionConfig:
         check(self, "vectors", 1 <= self.vectors <= 77, "1 to 77")
         check_min(self, 1, "steps", "batch", "save_every", "log_every")
         check_min(self, 0, "learning_rate", "norm", exclusive=True)
+        check_min(self, 0, "regularizer")
         check_seed(self)
-        check(self, "init", bool(self.init.strip()), "a word of the vocabulary, or `mean`")
+        check(self, "space", self.method == "inversion" or self.space == "context", "context, where method is rece")
+        check(self, "init", bool(self.init.strip()), "a word of the vocabulary, `mean`, or `rece`")
         named = isinstance(self.templates, str)
         known = self.templates in ("object", "bare") if named else all("{}" in t for t in self.templates)
         check(self, "templates", bool(self.templates) and known, "object, bare, or sentences that each hold {}")

@@ -1,7 +1,8 @@
-"""Running an inversion: from images of a concept to its embedding file, resumable at any moment.
+"""Running an inversion: from images of a concept, or in closed form, to its embedding file; resumable at any moment.
 
 Written into the directory: <name>.safetensors, loss.png, preview.png, log.jsonl, timing.jsonl, config.json and
-checkpoints/; where several concepts are learned together, each has a folder of its own for the first three.
+checkpoints/; where several concepts are learned together, each has a folder of its own for the first three. The closed
+form has no loss curve.
 """
 
 import dataclasses
@@ -20,9 +21,9 @@ from ine_jax.checkpoint import tree_hash
 from ine_jax.config import InversionConfig
 from ine_jax.embedding import Embedding, slug
 from ine_jax.errors import InputError
-from ine_jax.inversion import objective
+from ine_jax.inversion import objective, rece
 from ine_jax.inversion.preview import draw_preview, grid, plot_losses, write_picture
-from ine_jax.inversion.start import first_vectors
+from ine_jax.inversion.start import RECE, explicit_words, first_vectors
 from ine_jax.inversion.step import ADAM, compiled_step, loss_name
 from ine_jax.inversion.templates import template_ids, usable
 from ine_jax.pipeline import Pipeline
@@ -30,9 +31,10 @@ from ine_jax.provenance import canonical
 from ine_jax.trainlog import read_log
 
 # Fields in which the concepts of one run may differ; all others shape the batch that they share.
-OWN_FIELDS = ("concept", "seed", "init")
-# Fields that do not change what a given number of steps computes.
+OWN_FIELDS = ("concept", "seed", "init", "words")
+# Fields that do not change what a given number of steps computes; the second ones only where nothing starts from RECE.
 IDLE_FIELDS = ("steps", "save_every")
+RECE_FIELDS = ("words", "regularizer")
 PREVIEWS = 8  # pictures per row of the preview
 
 
@@ -59,10 +61,11 @@ def invert(
     directory: Path | str,
     progress: loop.Progress | None = None,
     preview: bool = True,
+    base: Pipeline | None = None,
 ) -> InversionResult:
     """Find the embedding of what `images` (uint8 [N, H, W, 3]) show, in the frozen model; see `invert_many`."""
     folder = Path(directory)
-    return _invert(pipe, [images], [config], folder, [folder], progress, preview)[0]
+    return _invert(pipe, [images], [config], folder, [folder], progress, preview, base)[0]
 
 
 def invert_many(
@@ -72,16 +75,18 @@ def invert_many(
     directory: Path | str,
     progress: loop.Progress | None = None,
     preview: bool = True,
+    base: Pipeline | None = None,
 ) -> list[InversionResult]:
     """Invert several concepts in one run, all in one batch of the network; each comes out as it would alone.
 
     Args:
         pipe: the model; nothing of it changes.
         images: for each concept, uint8 [N, H, W, 3]; the numbers may differ.
-        configs: for each concept; they may differ in concept, seed and init.
+        configs: for each concept; they may differ in concept, seed, init and words.
         directory: continued where it already holds a part of this very run.
         progress: shown after each step.
         preview: also draw pictures from the found embeddings.
+        base: the original of an unlearned model, for those that start from RECE.
 
     Raises:
         InputError: images, configs or the directory do not fit together.
@@ -90,7 +95,57 @@ def invert_many(
     """
     folder = Path(directory)
     own = [folder / slug(config.concept) for config in configs]
-    return _invert(pipe, images, configs, folder, own, progress, preview)
+    return _invert(pipe, images, configs, folder, own, progress, preview, base)
+
+
+def derive(
+    pipe: Pipeline,
+    base: Pipeline,
+    config: InversionConfig,
+    directory: Path | str,
+    progress: loop.Progress | None = None,
+    preview: bool = True,
+) -> InversionResult:
+    """RECE's closed form as the concept's embedding, without images: context space, a run of one step.
+
+    What stands for the loss is the residual of keys and values (`rece.residual`); the log has that of the explicit
+    words beside it. Of the config, only concept, words and regularizer matter. The preview shows what the original
+    draws from the explicit words above what the unlearned model draws from the embedding.
+
+    Args:
+        pipe: the unlearned model.
+        base: its original.
+        config: the concept; the explicit words, its name where there are none.
+        directory: a finished run of the same config is left as it is.
+
+    Raises:
+        InputError: models, words or directory do not fit together.
+    """
+    folder, words = Path(directory), explicit_words(config)
+    shape = (pipe.tokenizer.max_length, pipe.parts.text_config.hidden_size)
+    settings = {"method": RECE, "concept": config.concept, "words": words, "regularizer": config.regularizer}
+    origin = {"weights_sha256": _weights_hash(pipe), "base_sha256": _weights_hash(base)}
+
+    def step(_: Any, i: int) -> tuple[Any, dict[str, float]]:
+        found = rece.solve(pipe, base, words, config.regularizer)
+        return {"vectors": found.context}, {"loss": found.residual, "explicit": found.explicit}
+
+    final = loop.run(
+        step,
+        {"vectors": np.zeros(shape, np.float32)},
+        steps=1,
+        directory=folder,
+        save_every=1,
+        config={"model": pipe.name, "base": base.name, **origin, "concepts": [settings]},
+        progress=progress,
+    )
+    log = read_log(folder)
+    notes = {**origin, "base": base.name, "config": canonical(settings), "residual": f"{log['loss'][-1]:.6f}"}
+    embedding = Embedding(final["vectors"], "context", config.concept, pipe.name, notes)
+    result = InversionResult(embedding, folder / f"{slug(config.concept)}.safetensors", log["step"], log["loss"])
+    explicit = Embedding(base.encode([words])[0], "context", config.concept)
+    _write(pipe, result, draw_preview(base, explicit, PREVIEWS) if preview else None)
+    return result
 
 
 def _invert(
@@ -101,19 +156,19 @@ def _invert(
     own: Sequence[Path],
     progress: loop.Progress | None,
     preview: bool,
+    base: Pipeline | None,
 ) -> list[InversionResult]:
     _check(images, configs)
     shared = configs[0]
-    vectors = np.stack(first_vectors(pipe, configs))
+    vectors = np.stack(first_vectors(pipe, configs, base))
     data = _data(pipe, images, configs, _embedding(pipe, shared, vectors[0]))
     state = {"vectors": jnp.asarray(vectors), "optimizer": ADAM.init(jnp.asarray(vectors))}
     params = {"text": pipe.parts.text_params, "unet": pipe.parts.unet_params}
-    origin = {
-        "weights_sha256": tree_hash(params),
-        "autoencoder_sha256": tree_hash(pipe.parts.vae_params),
-        "images_sha256": [_image_hash(each) for each in images],
-    }
-    settings = [{k: v for k, v in dataclasses.asdict(c).items() if k not in IDLE_FIELDS} for c in configs]
+    weights = {"weights_sha256": _weights_hash(pipe)}
+    if base is not None and any(config.init == RECE for config in configs):
+        weights["base_sha256"] = _weights_hash(base)
+    hashes = [_image_hash(each) for each in images]
+    origin = {**weights, "autoencoder_sha256": tree_hash(pipe.parts.vae_params), "images_sha256": hashes}
     step = compiled_step(pipe, shared, len(configs))
     final = loop.run(
         lambda now, i: step(params, data, now, i),
@@ -121,7 +176,7 @@ def _invert(
         steps=shared.steps,
         directory=folder,
         save_every=shared.save_every,
-        config={"model": pipe.name, **origin, "concepts": settings},
+        config={"model": pipe.name, **origin, "concepts": [_bound(config) for config in configs]},
         log_every=shared.log_every,
         progress=progress,
     )
@@ -129,8 +184,8 @@ def _invert(
     for i, (config, place) in enumerate(zip(configs, own, strict=True)):
         curve = log[loss_name(i, len(configs))]
         notes = {
-            "weights_sha256": str(origin["weights_sha256"]),
-            "images_sha256": origin["images_sha256"][i],
+            **weights,
+            "images_sha256": hashes[i],
             "config": canonical(dataclasses.asdict(config)),
             "final_loss": f"{np.nanmean(curve[-max(1, len(curve) // 10) :]):.6f}",
         }
@@ -140,7 +195,10 @@ def _invert(
             log["step"],
             curve,
         )
-        _write(pipe, result, images[i], preview)
+        if jax.process_index() == 0:
+            title = f"inversion of {config.concept} in {pipe.name}"
+            plot_losses(place / "loss.png", result.steps, result.losses, title)
+        _write(pipe, result, images[i][:PREVIEWS] if preview else None)
         results.append(result)
     return results
 
@@ -151,19 +209,26 @@ def _embedding(
     return Embedding(vectors, config.space, config.concept, pipe.name, notes or {})
 
 
+def _bound(config: InversionConfig) -> dict[str, Any]:
+    """The fields that a run's directory is bound to."""
+    idle = IDLE_FIELDS if config.init == RECE else IDLE_FIELDS + RECE_FIELDS
+    return {name: value for name, value in dataclasses.asdict(config).items() if name not in idle}
+
+
+def _weights_hash(pipe: Pipeline) -> str:
+    return tree_hash({"text": pipe.parts.text_params, "unet": pipe.parts.unet_params})
+
+
 def _image_hash(images: np.ndarray) -> str:
     return hashlib.sha256(str(images.shape).encode() + np.ascontiguousarray(images).tobytes()).hexdigest()
 
 
-def _write(pipe: Pipeline, result: InversionResult, images: np.ndarray, preview: bool) -> None:
-    """Pictures first: where the embedding's file is, everything is."""
+def _write(pipe: Pipeline, result: InversionResult, above: np.ndarray | None) -> None:
+    """Pictures first, drawn ones below those given: where the embedding's file is, everything is."""
     folder = result.path.parent
-    drawn = grid([images[:PREVIEWS], draw_preview(pipe, result.embedding, PREVIEWS)]) if preview else None
+    drawn = None if above is None else grid([above, draw_preview(pipe, result.embedding, PREVIEWS)])
     if jax.process_index() != 0:
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    title = f"inversion of {result.embedding.concept} in {pipe.name}"
-    plot_losses(folder / "loss.png", result.steps, result.losses, title)
     if drawn is not None:
         write_picture(folder / "preview.png", drawn)
     result.embedding.save(result.path)
@@ -197,6 +262,8 @@ def _check(images: Sequence[np.ndarray], configs: Sequence[InversionConfig]) -> 
         raise InputError(
             f"{len(images)} image sets for {len(configs)} concepts", "one set per concept", "mend the list"
         )
+    if configs[0].method == RECE:
+        raise InputError("method rece with images", "method inversion, or no images", "call derive, or change method")
     for each, config in zip(images, configs, strict=True):
         if each.dtype != np.uint8 or each.ndim != 4 or not len(each) or each.shape[1:] != images[0].shape[1:]:
             given = f"images of {config.concept}: {each.dtype} {each.shape}"

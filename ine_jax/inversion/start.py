@@ -1,32 +1,66 @@
-"""Where an inversion starts: a word's row of the token table, the table's mean, or a word's context."""
+"""Where an inversion starts: a word's row of the token table or its context, the mean, or the closed form of RECE."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 from ine_jax.config import InversionConfig
+from ine_jax.embedding import Embedding
 from ine_jax.errors import InputError
+from ine_jax.inversion import rece
+from ine_jax.inversion.templates import usable
 from ine_jax.pipeline import Pipeline
 
-MEAN = "mean"
+MEAN, RECE = "mean", "rece"
 
 
-def first_vectors(pipe: Pipeline, configs: Sequence[InversionConfig]) -> list[np.ndarray]:
+def first_vectors(pipe: Pipeline, configs: Sequence[InversionConfig], base: Pipeline | None = None) -> list[np.ndarray]:
     """The first value of each concept's vectors, float32: [k, d] in token space, [T, D] in context space.
 
-    Token space: all k rows start as the row of the single-token word `init`, or as the mean of the table. Context
-    space: the encoded word, or for "mean" the encoded empty prompt. Raises InputError for a word of several tokens.
+    Token space: all k rows start as one row of the token table, that of the single-token word `init`; or as the
+    table's mean; or, for "rece", as the row nearest to RECE's closed form in the first template (`rece.nearest_row`).
+    Context space: the encoded word; for "mean" the encoded empty prompt; for "rece" the closed form itself, against
+    the original model `base`. Raises InputError for a word of several tokens, or "rece" without the original model.
     """
+    one = _context if configs[0].space == "context" else _rows
+    return [one(pipe, config, base) for config in configs]
+
+
+def explicit_words(config: InversionConfig) -> str:
+    """The words that RECE starts from: those given, else the concept's name."""
+    return config.words or config.concept
+
+
+def _context(pipe: Pipeline, config: InversionConfig, base: Pipeline | None) -> np.ndarray:
+    if config.init == RECE:
+        return rece.solve(pipe, _original(base), explicit_words(config), config.regularizer).context
+    return pipe.encode(["" if config.init == MEAN else config.init])[0]
+
+
+def _rows(pipe: Pipeline, config: InversionConfig, base: Pipeline | None) -> np.ndarray:
     table = np.asarray(pipe.parts.text_params["text_model"]["embeddings"]["token_embedding"]["embedding"])
-    if configs[0].space == "context":
-        return list(pipe.encode(["" if config.init == MEAN else config.init for config in configs]))
-    return [np.tile(_row(pipe, table, config.init), (config.vectors, 1)) for config in configs]
+    if config.init == MEAN:
+        row = table.astype(np.float32).mean(axis=0)
+    elif config.init == RECE:
+        probe = Embedding(np.zeros((config.vectors, table.shape[1]), np.float32), concept=config.concept)
+        before = usable(config.templates, probe, pipe.tokenizer)[0].partition("{}")[0]
+        words = explicit_words(config)
+        row = table[rece.nearest_row(pipe, _original(base), words, before, config.regularizer)].astype(np.float32)
+    else:
+        row = table[_word(pipe, config.init)].astype(np.float32)
+    return np.tile(row, (config.vectors, 1))
 
 
-def _row(pipe: Pipeline, table: np.ndarray, word: str) -> np.ndarray:
-    if word == MEAN:
-        return table.astype(np.float32).mean(axis=0)
+def _word(pipe: Pipeline, word: str) -> int:
     ids = pipe.tokenizer.word_ids(word)
     if len(ids) != 1:
-        raise InputError(f"init {word!r} is {len(ids)} tokens", "a word that is one token, or mean", "change init")
-    return table[ids[0]].astype(np.float32)
+        raise InputError(
+            f"init {word!r} is {len(ids)} tokens", "a word that is one token, mean, or rece", "change init"
+        )
+    return ids[0]
+
+
+def _original(base: Pipeline | None) -> Pipeline:
+    if base is None:
+        raise InputError("init rece without the original model", "the model that was unlearned", "give base")
+    return base
