@@ -14,7 +14,7 @@ from ine_jax.types import Array, BranchContext, BranchLatents, Latents
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class _Unaware:
+class Unaware:
     """A guard that sees no negative text: under `Cfg` the negative would otherwise take the unconditional row."""
 
     inner: Guidance
@@ -78,7 +78,7 @@ class Interval:
     def phases(self, calls: int) -> list[tuple[Guidance, int]]:
         """Return the phases of `outside`, of `inner` and of `outside` again, each cut to its part of the run."""
         first, last = (math.floor(end * calls + 0.5) for end in (self.start, self.stop))
-        around: list[tuple[Guidance, int]] = [(_Unaware(part), n) for part, n in phases(self.outside, calls)]
+        around: list[tuple[Guidance, int]] = [(Unaware(part), n) for part, n in phases(self.outside, calls)]
         return [
             *_cut(around, 0, first),
             *_cut(phases(self.inner, calls), first, last),
