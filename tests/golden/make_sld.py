@@ -1,0 +1,19 @@
+"""Write sld.npz: python tests/golden/make_sld.py (needs torch and, once, the package index).
+
+Final latents of diffusers 0.30.3's StableDiffusionPipelineSafe on a small random model, for every case of
+`tests/guidance/sld_reference.py`.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE.parent / "guidance"), str(HERE.parent), str(HERE.parent.parent)]
+
+import numpy as np  # noqa: E402
+from sld_reference import quiet_model, reference  # noqa: E402
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as scratch:
+        np.savez_compressed(HERE / "sld.npz", **reference(quiet_model(Path(scratch))))  # type: ignore[arg-type]
