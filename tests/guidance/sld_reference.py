@@ -91,7 +91,7 @@ def wheel() -> Path:
             raise UnavailableError(f"diffusers {RELEASE} is not in {folder} and cannot be downloaded: {reason}")
     found = hashlib.sha256((folder / WHEEL).read_bytes()).hexdigest()
     if found != SHA256:
-        raise UnavailableError(f"{folder / WHEEL} has the digest {found}, not {SHA256}")
+        raise RuntimeError(f"{folder / WHEEL} has the digest {found}, not {SHA256}: remove it")
     return folder / WHEEL
 
 
