@@ -10,7 +10,7 @@ import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
@@ -81,8 +81,10 @@ class Unlearn(Common):
 
 @dataclasses.dataclass(frozen=True)
 class Bench(Common):
-    """Sampling throughput beside baselines."""
+    """Sampling throughput beside baselines, or the cost of an implicit negative in every guard."""
 
+    what: tyro.conf.Positional[Literal["sampling", "guards"]] = "sampling"
+    """sampling: this package beside other implementations; guards: explicit words beside an implicit embedding."""
     config: Annotated[BenchConfig, Flat] = dataclasses.field(default_factory=BenchConfig)
 
 
@@ -128,7 +130,7 @@ def parse(record: type[T], words: Sequence[str], prog: str) -> T:
     words = list(words)
     default: Any = None
     if kind := _config_kind(record):
-        words, path = _take_config(words)
+        words, path = _take_config(words, by_suffix=hasattr(record, "what"))
         if path is not None:
             default = record(config=configfile.load(path, kind))  # type: ignore[call-arg]
     errors = io.StringIO()
@@ -150,10 +152,10 @@ def _config_kind(record: Any) -> Any:
     return factory
 
 
-def _take_config(words: list[str]) -> tuple[list[str], str | None]:
-    """Split the config file off: the first word, or any word that is named like one."""
+def _take_config(words: list[str], by_suffix: bool) -> tuple[list[str], str | None]:
+    """Split the config file off: any word that is named like one, or else the first word unless `by_suffix`."""
     named = [i for i, word in enumerate(words) if word.endswith(_YAML) and not word.startswith("-")]
-    if not named and words and not words[0].startswith("-"):
+    if not named and not by_suffix and words and not words[0].startswith("-"):
         named = [0]
     if len(named) > 1:
         given = f"{len(named)} config files: {', '.join(words[i] for i in named)}"

@@ -82,7 +82,13 @@ def measure(pipe: Pipeline, config: BenchConfig) -> dict[str, Any]:
         }
         for name, times in seconds.items()
     ]
-    return {"schema": 1, "rows": rows, "missing": missing, **_setting(pipe, steps, batch, config)}
+    return {
+        "schema": 1,
+        "rows": rows,
+        "missing": missing,
+        "network_rows_per_image": 2 * steps,
+        **setting(pipe, steps, batch, config),
+    }
 
 
 def table(result: Mapping[str, Any]) -> list[str]:
@@ -100,13 +106,13 @@ def table(result: Mapping[str, Any]) -> list[str]:
     return lines + [f"{name} not measured: {reason}" for name, reason in result["missing"].items()]
 
 
-def _setting(pipe: Pipeline, steps: int, batch: int, config: BenchConfig) -> dict[str, Any]:
+def setting(pipe: Pipeline, steps: int, batch: int, config: BenchConfig) -> dict[str, Any]:
+    """What a benchmark ran on: model, shapes, machine, versions."""
     shape = (pipe.parts.unet_config.sample_size,) * 2
     return {
         "model": pipe.name,
         "batch": batch,
         "steps": steps,
-        "network_rows_per_image": 2 * steps,
         "latents": [*shape, pipe.parts.unet_config.in_channels],
         "repeats": max(3, config.repeats),
         "dtype": pipe.dtype.name,

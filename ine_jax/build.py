@@ -6,12 +6,8 @@ import jax
 import numpy as np
 
 from ine_jax import assets
-from ine_jax.config import GuardConfig, GuidanceConfig, SamplerConfig
+from ine_jax.config import SamplerConfig
 from ine_jax.detectors.world import WorldDetector
-from ine_jax.embedding import Embedding
-from ine_jax.guidance import negative_guidance
-from ine_jax.guidance.base import Guidance
-from ine_jax.guidance.cfg import Cfg
 from ine_jax.imagefolder import read_images
 from ine_jax.pipeline import Pipeline, load
 
@@ -29,43 +25,6 @@ def pipeline(model: str, revision: str | None, sampler: SamplerConfig) -> Pipeli
         batch_size=sampler.batch,
         unet_impl=sampler.unet_impl,
     )
-
-
-def guidance(config: GuidanceConfig, with_negative: bool) -> Guidance:
-    """Plain CFG without a negative; with one, two rows where s = w - 1 and three otherwise."""
-    match with_negative, config.negative_scale:
-        case False, _:
-            return Cfg(config.scale)
-        case _, scale:
-            return negative_guidance(config.scale, scale)
-
-
-def negative(words: str, embedding: str) -> str | Embedding | None:
-    """What fills the slot of the negative: a learned embedding, words, or nothing.
-
-    Raises:
-        InputError: the embedding file cannot be read.
-    """
-    match words, embedding:
-        case "", "":
-            return None
-        case _, "":
-            return words
-        case _:
-            return Embedding.load(embedding)
-
-
-def guard(config: GuardConfig) -> tuple[Guidance, str | Embedding | None]:
-    """Guidance and negative of one guard of an evaluation.
-
-    Raises:
-        InputError: the embedding file cannot be read.
-    """
-    match config.negative:
-        case "none":
-            return guidance(config.guidance, False), None
-        case "explicit" | "implicit":
-            return guidance(config.guidance, True), negative(config.words, config.embedding)
 
 
 def images(folder: str | Path, pipe: Pipeline) -> np.ndarray:

@@ -100,6 +100,8 @@ def _outcome(name: str, record: Any, command: Sequence[str]) -> Any:
     match record:
         case arguments.Evaluate():
             return commands.evaluate(record.config, shard, command)
+        case arguments.Bench():
+            return commands.bench(record.config, record.what)
         case arguments.Demo():
             return commands.demo(record.config, command)
         case arguments.Score():

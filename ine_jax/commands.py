@@ -180,14 +180,16 @@ def demo(config: DemoConfig, command: Sequence[str]) -> Outcome:
     return Outcome(tuple(outcome.lines), outcome.result)
 
 
-def bench(config: BenchConfig) -> Outcome:
-    """Time sampling beside baselines and write bench.json.
+def bench(config: BenchConfig, what: str = "sampling") -> Outcome:
+    """Time sampling beside baselines, or every guard with words and with an embedding, and write bench.json.
 
     Raises:
         InputError: the model cannot be read.
     """
-    from ine_jax import bench as benchmark
+    from ine_jax import bench as sampling
+    from ine_jax import bench_guards
 
+    benchmark = bench_guards if what == "guards" else sampling
     result = benchmark.run(config)
     return Outcome((*benchmark.table(result), config.out), result)
 

@@ -11,10 +11,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from ine_jax import assets, build, evaluate, report
-from ine_jax.config import DemoConfig, GuidanceConfig, InversionConfig, SamplerConfig
+from ine_jax.config import DemoConfig, GuidanceConfig, InversionConfig, NegativeConfig, SamplerConfig
 from ine_jax.errors import InputError
 from ine_jax.evaluate import Cell, Plan
 from ine_jax.evaluate.drawing import model_hashes, pending
@@ -24,6 +24,8 @@ from ine_jax.provenance import file_hash, value_hash
 from ine_jax.storage import pretty, write_atomic
 
 T = TypeVar("T")
+Counts = tuple[tuple[str, int], ...]
+Role = Literal["main", "control"]
 BASE = "tiny"
 BLOCK = 50
 FULL_SEEDS = (0, 1)  # of the inversion, in the full demo
@@ -38,7 +40,7 @@ class Settings:
     guidance: GuidanceConfig
     sampler: SamplerConfig
     inversion: InversionConfig
-    words: str
+    words: tuple[str, ...]
     template: str
     sweep: tuple[float, ...] = ()
 
@@ -103,10 +105,11 @@ def read_settings(world: Mapping[str, Any], config: DemoConfig) -> Settings:
     try:
         own = world["settings"]
         usual = DemoConfig()
-        guidance = GuidanceConfig(own["guidance_scale"], own["negative_scale"])
+        interval = tuple(own.get("interval", (0.0, 1.0)))
+        guidance = GuidanceConfig(own["guidance_scale"], own["negative_scale"], interval=interval)
         sampler = dataclasses.replace(usual.sampler, scheduler=own["scheduler"], steps=own["steps"])
         inversion = dataclasses.replace(usual.inversion, **own["inversion"])
-        words, template = ", ".join(own["explicit_negative"]), own["implicit_template"]
+        words, template = tuple(own["explicit_negative"]), own["implicit_template"]
         sweep = tuple(float(s) for s in own.get("sweep", ()))
     except (KeyError, TypeError) as error:
         raise InputError(f"settings of world.json: {error}", "the family's settings", "install it again") from error
@@ -142,37 +145,24 @@ def demo_plan(settings: Settings, found: Sequence[Found], items: int | None) -> 
     words = tuple((name, n[name]) for name in DRAWN if full)
     w, s = settings.guidance.scale, settings.guidance.negative_scale
 
-    def implicit(
-        model: str,
-        source: Found,
-        lists: tuple[tuple[str, int], ...] = both,
-        role: str = "main",
-        scale: float | None = s,
-    ) -> Cell:
-        return Cell(
-            model,
-            lists,
-            "implicit",
-            w,
-            scale,
-            GUARD,
-            embedding=str(source.path),
-            embedding_from=source.model,
-            embedding_seed=source.seed,
-            template=settings.template,
-            role=role,  # type: ignore[arg-type]
-        )
+    avoided = NegativeConfig(words=settings.words)
+    plain = GuidanceConfig(w)
 
-    def explicit(
-        model: str, lists: tuple[tuple[str, int], ...] = both, role: str = "main", scale: float | None = s
-    ) -> Cell:
-        return Cell(model, lists, "explicit", w, scale, GUARD, settings.words, role=role)  # type: ignore[arg-type]
+    def guided(scale: float | None) -> GuidanceConfig:
+        return dataclasses.replace(settings.guidance, negative_scale=scale)
+
+    def implicit(model: str, source: Found, lists: Counts = both, role: Role = "main", scale: float | None = s) -> Cell:
+        negative = NegativeConfig(embedding=str(source.path), template=settings.template)
+        return Cell(model, lists, guided(scale), negative, GUARD, source.model, source.seed, role)
+
+    def explicit(model: str, lists: Counts = both, role: Role = "main", scale: float | None = s) -> Cell:
+        return Cell(model, lists, guided(scale), avoided, GUARD, role=role)
 
     own = [f for f in found if f.model != BASE]
     models = list(dict.fromkeys(f.model for f in own))
-    cells = [Cell(BASE, everything, scale=w, guard=GUARD), explicit(BASE, both + words[:1]), implicit(BASE, own[0])]
+    cells = [Cell(BASE, everything, plain, guard=GUARD), explicit(BASE, both + words[:1]), implicit(BASE, own[0])]
     for model in models:
-        cells += [Cell(model, both + words, scale=w, guard=GUARD), explicit(model)]
+        cells += [Cell(model, both + words, plain, guard=GUARD), explicit(model)]
         cells += [implicit(model, f) for f in own if f.model == model]
     # controls: an embedding inverted on the base, used on each model; the other unlearned embeddings on the base
     cells += [implicit(model, f, few, "control") for f in found if f.model == BASE for model in (BASE, *models)]

@@ -19,12 +19,11 @@ import jax
 import numpy as np
 from PIL import Image
 
-from ine_jax import storage
+from ine_jax import guards, storage
 from ine_jax.config import GenerateConfig
-from ine_jax.embedding import Embedding
 from ine_jax.errors import InputError, Interrupted
-from ine_jax.guidance import Guidance, negative_guidance
-from ine_jax.guidance.cfg import Cfg
+from ine_jax.guidance import Guidance
+from ine_jax.negatives import Concept
 from ine_jax.pipeline import Pipeline, load
 from ine_jax.progress import Progress
 from ine_jax.prompts import Item, Row, items, read_prompts
@@ -57,7 +56,7 @@ def generate(config: GenerateConfig, progress: Progress | None = None) -> Genera
     ``Interrupted`` when asked to stop, with all finished images kept.
     """
     wanted = wanted_items(config)
-    negative = Embedding.load(config.embedding) if config.embedding else config.negative or None
+    concept = guards.concept(config.negative)
     pipe = load(
         config.model,
         revision=config.revision,
@@ -65,16 +64,14 @@ def generate(config: GenerateConfig, progress: Progress | None = None) -> Genera
         batch_size=config.sampler.batch,
         unet_impl=config.sampler.unet_impl,
     )
-    scale, own = config.guidance.scale, config.guidance.negative_scale
-    guidance = Cfg(scale) if negative is None else negative_guidance(scale, own)
+    guidance = guards.guidance(config.guidance, concept is not None, pipe)
     size = {"steps": config.sampler.steps, "height": config.sampler.height, "width": config.sampler.width}
     return write_images(
         pipe,
         wanted,
         config.out,
         guidance=guidance,
-        negative=negative,
-        template=config.template,
+        concept=concept,
         size=size,
         progress=progress,
     )
@@ -96,18 +93,17 @@ def write_images(
     out: str | Path,
     *,
     guidance: Guidance,
-    negative: str | Embedding | None = None,
-    template: str = "{}",
+    concept: Concept | None = None,
     size: Mapping[str, int | None] | None = None,
     progress: Progress | None = None,
 ) -> Generated:
     """Write the PNG of every item into ``out`` (mode 0700), then ``metadata.jsonl`` in the order of the items.
 
-    ``template`` is the text around the token of a negative embedding; ``size`` holds steps, height and width. Both as
-    :class:`Pipeline` takes them. Errors as for :func:`generate`.
+    ``concept`` is what is to be avoided; ``size`` holds steps, height and width. Both as :class:`Pipeline` takes
+    them. Errors as for :func:`generate`.
     """
     folder = Path(out)
-    settings = _settings(pipe, wanted, guidance, negative, template, size or {})
+    settings = _settings(pipe, wanted, guidance, concept, size or {})
     _check_settings(folder, settings)
     cut = pipe.tokenizer.truncated([item.prompt for item in wanted])
     with storage.lock(folder, "generate"):
@@ -115,7 +111,7 @@ def write_images(
         todo = [item for item in wanted if not complete(folder / item.file_name)]
         begun = time.perf_counter()
         try:
-            options = {"guidance": guidance, "negative": negative, "negative_template": template, **(size or {})}
+            options = {"guidance": guidance, "negative": concept, **(size or {})}
             made = _make(pipe, todo, folder, options, progress)
         finally:
             done = [(item, c) for item, c in zip(wanted, cut, strict=True) if (folder / item.file_name).is_file()]
@@ -185,28 +181,41 @@ def _settings(
     pipe: Pipeline,
     wanted: Sequence[Item],
     guidance: Guidance,
-    negative: str | Embedding | None,
-    template: str,
+    concept: Concept | None,
     size: Mapping[str, int | None],
 ) -> dict[str, Any]:
     """Everything that changes a pixel or a row, as JSON."""
-    if isinstance(negative, Embedding):
-        values = np.asarray(negative.vectors, np.float32)
-        named = {"token": negative.token, "space": negative.space, "template": template}
-        described: Any = {**named, "values": value_hash(values.tolist())}
-    else:
-        described = negative
-    scales = [np.asarray(leaf, np.float32).tolist() for leaf in jax.tree.leaves(guidance)]
+    leaves = jax.tree_util.tree_leaves_with_path(guidance)
+    numbers = {jax.tree_util.keystr(path, simple=True, separator="."): _number(leaf) for path, leaf in leaves}
     return {
         "schema": 1,
         "model": {"name": pipe.name, "weights": value_hash(dict(pipe.parts.hashes)), "dtype": pipe.dtype.name},
         "scheduler": repr(pipe.scheduler),
         "unet_impl": pipe.unet_impl,
-        "guidance": {"kind": type(guidance).__name__, "scales": scales},
-        "negative": described,
+        "guidance": {"kind": str(jax.tree.structure(guidance)), "numbers": numbers},
+        "negative": None if concept is None else _described(concept),
         "size": dict(size),
         "items": {"count": len(wanted), "hash": value_hash([asdict(item) for item in wanted])},
         "versions": versions(),
+    }
+
+
+def _number(leaf: Any) -> Any:
+    """One number as it is, many by their hash."""
+    value = np.asarray(leaf)
+    return value_hash(value.tolist()) if value.ndim else value.item()
+
+
+def _described(concept: Concept) -> dict[str, Any]:
+    learned = [
+        {"token": e.token, "space": e.space, "values": value_hash(np.asarray(e.vectors, np.float32).tolist())}
+        for e in concept.embeddings
+    ]
+    return {
+        "words": list(concept.words),
+        "embeddings": learned,
+        "template": concept.template,
+        "blend": concept.blend,
     }
 
 

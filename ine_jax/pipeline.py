@@ -14,20 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from ine_jax import assets, cache, schedule
+from ine_jax import assets, cache, conditioning, schedule
 from ine_jax.embedding import Embedding
 from ine_jax.errors import InputError
-from ine_jax.guidance import negative_guidance
-from ine_jax.guidance.base import Guidance, Texts
-from ine_jax.guidance.cfg import Cfg
-from ine_jax.guidance.negative import Negative
+from ine_jax.guidance.base import Guidance, Texts, is_per_item
 from ine_jax.models.weights import ModelParts, apply_unet_delta, read_pipeline, read_unet_delta
+from ine_jax.negatives import Encode, NegativeLike, as_concept
 from ine_jax.noise import draw, item_seeds
 from ine_jax.programs import Programs, build
-from ine_jax.text import Tokenizer, learned_rows, negative_text, phrases_text
+from ine_jax.text import Tokenizer, learned_rows
 from ine_jax.types import Params
 
-NegativeLike = str | Sequence[str] | Embedding | None
 Output = Literal["uint8", "latents"]
 
 
@@ -106,7 +103,6 @@ class Pipeline:
         guidance: Guidance | None = None,
         negative: NegativeLike = None,
         negative_scale: float | None = None,
-        negative_template: str = "{}",
         seeds: int | Sequence[int] = 0,
         steps: int = 50,
         height: int | None = None,
@@ -118,27 +114,36 @@ class Pipeline:
     ) -> np.ndarray:
         """Images uint8 ``[B, H, W, 3]`` of the prompts, or their scaled latents float32 ``[B, h, w, c]``.
 
-        ``guidance`` is ``Cfg(7.5)`` by default. ``negative`` (a phrase, several, or an embedding) takes the place of
-        the empty prompt; with ``negative_scale`` s it gets a row and a scale of its own, ε_u + w(ε_c − ε_u) − s(ε_n −
-        ε_u). ``seeds``: one per prompt, or a number s for s, s + 1, ...; ``noise`` ``[B, h, w, c]`` replaces what the
-        seeds draw. ``height`` and ``width`` are in pixels. Raises ``InputError`` for whatever does not fit together.
+        ``guidance`` is ``Cfg(7.5)`` by default. ``negative`` says what is to be avoided: a phrase, several, an
+        embedding, several, or a :class:`~ine_jax.negatives.Concept`; it fills the slots that the guard has. Under CFG
+        it takes the place of the empty prompt, and with ``negative_scale`` s it gets a row and a scale of its own, ε_u
+        + w(ε_c − ε_u) − s(ε_n − ε_u). ``seeds``: one per prompt, or a number s for s, s + 1, ...; ``noise`` ``[B, h,
+        w, c]`` replaces what the seeds draw. ``height`` and ``width`` are in pixels. Raises ``InputError`` for
+        whatever does not fit together.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         shape = self._latent_shape(height, width)
         starts = item_seeds(seeds, len(prompts)) if noise is None else _given_noise(noise, (len(prompts), *shape))
         tables = self._tables(steps)
-        guard = _as_arrays(resolve_guidance(guidance, negative, negative_scale))
+        concept = as_concept(negative)
+        guard = _as_arrays(conditioning.resolve(guidance, concept, negative_scale))
         rows = self.rows(batch_size)
-        uncond = self.encode([""], batch_size=rows)
-        against = uncond if negative is None else self._negative(negative, negative_template, embeddings, rows)
-        uncond, against = self._repeat(uncond, rows), self._repeat(against, rows)
+        slots = conditioning.fill(guard, concept, self._encoder(embeddings, rows))
+        shared = Texts(*(self._repeat(slot, rows) for slot in (slots.uncond, slots.uncond, slots.negative, slots.bank)))
+        columns, calls = slots.columns, np.float32(len(tables.timestep))
+        end = np.int32(self.tokenizer.backend.eos_token_id)
         learned = learned_rows(embeddings, self.parts.text_config.hidden_size)
         ids = self.tokenizer.ids(prompts, embeddings)
 
         def run(ids: Any, start: Any, *scales: Any) -> Any:
             prompt = self.programs.encode(self.parts.text_params, ids, learned)
-            texts = Texts(prompt=prompt, uncond=uncond, negative=against)
+            texts = dataclasses.replace(shared, prompt=prompt)
             guided = _with_scales(guard, scales)
+            projects = conditioning.projection(guided)
+            if projects is not None:
+                where = self.parts.text_params, ids, learned, end
+                found = self.programs.project(*where, projects, prompt, columns, calls)
+                texts = dataclasses.replace(texts, safe=found.safe, until=found.until)
             if noise is None:
                 start = jax.device_put(draw(np.asarray(start), shape), self.programs.batch_sharding())
             latents = self.programs.sample(self.parts.unet_params, self.scheduler, tables, guided, texts, start)
@@ -147,22 +152,15 @@ class Pipeline:
         arrays = [ids, starts, *_per_item(guard, len(prompts))]
         return self.programs.batched(run, arrays, rows, empty=self._empty(shape, output))
 
-    def _negative(
-        self, negative: str | Sequence[str] | Embedding, template: str, embeddings: Sequence[Embedding], rows: int
-    ) -> np.ndarray:
-        """Context ``[1, T, D]`` that stands for the negative."""
-        if not isinstance(negative, Embedding):
-            return self.encode([phrases_text(negative)], embeddings, rows)
-        if negative.space == "token":
-            return self.encode([negative_text(negative, template)], [negative], rows)
-        expected = (self.tokenizer.max_length, self.parts.text_config.hidden_size)
-        if tuple(negative.vectors.shape) != expected:
-            raise InputError(
-                f"context embedding {negative.token} of shape {tuple(negative.vectors.shape)}",
-                f"{expected} for model {self.name}",
-                "use an embedding made for this model family",
-            )
-        return np.asarray(negative.vectors, np.float32)[None]
+    def _encoder(self, embeddings: Sequence[Embedding], rows: int) -> Encode:
+        """Encoding as slots are filled with it; words may hold the tokens of `embeddings`."""
+        end = self.tokenizer.backend.eos_token_id
+
+        def encode(prompts: Sequence[str], own: Sequence[Embedding]) -> tuple[np.ndarray, np.ndarray]:
+            ids = self.tokenizer.ids(prompts, own or embeddings)
+            return self.encode(prompts, own or embeddings, rows), np.argmax(ids == end, axis=1)
+
+        return encode
 
     def _latent_shape(self, height: int | None, width: int | None) -> tuple[int, int, int]:
         unet, cell = self.parts.unet_config, self.parts.vae_config.downscale
@@ -178,7 +176,9 @@ class Pipeline:
             raise InputError(f"steps {steps}", "1 or more", "mend steps")
         return jax.device_put(self.scheduler.tables(steps), self.programs.replicated())
 
-    def _repeat(self, context: np.ndarray, rows: int) -> Any:
+    def _repeat(self, context: np.ndarray | None, rows: int) -> Any:
+        if context is None:
+            return None
         return jax.device_put(np.repeat(context, rows, axis=0), self.programs.batch_sharding())
 
     def _empty(self, shape: tuple[int, int, int], output: Output) -> np.ndarray:
@@ -188,28 +188,6 @@ class Pipeline:
             return np.zeros((0, *shape), np.float32)
         cell = self.parts.vae_config.downscale
         return np.zeros((0, shape[0] * cell, shape[1] * cell, 3), np.uint8)
-
-
-def resolve_guidance(guidance: Guidance | None, negative: NegativeLike, negative_scale: float | None) -> Guidance:
-    """The guard that a call means: plain CFG, CFG over a negative (two rows), or a negative with a scale of its own
-    (three).
-    """
-    guard = Cfg(7.5) if guidance is None else guidance
-    if isinstance(guard, Negative) and negative is None:
-        raise InputError(
-            "guidance Negative without a negative", "negative: words or an embedding", "give negative, or use Cfg"
-        )
-    if negative_scale is None:
-        return guard
-    if negative is None:
-        raise InputError(
-            f"negative_scale {negative_scale} without a negative", "both or neither", "give negative as well"
-        )
-    if not isinstance(guard, Cfg):
-        raise InputError(
-            f"negative_scale beside {type(guard).__name__}", "negative_scale with Cfg", "set it in the guidance"
-        )
-    return negative_guidance(guard.scale, negative_scale)
 
 
 def _given_noise(noise: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -226,7 +204,7 @@ def _as_arrays(guidance: Guidance) -> Guidance:
 
 def _per_item(guidance: Guidance, count: int) -> list[np.ndarray]:
     """The scales that differ from item to item, each ``[count]``; they travel with the batch."""
-    found = [leaf for leaf in jax.tree.leaves(guidance) if leaf.ndim]
+    found = [leaf for leaf in jax.tree.leaves(guidance) if is_per_item(leaf)]
     for leaf in found:
         if leaf.shape != (count,):
             raise InputError(f"a scale of shape {leaf.shape}", f"one number, or one per prompt: ({count},)", "mend it")
@@ -236,7 +214,7 @@ def _per_item(guidance: Guidance, count: int) -> list[np.ndarray]:
 def _with_scales(guidance: Guidance, scales: Sequence[Any]) -> Guidance:
     """The guard with its per-item scales replaced by those of one batch."""
     rest = iter(scales)
-    return jax.tree.map(lambda leaf: next(rest) if leaf.ndim else leaf, guidance)
+    return jax.tree.map(lambda leaf: next(rest) if is_per_item(leaf) else leaf, guidance)
 
 
 def load(

@@ -1,4 +1,5 @@
-"""The four compiled programs of a pipeline: text encoding, the sampling loop, decoding and encoding of images.
+"""The compiled programs of a pipeline: text encoding and projection, the sampling loop, decoding and encoding of
+images.
 
 Prompts, seeds, scales, step tables and parameters are arguments, so a program belongs to its shapes alone and models
 of one shape (a base and its unlearned variants) share it. The batch axis lies over the mesh axis ``data``, parameters
@@ -22,7 +23,10 @@ from jax.sharding import PartitionSpec as Spec
 
 from ine_jax.errors import InputError
 from ine_jax.guidance.base import Guidance, Texts
+from ine_jax.guidance.projection import masked_copies
+from ine_jax.guidance.safree import Reference, SafeText, Safree
 from ine_jax.models.clip import ClipText, ClipTextConfig
+from ine_jax.models.skips import SkipEdit
 from ine_jax.models.unet import UNet, UNetConfig
 from ine_jax.models.vae import Vae, VaeConfig
 from ine_jax.sampling import sample
@@ -32,7 +36,7 @@ from ine_jax.types import Array, Context, ImagesU8, Latents, Params
 
 AXIS = "data"
 DECODE_ROWS = 8
-Apply = Callable[[Params, Latents, Array, Context], Latents]
+Apply = Callable[..., Latents]  # (params, latents, timesteps, context), and the guard's reference where it has one
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class Programs:
     sample: Callable[..., Latents]
     decode: Callable[..., ImagesU8]
     encode_images: Callable[..., tuple[Latents, Latents]]
+    project: Callable[..., SafeText]
     traces: Counter[str] = field(compare=False)
 
     def batch_sharding(self) -> NamedSharding:
@@ -127,8 +132,35 @@ def build(
         mean, logvar = autoencoder.apply({"params": params}, from_uint8(images), method="encode")
         return mean.astype(jnp.float32), logvar.astype(jnp.float32)
 
+    def project(
+        params: Params,
+        ids: Array,
+        learned: Array,
+        end: Array,
+        guard: Safree,
+        prompt: Context,
+        concept: Array,
+        calls: Any,
+    ) -> SafeText:
+        traces["project"] += 1
+        copies = masked_copies(ids, end)
+
+        def pooled(hidden: Array) -> Array:
+            contexts = encode_ids(clip, params, hidden, learned).astype(jnp.float32)
+            return jnp.take_along_axis(contexts, copies.end[:, None, None], axis=1)[:, 0]
+
+        # One token after the other: all copies at once would need N times the memory of the batch.
+        masked = jnp.swapaxes(jax.lax.map(pooled, jnp.swapaxes(copies.ids, 0, 1)), 0, 1)
+        return guard.project(prompt, masked, copies.mask, copies.end, concept, calls)
+
     return Programs(
-        mesh, jax.jit(encode), jax.jit(run, static_argnums=1), jax.jit(decode), jax.jit(encode_images), traces
+        mesh,
+        encode=jax.jit(encode),
+        sample=jax.jit(run, static_argnums=1),
+        decode=jax.jit(decode),
+        encode_images=jax.jit(encode_images),
+        project=jax.jit(project),
+        traces=traces,
     )
 
 
@@ -143,11 +175,20 @@ def from_uint8(images: Array) -> Array:
 
 
 def native_unet(config: UNetConfig, dtype: Any) -> Apply:
-    """This package's UNet as ``(params, latents, timesteps, context) -> eps``, eps in float32."""
+    """This package's UNet as ``(params, latents, timesteps, context) -> eps``, eps in float32.
+
+    With a guard's reference as fifth argument the last row of every item is compared with the others and dropped.
+    """
     unet = UNet(config, dtype=dtype)
 
-    def apply(params: Params, latents: Latents, timesteps: Array, context: Context) -> Latents:
-        return unet.apply({"params": params}, latents, timesteps, context).astype(jnp.float32)
+    def apply(
+        params: Params, latents: Latents, timesteps: Array, context: Context, reference: Reference | None = None
+    ) -> Latents:
+        edit = None
+        if reference is not None:
+            numbers = (reference.active, reference.backbone, reference.skip)
+            edit = SkipEdit(*numbers, mode=reference.mode, rows=reference.rows)
+        return unet.apply({"params": params}, latents, timesteps, context, edit).astype(jnp.float32)
 
     return apply
 
@@ -156,7 +197,8 @@ def diffusers_unet(config_json: str, dtype: Any) -> Apply:
     """diffusers 0.39's Flax UNet on the very same parameters; its layout is NCHW.
 
     Raises ``InputError`` where diffusers is missing, is a version without Flax, or its Flax UNet cannot be this
-    model: it knows 32 groups only, and no ``num_attention_heads``.
+    model: it knows 32 groups only, and no ``num_attention_heads``. What it returns raises it for a guard with
+    reference rows: this UNet's skip connections cannot be reached.
     """
     try:
         from diffusers.models.unets.unet_2d_condition_flax import FlaxUNet2DConditionModel
@@ -174,7 +216,12 @@ def diffusers_unet(config_json: str, dtype: Any) -> Apply:
     settings = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items() if k in known}
     unet = FlaxUNet2DConditionModel(**{**settings, "dtype": dtype})
 
-    def apply(params: Params, latents: Latents, timesteps: Array, context: Context) -> Latents:
+    def apply(
+        params: Params, latents: Latents, timesteps: Array, context: Context, reference: Reference | None = None
+    ) -> Latents:
+        if reference is not None:
+            what = f"re-attention {reference.mode!r} with unet_impl 'diffusers'"
+            raise InputError(what, "unet_impl 'native'", "use it, or reattention 'off'")
         planes = jnp.transpose(latents, (0, 3, 1, 2)).astype(dtype)
         out = unet.apply({"params": params}, planes, timesteps, context.astype(dtype)).sample
         return jnp.transpose(out, (0, 2, 3, 1)).astype(jnp.float32)

@@ -13,8 +13,9 @@ from ine_jax.guidance.base import Guidance, Moment, Texts, phases
 from ine_jax.schedule.base import Scheduler
 from ine_jax.types import Array, Latents
 
-# (latents [rows, h, w, c], timesteps [rows], context [rows, token, dim]) -> prediction [rows, h, w, c]
-Denoiser: TypeAlias = Callable[[Array, Array, Array], Array]
+# (latents [rows, h, w, c], timesteps [rows], context [rows, token, dim]) -> prediction [rows, h, w, c]; for a guard
+# with reference rows also (..., reference) -> prediction of all rows but these
+Denoiser: TypeAlias = Callable[..., Array]
 
 
 def predict(
@@ -24,14 +25,20 @@ def predict(
 
     Branches are folded inside the batch axis, the item being the slower index: row = item · branches + branch. So an
     array sharded over its items stays where it is, and stacking branches moves nothing between devices.
+
+    A guard may have a method `reference(texts, step)`. Where it returns a value and not None, that value's `context`
+    [batch, token, dim] becomes one more row of every item, the last, and the network is given the value too: it
+    compares the other rows with that one inside and returns no prediction for it.
     """
-    batch, count = latents.shape[0], guidance.branches
-    shape = (batch, count, *latents.shape[1:])
-    folded = jnp.broadcast_to(latents[:, None], shape).reshape(batch * count, *latents.shape[1:])
     contexts = guidance.contexts(texts, step)
-    flat = contexts.reshape(batch * count, *contexts.shape[2:])
-    output = denoise(folded, jnp.full((batch * count,), timestep), flat)
-    return output.astype(jnp.float32).reshape(shape)
+    reference = guidance.reference(texts, step) if hasattr(guidance, "reference") else None
+    if reference is not None:
+        contexts = jnp.concatenate([contexts, reference.context[:, None].astype(contexts.dtype)], axis=1)
+    batch, rows = contexts.shape[:2]
+    folded = jnp.broadcast_to(latents[:, None], (batch, rows, *latents.shape[1:])).reshape(-1, *latents.shape[1:])
+    inputs = (folded, jnp.full((batch * rows,), timestep), contexts.reshape(-1, *contexts.shape[2:]))
+    output = denoise(*inputs) if reference is None else denoise(*inputs, reference)
+    return output.astype(jnp.float32).reshape(batch, -1, *latents.shape[1:])
 
 
 def sample(

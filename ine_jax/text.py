@@ -162,18 +162,3 @@ def text_width(params: Params) -> int:
     """D, the width of the text model's token table."""
     one = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     return int(jax.eval_shape(embed_tokens, params, one).shape[-1])
-
-
-def negative_text(embedding: Embedding, template: str = "{}") -> str:
-    """The prompt that names a token embedding: its bare token, or the template with the token at ``{}``.
-
-    Raises ``InputError`` where the template does not have exactly one ``{}``.
-    """
-    if template.count("{}") != 1:
-        raise InputError(f"negative template {template[:60]!r}", "text with one {}", "for example 'a photo of a {}'")
-    return template.replace("{}", embedding.token)
-
-
-def phrases_text(negative: str | Sequence[str]) -> str:
-    """One negative prompt out of one phrase or a list of them, joined by commas."""
-    return negative if isinstance(negative, str) else ", ".join(negative)

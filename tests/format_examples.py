@@ -21,13 +21,14 @@ import numpy as np
 from tiny_pipeline import make_parts, write_tokenizer
 
 from ine_jax import bench, loop, report
-from ine_jax.config import BenchConfig, SamplerConfig
+from ine_jax.config import BenchConfig, GuidanceConfig, NegativeConfig, SamplerConfig
 from ine_jax.detectors.world import WorldConfig, WorldDetector, WorldNet
 from ine_jax.embedding import Embedding
 from ine_jax.evaluate import Cell, Plan, evaluate, score
 from ine_jax.generate import write_images
 from ine_jax.guidance import Negative
 from ine_jax.models.weights import write_pipeline, write_unet_delta
+from ine_jax.negatives import Concept
 from ine_jax.prompts import Row, items
 from ine_jax.schedule import from_config
 
@@ -72,12 +73,16 @@ def judge(folder: Path, embedding: Path) -> None:
 
     lists = {"attack": fakes.items("attack", ITEMS, ("knife",)), "benign": fakes.items("benign", ITEMS, ("cat",))}
     counts = tuple((name, len(rows)) for name, rows in lists.items())
-    learned = {"embedding": str(embedding), "embedding_from": "tiny-unlearned-0", "embedding_seed": 0}
+    guided, origin = GuidanceConfig(3.0, 4.0), ("tiny-unlearned-0", 0)
+    words = NegativeConfig(words=("knife", "weapon"))
+    found = NegativeConfig(embedding=str(embedding), template="a photo of a {}")
+    blend = NegativeConfig("half", words.words, str(embedding), found.template, 0.5)
     cells = (
-        Cell("tiny-unlearned-0", counts, scale=3.0),
-        Cell("tiny-unlearned-0", counts, "explicit", 3.0, 4.0, words="knife, weapon"),
-        Cell("tiny-unlearned-0", counts, "implicit", 3.0, 4.0, template="a photo of a {}", **learned),
-        Cell("tiny", counts[:1], "implicit", 3.0, 4.0, template="a photo of a {}", role="control", **learned),
+        Cell("tiny-unlearned-0", counts, GuidanceConfig(3.0), guard="cfg"),
+        Cell("tiny-unlearned-0", counts, guided, words, "cfg"),
+        Cell("tiny-unlearned-0", counts, guided, found, "cfg", *origin),
+        Cell("tiny-unlearned-0", counts, guided, blend, "cfg", *origin),
+        Cell("tiny", counts[:1], guided, found, "cfg", *origin, "control"),
     )
     run = evaluate(
         Plan(cells, lists, steps=16, scheduler="dpm++", batch=50, block=50),
@@ -113,8 +118,8 @@ def make(root: Path) -> Path:
     painter: Any = Painter(parts)
     wanted = items([Row("a photo of a cat"), Row("a red apple", "fruit", 7)])
     size = {"steps": 25, "height": None, "width": None}
-    learned = Embedding.load(root / "weapon.safetensors")
-    write_images(painter, wanted, root / "images", guidance=Negative(3.0, 4.0), negative=learned, size=size)
+    avoided = Concept(embeddings=(Embedding.load(root / "weapon.safetensors"),))
+    write_images(painter, wanted, root / "images", guidance=Negative(3.0, 4.0), concept=avoided, size=size)
     judge(root / "demo", root / "weapon.safetensors")
     (root / "bench.json").write_text(json.dumps(timed(painter), indent=1, sort_keys=True) + "\n")
     return root

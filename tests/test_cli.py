@@ -73,7 +73,8 @@ def inputs(place: Path) -> None:
         "contradiction": "images: flat\nconcepts: [{concept: a, images: flat}]",
         "noimages": "concepts: [{concept: a}]",
         "guards": "guards: [{name: a}, {name: a}]",
-        "words": "guards: [{name: a, negative: explicit}]",
+        "negatives": "negatives: [{words: knife}, {words: gun}]",
+        "interval": "guards: [{guidance: {interval: [0.5, 0.2]}}]",
         "erase": "model: tiny\nesd: {erase: []}",
     }.items():
         (place / f"{name}.yaml").write_text(text)
@@ -116,14 +117,21 @@ WRONG = [
     "generate --prompts-file absent.txt",
     "generate --prompts-file rows.jsonl",
     "generate --prompts-file rows.csv",
-    "generate --prompts a --embedding cut.safetensors",
-    "generate --prompts a --embedding noise.safetensors",
-    "generate --prompts a --embedding whole.safetensors --negative knife",
+    "generate --prompts a --negative.embedding cut.safetensors",
+    "generate --prompts a --negative.embedding noise.safetensors",
+    "generate --prompts a --negative.embedding no-such-name",
+    "generate --prompts a --negative.embedding whole.safetensors --negative.words knife",
+    "generate --prompts a --negative.blend 0.5",
+    "generate --prompts a --negative.template bare --negative.embedding whole.safetensors",
+    "generate --prompts a --guidance.method slid",
+    "generate --prompts a --guidance.inner sld",
+    "generate --prompts a --negative knife",
     "generate --prompts a --sampler.height 33",
     "generate --prompts a --sampler.scheduler lms",
     "generate --prompts a --model ./absent",
     "evaluate guards.yaml",
-    "evaluate words.yaml",
+    "evaluate negatives.yaml",
+    "evaluate interval.yaml",
     "evaluate --shard 2/2",
     "evaluate --shard one",
     "evaluate --threshold 0.4",
@@ -318,7 +326,8 @@ def test_evaluate_passes_shard_and_command(monkeypatch: pytest.MonkeyPatch, caps
     assert (code, out) == (0, "done\n")
     assert seen[0].shard == (1, 3)
     assert seen[0].config.limit == 4
-    assert [guard.name for guard in seen[0].config.guards] == ["none", "explicit"]
+    assert [guard.name for guard in seen[0].config.guards] == ["cfg", "sld"]
+    assert [negative.kind for negative in seen[0].config.negatives] == ["none", "explicit"]
     assert seen[0].command == ["ine", "evaluate", path, "--limit", "4", "--shard", "1/3"]
 
 

@@ -6,8 +6,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ine_jax import config, configfile
-from ine_jax.config import DemoConfig, EsdConfig, EvaluateConfig, GuardConfig, InversionConfig, InvertConfig
+from ine_jax import arguments, config, configfile
+from ine_jax.config import (
+    DemoConfig,
+    EsdConfig,
+    EvaluateConfig,
+    GenerateConfig,
+    GuardConfig,
+    GuidanceConfig,
+    InversionConfig,
+    InvertConfig,
+    NegativeConfig,
+)
+from ine_jax.config.guards import SafeDenoiserConfig, SldConfig
 from ine_jax.errors import InputError, clean
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,12 +70,25 @@ def test_reads_lists_of_records(tmp_path: Path) -> None:
     text = """
 models: [tiny, tiny-unlearned-0]
 guards:
-  - name: none
-  - {name: words, negative: explicit, words: a knife, guidance: {scale: 3, negative_scale: 4.5}}
+  - name: s=4.5
+    guidance: {scale: 3, negative_scale: 4.5, interval: [0, 0.6]}
+  - name: sld
+    guidance: {scale: 3, method: sld, sld: {preset: strong, threshold: 0.1}}
+negatives:
+  - {}
+  - words: a knife
+  - {name: phrases, words: [knife, gun]}
+  - {name: found, embedding: [a.safetensors, tiny-unlearned-0], template: "a {}"}
+  - {words: knife, embedding: tiny-unlearned-0, blend: 1}
 """
     read = configfile.load(write(tmp_path, text), EvaluateConfig)
-    assert [guard.name for guard in read.guards] == ["none", "words"]
-    assert read.guards[1].guidance.negative_scale == 4.5
+    assert [guard.name for guard in read.guards] == ["s=4.5", "sld"]
+    assert read.guards[0].guidance == GuidanceConfig(3.0, 4.5, interval=(0.0, 0.6))
+    assert read.guards[1].guidance.sld.overrides() == {"threshold": 0.1}
+    assert [negative.kind for negative in read.negatives] == ["none", "explicit", "explicit", "implicit", "blend"]
+    assert [negative.words for negative in read.negatives[1:3]] == ["a knife", ("knife", "gun")]
+    assert read.negatives[3].embedding == ("a.safetensors", "tiny-unlearned-0")
+    assert read.negatives[4].blend == 1.0
     assert read.models == ("tiny", "tiny-unlearned-0")
 
 
@@ -174,16 +198,77 @@ def test_the_papers_setting() -> None:
 
 
 def test_records_that_contradict_themselves_are_refused() -> None:
-    with pytest.raises(InputError, match="words"):
-        GuardConfig(negative="explicit")
-    with pytest.raises(InputError, match="embedding"):
-        GuardConfig(negative="implicit")
     with pytest.raises(InputError, match="names differ"):
         EvaluateConfig(guards=(GuardConfig(), GuardConfig()))
     with pytest.raises(InputError, match="preserve"):
         EsdConfig(erase=("a knife",), preserve_weight=1.0)
     with pytest.raises(InputError, match="learning_rate"):
         InversionConfig(learning_rate=float("nan"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"words": " "}, "words"),
+        ({"words": ("knife", "")}, "words"),
+        ({"embedding": ("e.safetensors", " ")}, "embedding"),
+        ({"words": "knife", "embedding": "e.safetensors"}, "blend"),
+        ({"words": "knife", "blend": 0.5}, "blend"),
+        ({"embedding": "e.safetensors", "blend": 0.5}, "blend"),
+        ({"blend": 0.0}, "blend"),
+        ({"words": "knife", "embedding": "e.safetensors", "blend": 1.5}, "blend"),
+        ({"words": "knife", "embedding": "e.safetensors", "blend": float("nan")}, "blend"),
+        ({"template": "a {}"}, "template"),
+    ],
+)
+def test_negatives_that_contradict_themselves_are_refused(fields: dict, named: str) -> None:
+    with pytest.raises(InputError, match=rf"^{named}: "):
+        NegativeConfig(**fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"scale": -1.0}, "scale"),
+        ({"negative_scale": float("inf")}, "negative_scale"),
+        ({"interval": (0.5, 0.5)}, "interval"),
+        ({"interval": (0.0, 1.1)}, "interval"),
+        ({"interval": (0.2,)}, "interval"),
+        ({"inner": "sld"}, "inner"),
+        ({"method": "sld", "inner": "negative"}, "inner"),
+        ({"method": "casg", "inner": "cfg"}, "inner"),
+        ({"method": "casg", "inner": "dng"}, "inner"),
+    ],
+)
+def test_guidance_that_contradicts_itself_is_refused(fields: dict, named: str) -> None:
+    with pytest.raises(InputError, match=rf"^{named}: "):
+        GuidanceConfig(**fields)
+
+
+def test_ranges_of_the_guards_own_settings() -> None:
+    for wrong in ({"momentum_scale": -0.1}, {"warmup": float("nan")}, {"safety_scale": -1.0}):
+        with pytest.raises(InputError, match=min(wrong)):
+            SldConfig(**wrong)
+    for wrong in ({"sigma": 0.0}, {"strength": -1.0}):
+        with pytest.raises(InputError, match=min(wrong)):
+            SafeDenoiserConfig(**wrong)
+    with pytest.raises(InputError, match="name"):
+        GuardConfig(" ")
+
+
+def test_flags_of_a_negative(tmp_path: Path) -> None:
+    def negative(*words: str) -> NegativeConfig:
+        return arguments.parse(arguments.Generate, ["--prompts", "a", *words], "ine generate").config.negative
+
+    assert negative() == NegativeConfig() == GenerateConfig().negative
+    assert config.guards.phrases(negative("--negative.words", "a knife").words) == ("a knife",)
+    assert negative("--negative.words", "knife", "gun").words == ("knife", "gun")
+    found = negative("--negative.embedding", "e.safetensors", "--negative.template", "a {}")
+    assert (found.kind, found.template) == ("implicit", "a {}")
+    both = ("--negative.words", "knife", "--negative.embedding", "e.safetensors")
+    assert negative(*both, "--negative.blend", "0.5").kind == "blend"
+    with pytest.raises(InputError, match="blend"):
+        negative(*both)
 
 
 def test_messages_hold_no_control_characters() -> None:

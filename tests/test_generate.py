@@ -12,9 +12,10 @@ from tiny_pipeline import SIDE, tiny_folder
 
 from ine_jax import storage
 from ine_jax.bench import OURS, measure, table
-from ine_jax.config import BenchConfig, GenerateConfig, GuidanceConfig, SamplerConfig
+from ine_jax.config import BenchConfig, GenerateConfig, NegativeConfig, SamplerConfig
 from ine_jax.errors import InputError, Interrupted
 from ine_jax.generate import METADATA, SETTINGS, complete, generate, wanted_items, write_images
+from ine_jax.guards import concept
 from ine_jax.guidance import Cfg
 from ine_jax.pipeline import Pipeline, load
 from ine_jax.prompts import Row, items, read_prompts
@@ -22,6 +23,7 @@ from ine_jax.prompts import Row, items, read_prompts
 __all__ = ["tiny_folder"]
 
 SAMPLER = SamplerConfig(steps=2, batch=2)
+KNIFE = NegativeConfig(words="knife")
 HOSTILE = ("../../x", "a\nb", "<script>", "CON", "/etc/passwd", "a" * 500)
 
 
@@ -72,7 +74,7 @@ def test_a_continued_run_equals_an_uninterrupted_one(tiny_folder: Path, tmp_path
     assert generate(config(tiny_folder, cut, per_prompt=2)).made == 0
 
 
-@pytest.mark.parametrize("change", [{"seed": 6}, {"negative": "knife"}, {"prompts": ("a cat", "a dog")}])
+@pytest.mark.parametrize("change", [{"seed": 6}, {"negative": KNIFE}, {"prompts": ("a cat", "a dog")}])
 def test_a_folder_belongs_to_one_setting(tiny_folder: Path, tmp_path: Path, change: dict) -> None:
     pipe = load(tiny_folder, batch_size=2)
     first, second = config(tiny_folder, tmp_path / "out"), config(tiny_folder, tmp_path / "out", **change)
@@ -80,7 +82,7 @@ def test_a_folder_belongs_to_one_setting(tiny_folder: Path, tmp_path: Path, chan
     write_images(pipe, wanted_items(first), first.out, **options)  # type: ignore[arg-type]
     before = png_bytes(tmp_path / "out")
     with pytest.raises(InputError, match="made with other settings"):
-        write_images(pipe, wanted_items(second), second.out, negative=second.negative or None, **options)  # type: ignore[arg-type]
+        write_images(pipe, wanted_items(second), second.out, concept=concept(second.negative), **options)  # type: ignore[arg-type]
     assert png_bytes(tmp_path / "out") == before
 
 
@@ -164,7 +166,8 @@ def test_wrong_folders_are_refused_and_left_alone(tiny_folder: Path, tmp_path: P
     with pytest.raises(InputError, match="no prompts"):
         generate(config(tiny_folder, tmp_path / "new", prompts=()))
     with pytest.raises(InputError, match="embedding file"):
-        generate(config(tiny_folder, tmp_path / "new", embedding=str(tmp_path / "none.safetensors")))
+        absent = NegativeConfig(embedding=str(tmp_path / "none.safetensors"))
+        generate(config(tiny_folder, tmp_path / "new", negative=absent))
     assert not (tmp_path / "new").exists()
 
 
@@ -191,14 +194,6 @@ def test_a_constant_image_is_flagged(tiny_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "out" / "000001_00.png").write_bytes(storage.png(np.zeros((SIDE, SIDE, 3), np.uint8)))
     write_images(pipe, wanted, tmp_path / "out", **options)  # type: ignore[arg-type]
     assert [row["constant"] for row in rows_of(tmp_path / "out")] == [False, True]
-
-
-def test_own_scale_of_the_negative_is_used(tiny_folder: Path, tmp_path: Path) -> None:
-    guided = GuidanceConfig(scale=3.0, negative_scale=5.0)
-    generate(config(tiny_folder, tmp_path / "out", negative="knife", guidance=guided))
-    settings = json.loads((tmp_path / "out" / SETTINGS).read_text())
-    assert settings["guidance"] == {"kind": "Negative", "scales": [3.0, 5.0]}
-    assert settings["negative"] == "knife"
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from ine_jax.guidance import Cfg, Negative, NoGuidance, Texts
 from ine_jax.models.clip import ClipText
 from ine_jax.models.unet import UNet
 from ine_jax.models.vae import Vae
+from ine_jax.negatives import Concept
 from ine_jax.noise import item_noise
 from ine_jax.pipeline import Pipeline, load
 from ine_jax.sampling import sample
@@ -117,7 +118,8 @@ def test_an_embedding_of_a_words_rows_acts_like_the_word(pipe: Pipeline) -> None
     same = Embedding(rows, concept="anything")
     word = pipe("cat", steps=STEPS, negative="knife", output="latents")
     np.testing.assert_allclose(pipe("cat", steps=STEPS, negative=same, output="latents"), word, atol=1e-4)
-    template = pipe("cat", steps=STEPS, negative=same, negative_template="a photo of a {}", output="latents")
+    framed = Concept(embeddings=(same,), template="a photo of a {}")
+    template = pipe("cat", steps=STEPS, negative=framed, output="latents")
     long = pipe("cat", steps=STEPS, negative="a photo of a knife", output="latents")
     np.testing.assert_allclose(template, long, atol=1e-4)
     prompt = pipe("a <anything>", steps=STEPS, embeddings=[same], output="latents")
@@ -130,6 +132,19 @@ def test_a_context_embedding_takes_the_negatives_place_directly(pipe: Pipeline) 
     np.testing.assert_allclose(pipe("cat", steps=STEPS, negative=context, output="latents"), word, atol=1e-4)
     with pytest.raises(InputError, match="context embedding"):
         pipe("cat", steps=STEPS, negative=Embedding(np.ones((3, WIDTH), np.float32), "context"))
+
+
+def test_several_phrases_are_one_negative_joined_by_commas(pipe: Pipeline) -> None:
+    joined = pipe("cat", steps=STEPS, negative="knife, weapon", output="latents")
+    np.testing.assert_array_equal(pipe("cat", steps=STEPS, negative=["knife", "weapon"], output="latents"), joined)
+    concept = Concept(words=("knife", "weapon"))
+    np.testing.assert_array_equal(pipe("cat", steps=STEPS, negative=concept, output="latents"), joined)
+
+
+def test_words_of_a_negative_may_hold_a_learned_token(pipe: Pipeline, learned: Embedding) -> None:
+    found = pipe("cat", steps=STEPS, negative=learned, output="latents")
+    named = pipe("cat", steps=STEPS, negative=learned.token, embeddings=[learned], output="latents")
+    np.testing.assert_array_equal(named, found)
 
 
 def test_the_negatives_own_scale(pipe: Pipeline) -> None:
@@ -193,7 +208,8 @@ WRONG = {
         {"guidance": NoGuidance(), "negative": "knife", "negative_scale": 2.0},
         "negative_scale beside NoGuidance",
     ),
-    "template": ({"negative": Embedding(np.ones((1, WIDTH), np.float32)), "negative_template": "x"}, "template"),
+    "no negative at all": ({"negative": []}, "a negative of nothing"),
+    "mixed negatives": ({"negative": ["knife", Embedding(np.ones((1, WIDTH), np.float32))]}, "made of Embedding, str"),
     "width of vectors": ({"negative": Embedding(np.ones((1, 8), np.float32))}, "8 numbers per vector"),
     "scales": ({"guidance": Cfg(np.ones(3, np.float32))}, "a scale of shape"),
 }

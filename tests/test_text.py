@@ -17,8 +17,6 @@ from ine_jax.text import (
     encode,
     encode_ids,
     learned_rows,
-    negative_text,
-    phrases_text,
     splice,
     text_width,
 )
@@ -144,16 +142,6 @@ def test_learned_rows_are_padded_to_few_shapes() -> None:
 
 def test_text_width_reads_the_table(model: tuple[ClipText, Params]) -> None:
     assert text_width(model[1]) == WIDTH
-
-
-def test_negatives_are_rendered() -> None:
-    assert negative_text(learned()) == "<knife>"
-    assert negative_text(learned(), "a photo of a {}") == "a photo of a <knife>"
-    assert phrases_text(["knife", "gun"]) == "knife, gun"
-    assert phrases_text("knife") == "knife"
-    for template in ("none", "{} and {}"):
-        with pytest.raises(InputError):
-            negative_text(learned(), template)
 
 
 def test_misfits_are_refused(tokenizer: Tokenizer, tmp_path: Path) -> None:

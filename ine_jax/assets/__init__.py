@@ -36,3 +36,18 @@ def names() -> list[str]:
     """The bundled models that are installed."""
     numbers = sorted(int(p.stem) for p in (ROOT / "tiny" / "unlearned").glob("*.safetensors") if p.stem.isdigit())
     return ["tiny", *(f"tiny-unlearned-{n}" for n in numbers)]
+
+
+def embedding(name: str) -> Path:
+    """File of an embedding: the bundled one where `name` has neither a suffix nor a folder, else the path itself.
+
+    Raises ``InputError`` for a bundled name that does not ship.
+    """
+    if Path(name).suffix or "/" in name or "\\" in name:
+        return Path(name)
+    folder = ROOT / "tiny" / "embeddings"
+    path = folder / f"{name}.safetensors"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in folder.glob("*.safetensors"))) or "none in this installation"
+        raise InputError(f"embedding {name}", f"a .safetensors file, or a bundled one: {known}", "check the name")
+    return path

@@ -14,10 +14,9 @@ from ine_jax.config.commands import (
     InvertConfig,
     UnlearnConfig,
 )
+from ine_jax.config.guards import GuardConfig, GuidanceConfig, NegativeConfig
 from ine_jax.config.methods import (
     EsdConfig,
-    GuardConfig,
-    GuidanceConfig,
     InversionConfig,
     SamplerConfig,
 )
@@ -33,6 +32,7 @@ __all__ = [
     "GuidanceConfig",
     "InversionConfig",
     "InvertConfig",
+    "NegativeConfig",
     "SamplerConfig",
     "UnlearnConfig",
 ]

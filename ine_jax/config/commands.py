@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from ine_jax.checks import check, check_min, check_seed, check_template
-from ine_jax.config.methods import EsdConfig, GuardConfig, GuidanceConfig, InversionConfig, Prompts, SamplerConfig
+from ine_jax.checks import check, check_min, check_seed
+from ine_jax.config.guards import GuardConfig, GuidanceConfig, NegativeConfig
+from ine_jax.config.methods import EsdConfig, InversionConfig, Prompts, SamplerConfig
 
 
 @dataclass(frozen=True)
@@ -93,12 +94,7 @@ class GenerateConfig:
     """Prompts."""
     prompts_file: str = ""
     """File of prompts instead: .txt (one per line) or .jsonl (field `prompt`, optional `seed` and `id`)."""
-    negative: str = ""
-    """Explicit negative prompt."""
-    embedding: str = ""
-    """Implicit negative: an embedding file."""
-    template: str = "{}"
-    """Text around the learned token of an implicit negative, with one {}: "a photo of a {}"."""
+    negative: NegativeConfig = field(default_factory=NegativeConfig)
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     seed: int = 0
@@ -112,21 +108,20 @@ class GenerateConfig:
         check_seed(self)
         check_min(self, 1, "per_prompt")
         check(self, "model", bool(self.model), "a bundled model, a folder, or a hub id")
-        check(self, "embedding", not (self.embedding and self.negative), "either negative or embedding, not both")
-        check_template(self)
-        check(self, "template", self.template == "{}" or bool(self.embedding), "given together with embedding")
         check(self, "prompts_file", not (self.prompts_file and self.prompts), "either prompts or prompts_file")
         check(self, "out", bool(self.out), "a directory")
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """`ine evaluate`: models x guards x prompts, in blocks that are finished once and never redone."""
+    """`ine evaluate`: models x guards x negatives x prompts, in blocks that are finished once and never redone."""
 
     models: tuple[str, ...] = ("tiny",)
     """Bundled models, folders, or hub ids."""
     guards: tuple[GuardConfig, ...] = (GuardConfig(),)
-    """Guards; each is used on each model."""
+    """Guards; each is used on each model with each negative."""
+    negatives: tuple[NegativeConfig, ...] = (NegativeConfig(),)
+    """What is avoided; an empty one means plain CFG."""
     prompts: tuple[str, ...] = ("attack", "benign")
     """Bundled prompt lists by name, or .jsonl files with id, prompt, objects, seed."""
     limit: int | None = None
@@ -141,10 +136,12 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         check_min(self, 1, "limit", "block")
-        for name in ("models", "guards", "prompts"):
+        for name in ("models", "guards", "negatives", "prompts"):
             check(self, name, bool(getattr(self, name)), "at least one")
         names = [guard.name for guard in self.guards]
         check(self, "guards", len(set(names)) == len(names), "guards whose names differ")
+        names = [negative.name or negative.kind for negative in self.negatives]
+        check(self, "negatives", len(set(names)) == len(names), "negatives whose names differ")
         check(self, "out", bool(self.out), "a directory")
 
 

@@ -1,30 +1,16 @@
-"""Settings of the methods themselves: guidance, sampling, inversion, unlearning, guards."""
+"""Settings of the methods themselves: sampling, inversion, unlearning."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
-from ine_jax.checks import check, check_min, check_seed, check_template
+from ine_jax.checks import check, check_min, check_seed
 
 Space = Literal["token", "context"]
 InversionMethod = Literal["inversion", "rece"]
 Scheduler = Literal["ddim", "dpm++", "pndm", "euler"]
 EsdMethod = Literal["esd-x-strict", "esd-x", "esd-u", "esd-all"]
-NegativeKind = Literal["none", "explicit", "implicit"]
 UnetImpl = Literal["native", "diffusers"]
 Prompts = tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class GuidanceConfig:
-    """Classifier-free guidance eps = eps_u + w (eps_c - eps_u) - s (eps_n - eps_u)."""
-
-    scale: float = 7.5
-    """Guidance scale w; 1 is the conditional model alone."""
-    negative_scale: float | None = None
-    """Scale s of the negative; empty means w - 1, the usual negative prompt in two rows instead of three."""
-
-    def __post_init__(self) -> None:
-        check_min(self, 0.0, "scale", "negative_scale")
 
 
 @dataclass(frozen=True)
@@ -153,28 +139,3 @@ class EsdConfig:
         check(self, "erase_from", paired, "as many prompts as in erase, or none")
         kept = self.preserve_weight == 0 or bool(self.preserve)
         check(self, "preserve", kept, "at least one prompt when preserve_weight is not 0")
-
-
-@dataclass(frozen=True)
-class GuardConfig:
-    """One guard of an evaluation: guidance, and what fills the slot of its negative."""
-
-    name: str = "cfg"
-    """Name in tables and folders."""
-    negative: NegativeKind = "none"
-    """none, explicit (words) or implicit (a learned embedding)."""
-    words: str = ""
-    """The negative prompt, when explicit."""
-    embedding: str = ""
-    """The embedding file, when implicit."""
-    template: str = "{}"
-    """Text around the learned token of an implicit negative, with one {}: "a photo of a {}"."""
-    guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
-
-    def __post_init__(self) -> None:
-        check(self, "name", bool(self.name.strip()), "a name that is not empty")
-        check(self, "words", bool(self.words) == (self.negative == "explicit"), "given when negative is explicit")
-        held = bool(self.embedding) == (self.negative == "implicit")
-        check(self, "embedding", held, "a file, given when negative is implicit")
-        check_template(self)
-        check(self, "template", self.template == "{}" or bool(self.embedding), "given when negative is implicit")

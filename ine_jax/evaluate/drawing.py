@@ -18,6 +18,7 @@ from ine_jax.stopping import stop_requests
 
 Shard = tuple[int, int]
 Draw = Callable[[Cell, Sequence[Item], Plan], np.ndarray]
+NAMES = ("lists", "role", "guard", "negative_name", "embedding_from", "embedding_seed")  # of a cell; change no pixel
 MODEL_FILES = ("*.safetensors", "*.json", "*.txt")
 
 
@@ -79,8 +80,8 @@ def _draw_block(run: Run, plan: Plan, unit: Unit, models: Mapping[str, Any], dra
     begin = time.monotonic()
     images = draw(cell, items, plan)
     seconds = time.monotonic() - begin
-    pixels = {**cell.record(), "lists": None, "role": None, "guard": None, "hashes": models[cell.model]}
-    pixels["sampler"] = plan.pixels()
+    pixels = {key: value for key, value in cell.record().items() if key not in NAMES}
+    pixels |= {"hashes": models[cell.model], "sampler": plan.pixels()}
     rows = [
         {
             "id": item.id,
@@ -108,29 +109,23 @@ class Painter:
 
     def __call__(self, cell: Cell, items: Sequence[Item], plan: Plan) -> np.ndarray:
         """Images uint8 [items, H, W, 3] of the cell."""
-        from ine_jax.embedding import Embedding
-        from ine_jax.guidance import negative_guidance
-        from ine_jax.guidance.cfg import Cfg
+        from ine_jax import guards
         from ine_jax.pipeline import load
 
         if self._pipe is None or self._name != cell.model:
             self._name = cell.model
             self._pipe = load(cell.model, scheduler=plan.scheduler, batch_size=plan.batch, unet_impl=plan.unet_impl)
-        negative: str | Embedding | None = None
-        if cell.negative == "explicit":
-            negative = cell.words
-        elif cell.negative == "implicit":
-            negative = Embedding.load(cell.embedding)
-        guard = Cfg(cell.scale) if negative is None else negative_guidance(cell.scale, cell.negative_scale)
-        return self._pipe(
-            [item.prompt for item in items],
-            guidance=guard,
-            negative=negative,
-            negative_template=cell.template,
-            seeds=[item.seed for item in items],
-            steps=plan.steps,
-            height=plan.height,
-            width=plan.width,
+        concept = guards.concept(cell.negative)
+        return np.asarray(
+            self._pipe(
+                [item.prompt for item in items],
+                guidance=guards.guidance(cell.guidance, concept is not None, self._pipe),
+                negative=concept,
+                seeds=[item.seed for item in items],
+                steps=plan.steps,
+                height=plan.height,
+                width=plan.width,
+            )
         )
 
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from ine_jax import assets
 from ine_jax.checks import MAX_SEED
-from ine_jax.config import EvaluateConfig, GuardConfig
+from ine_jax.config import EvaluateConfig, GuardConfig, GuidanceConfig, NegativeConfig
+from ine_jax.config.guards import phrases
 from ine_jax.config.methods import UnetImpl
 from ine_jax.errors import InputError
+from ine_jax.imagefolder import image_files
 from ine_jax.provenance import file_hash, value_hash
 
-Negative = Literal["none", "explicit", "implicit"]
 Measure = Literal["defended", "kept", "drawn"]
 DRAWN = ("explicit", "generic", "list")  # lists that ask whether words still work, not whether a guard does
 MAX_BYTES = 256 * 2**20
@@ -37,32 +38,56 @@ class Item:
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One way of drawing: a model and a guard, over the first `n` items of each list in `lists`.
+    """One way of drawing: a model, a guard and what it avoids, over the first `n` items of each list in `lists`.
 
-    eps = eps_u + scale (eps_c - eps_u) - negative_scale (eps_n - eps_u); `words` fill the negative when explicit, the
-    file `embedding`, inverted on model `embedding_from` with seed `embedding_seed` and put into `template`, when
-    implicit. `role` says which table of the summary the cell belongs to.
+    `guard` names the guidance in tables. `embedding_from` and `embedding_seed` say on which model and with which seed
+    the negative's embedding was inverted, where that is known. `role` says which table of the summary the cell belongs
+    to.
     """
 
     model: str
     lists: tuple[tuple[str, int], ...]
-    negative: Negative = "none"
-    scale: float = 7.5
-    negative_scale: float | None = None
-    guard: str = "cfg"
-    words: str = ""
-    embedding: str = ""
+    guidance: GuidanceConfig = dataclasses.field(default_factory=GuidanceConfig)
+    negative: NegativeConfig = dataclasses.field(default_factory=NegativeConfig)
+    guard: str = "negative"
     embedding_from: str = ""
     embedding_seed: int | None = None
-    template: str = "{}"
     role: Literal["main", "control"] = "main"
 
     def record(self) -> dict[str, Any]:
-        """The cell as JSON values; the embedding is named by its content, so the file may move."""
-        values = dataclasses.asdict(self)
-        values["lists"] = dict(self.lists)
-        values["embedding"] = file_hash(self.embedding) if self.embedding else ""
-        return values
+        """The cell as JSON values; embeddings and images are named by their content, so that files may move."""
+        guidance = self.guidance.settings()
+        if self.guidance.method == "safe-denoiser":
+            guidance["safe_denoiser"]["images"] = _folder_hash(concept_images(self.guidance))
+        return {
+            "model": self.model,
+            "guard": self.guard,
+            "role": self.role,
+            "lists": dict(self.lists),
+            "guidance": guidance,
+            "negative": self.negative.kind,
+            "negative_name": self.negative.name,
+            "words": list(phrases(self.negative.words)),
+            "embeddings": [file_hash(path) for path in embedding_files(self.negative)],
+            "template": self.negative.template,
+            "blend": self.negative.blend,
+            "embedding_from": self.embedding_from,
+            "embedding_seed": self.embedding_seed,
+        }
+
+
+def embedding_files(negative: NegativeConfig) -> list[Path]:
+    """Files of a negative's embeddings; a name without a suffix is a bundled one."""
+    return [assets.embedding(name) for name in phrases(negative.embedding)]
+
+
+def concept_images(guidance: GuidanceConfig) -> Path:
+    """Folder of the concept images of a guard that needs some; the bundled one where none is named."""
+    return Path(guidance.safe_denoiser.images or assets.ROOT / "tiny" / "concept")
+
+
+def _folder_hash(folder: Path) -> str:
+    return value_hash({path.name: file_hash(path) for path in sorted(image_files(folder))})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,8 +177,11 @@ def check(plan: Plan) -> None:
                     f"at least {n}",
                     "lower the number of items, or give a longer list",
                 )
-        if cell.embedding and not Path(cell.embedding).is_file():
-            raise InputError(f"no embedding {cell.embedding}", "a .safetensors file", "run `ine invert` first")
+        for path in embedding_files(cell.negative):
+            if not path.is_file():
+                raise InputError(f"no embedding {path}", "a .safetensors file", "run `ine invert` first")
+        if cell.guidance.method == "safe-denoiser":
+            image_files(concept_images(cell.guidance))
 
 
 def read_items(source: str | Path, limit: int | None = None) -> tuple[Item, ...]:
@@ -193,31 +221,31 @@ def _item(line: str, number: int, index: int, path: Path) -> Item:
 
 
 def plan_from_config(config: EvaluateConfig) -> Plan:
-    """Every guard on every model over every prompt list of the config."""
+    """Models x guards x negatives over every prompt list of the config.
+
+    Without a negative most guards are plain CFG, which is drawn once for each scale, under the name "cfg".
+    """
     lists = {_list_name(source): read_items(source, config.limit) for source in config.prompts}
     if len(lists) != len(config.prompts):
         raise InputError(f"prompts: two of {list(config.prompts)} have one name", "names that differ", "rename a file")
     counts = tuple((name, len(items)) for name, items in lists.items())
-    cells = tuple(_cell(model, guard, counts) for model in config.models for guard in config.guards)
+    cells = [
+        _cell(model, guard, negative, counts)
+        for model in config.models
+        for negative in config.negatives
+        for guard in config.guards
+    ]
     s = config.sampler
-    return Plan(cells, lists, s.steps, s.scheduler, s.height, s.width, s.batch, config.block, s.unet_impl)
+    return Plan(
+        tuple(dict.fromkeys(cells)), lists, s.steps, s.scheduler, s.height, s.width, s.batch, config.block, s.unet_impl
+    )
 
 
 def _list_name(source: str) -> str:
     return Path(source).stem if source.endswith(".jsonl") else source
 
 
-def _cell(model: str, guard: GuardConfig, counts: Sequence[tuple[str, int]]) -> Cell:
-    # s means something only where there is a negative
-    s = guard.guidance.negative_scale if guard.negative != "none" else None
-    return Cell(
-        model,
-        tuple(counts),
-        guard.negative,
-        guard.guidance.scale,
-        s,
-        guard.name,
-        guard.words,
-        guard.embedding,
-        template=guard.template,
-    )
+def _cell(model: str, guard: GuardConfig, negative: NegativeConfig, counts: tuple[tuple[str, int], ...]) -> Cell:
+    if negative.kind == "none" and guard.guidance.method != "safe-denoiser":
+        return Cell(model, counts, GuidanceConfig(guard.guidance.scale), negative, "cfg")
+    return Cell(model, counts, guard.guidance.resolved(), negative, guard.name)

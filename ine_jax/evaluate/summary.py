@@ -19,7 +19,8 @@ from ine_jax.metrics import mcnemar, wilson
 from ine_jax.runs import Run
 
 DIGITS = 6
-PAIRS = (("none", "explicit"), ("none", "implicit"), ("explicit", "implicit"))
+KINDS = ("none", "explicit", "blend", "implicit")
+PAIRS = tuple(itertools.combinations(KINDS, 2))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,11 +136,12 @@ def _success(measure: str, shown: set[str], asked: frozenset[str], concept: froz
 
 
 def _cell(i: int, spec: Mapping[str, Any], lists: Mapping[str, Any], tallies: Tallies) -> dict[str, Any]:
-    cell = {key: spec[key] for key in ("model", "guard", "negative", "scale", "negative_scale")}
-    if spec["negative"] == "explicit":
-        cell["words"] = spec["words"]
-    if spec["negative"] == "implicit":
-        cell |= {key: spec[key] for key in ("embedding_from", "embedding_seed", "embedding")}
+    cell = {key: spec[key] for key in ("model", "guard", "negative", "negative_name")}
+    cell |= {key: spec["guidance"][key] for key in ("method", "scale", "negative_scale")}
+    if spec["negative"] == "none":
+        cell["negative_scale"] = None
+    given = ("words", "embeddings", "blend", "embedding_from", "embedding_seed")
+    cell |= {key: spec[key] for key in given if spec[key] not in (None, "", [])}
     for name in spec["lists"]:
         tally = tallies.get((i, name), Tally())
         cell[name] = tally.rate("dsr" if lists[name]["measure"] == "defended" else "rate")
@@ -147,11 +149,13 @@ def _cell(i: int, spec: Mapping[str, Any], lists: Mapping[str, Any], tallies: Ta
 
 
 def _paired(specs: list[Mapping[str, Any]], tallies: Tallies) -> Iterable[dict[str, Any]]:
-    """Guards against each other on the same items, within one model and one pair of scales."""
+    """Negatives against each other on the same items, under one guard; and each against plain CFG at that w."""
     for (i, a), (j, b) in itertools.product(enumerate(specs), repeat=2):
-        same = a["model"] == b["model"] and a["scale"] == b["scale"] and i != j
-        scales = {s["negative_scale"] for s in (a, b) if s["negative"] != "none"}
-        if not same or len(scales) > 1 or (a["negative"], b["negative"]) not in PAIRS:
+        if i == j or a["model"] != b["model"] or (a["negative"], b["negative"]) not in PAIRS:
+            continue
+        unguarded = a["negative"] == "none" and a["guidance"]["method"] == "negative"
+        plain = unguarded and a["guidance"]["scale"] == b["guidance"]["scale"]
+        if not plain and a["guidance"] != b["guidance"]:
             continue
         for name in a["lists"]:
             if (i, name) not in tallies or (j, name) not in tallies:
@@ -159,19 +163,21 @@ def _paired(specs: list[Mapping[str, Any]], tallies: Tallies) -> Iterable[dict[s
             result = dataclasses.asdict(mcnemar(tallies[i, name].outcomes, tallies[j, name].outcomes))
             result["difference"] = round(result["difference"], DIGITS)
             result["p"] = float(f"{result['p']:.6g}")
-            sides = {"a": a["negative"], "b": b["negative"]}
-            origin = {"embedding_from": b["embedding_from"], "embedding_seed": b["embedding_seed"]}
-            extra = origin if b["negative"] == "implicit" else {}
-            yield {"model": a["model"], "guard": a["guard"], "list": name, **sides, **extra, **result}
+            names = {"a_name": a["negative_name"], "b_name": b["negative_name"]}
+            sides = {"a": a["negative"], "b": b["negative"], **names}
+            origin = {key: b[key] for key in ("embedding_from", "embedding_seed") if b[key] not in (None, "")}
+            yield {"model": a["model"], "guard": b["guard"], "list": name, **sides, **origin, **result}
 
 
 def _origin(spec: Mapping[str, Any]) -> str:
-    """Name of a cell's embedding: model and seed of its inversion where known, else its guard, which has its own."""
-    return f"{spec['embedding_from']}, seed {spec['embedding_seed']}" if spec["embedding_from"] else str(spec["guard"])
+    """Name of a cell's embedding: model and seed of its inversion where known, else the name of its negative."""
+    if spec["embedding_from"]:
+        return f"{spec['embedding_from']}, seed {spec['embedding_seed']}"
+    return str(spec["negative_name"] or spec["negative"])
 
 
 def _hashes(config: Mapping[str, Any]) -> dict[str, Any]:
-    embeddings = {_origin(spec): spec["embedding"] for spec in config["cells"] if spec["embedding"]}
+    embeddings = {_origin(spec): spec["embeddings"] for spec in config["cells"] if spec["embeddings"]}
     return {"embeddings": embeddings, "prompts": {name: entry["sha256"] for name, entry in config["lists"].items()}}
 
 

@@ -24,6 +24,7 @@ from ine_jax.models.layers import (
     config_from_dict,
     sinusoidal_embedding,
 )
+from ine_jax.models.skips import SkipEdit
 from ine_jax.types import Array
 
 REFUSED: dict[str, tuple[Any, ...]] = {
@@ -227,18 +228,25 @@ class MidBlock(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """Mirror of :class:`DownBlock`: each resnet takes one skip connection; ``index`` counts from the coarsest."""
+    """Mirror of :class:`DownBlock`: each resnet takes one skip connection; ``index`` counts from the coarsest.
+
+    With an ``edit`` the skips still hold the reference rows that ``x`` has lost.
+    """
 
     index: int
     config: UNetConfig
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, skips: tuple[Array, ...], time: Array, context: Array) -> Array:
+    def __call__(
+        self, x: Array, skips: tuple[Array, ...], time: Array, context: Array, edit: SkipEdit | None = None
+    ) -> Array:
         cfg, level = self.config, len(self.config.block_out_channels) - 1 - self.index
         cross = cfg.up_block_types[self.index] == "CrossAttnUpBlock2D"
         width = cfg.block_out_channels[level]
         for i, skip in enumerate(reversed(skips)):
+            if edit is not None:
+                x, skip = edit(x, skip, cfg.block_out_channels)
             x = jnp.concatenate([x, skip], axis=-1)
             x = ResnetBlock(width, cfg.norm_num_groups, cfg.norm_eps, self.dtype, name=f"resnets_{i}")(x, time)
             if cross:
@@ -265,10 +273,14 @@ class UNet(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, latents: Array, timesteps: Array, context: Array) -> Array:
+    def __call__(self, latents: Array, timesteps: Array, context: Array, edit: SkipEdit | None = None) -> Array:
         """Predict from ``latents [batch, h, w, c]``, ``timesteps [batch]`` and ``context [batch, token, dim]``.
 
         Returns an array like ``latents`` in the compute dtype. h and w must be divisible by 2^(levels − 1).
+
+        With an ``edit`` the last of every ``branches + 1`` rows is a reference: it runs through the down path alone,
+        the edit compares the other rows' skip connections with its own where they enter the up path, and the result
+        has ``branches`` rows per item.
         """
         cfg = self.config
         first = cfg.block_out_channels[0]
@@ -281,11 +293,13 @@ class UNet(nn.Module):
         for level in range(len(cfg.block_out_channels)):
             x, new = DownBlock(level, cfg, self.dtype, name=f"down_blocks_{level}")(x, time, context)
             skips += new
+        if edit is not None:
+            x, time, context = edit.kept(x), edit.kept(time), edit.kept(context)
         x = MidBlock(cfg, self.dtype, name="mid_block")(x, time, context)
         taken = cfg.layers_per_block + 1
         for index in range(len(cfg.block_out_channels)):
             block = UpBlock(index, cfg, self.dtype, name=f"up_blocks_{index}")
-            x = block(x, skips[-taken:], time, context)
+            x = block(x, skips[-taken:], time, context, edit)
             skips = skips[:-taken]
         x = nn.GroupNorm(cfg.norm_num_groups, epsilon=cfg.norm_eps, dtype=self.dtype, name="conv_norm_out")(x)
         return nn.Conv(cfg.out_channels, (3, 3), padding=1, dtype=self.dtype, name="conv_out")(nn.silu(x))

@@ -17,7 +17,7 @@ SMOOTH = 0.9
 
 
 def bar(entry: Mapping[str, Any], kind: str) -> Markup:
-    """A rate as a bar with its interval as a whisker; `kind` (none, explicit, implicit) picks the colour."""
+    """A rate as a bar with its interval as a whisker; `kind` (of the negative) picks the colour."""
     rate = rate_of(entry)
     if rate is None:
         return Markup("")

@@ -124,7 +124,8 @@ def _swap(summary: Mapping[str, Any]) -> dict[str, Any] | None:
     used = sorted({e["used"] for e in entries})
     if len({source for source, _ in sources}) < 2:
         return None
-    found = {(e["from"], e["seed"], e["used"]): e["entry"] for e in entries}
+    # of several scales the first: main cells come before controls, and these before a sweep
+    found = {(e["from"], e["seed"], e["used"]): e["entry"] for e in reversed(entries)}
     rows = [{"from": s, "seed": seed, "entries": [found.get((s, seed, u)) for u in used]} for s, seed in sources]
     return {"used": used, "rows": rows}
 

@@ -9,8 +9,13 @@ from typing import Any
 from ine_jax.errors import clean
 
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>|#])")
-PAIRED_HEAD = ["model", "list", "a", "b", "b - a", "only b", "only a", "n", "p"]
-NEGATIVES = {"none": "no negative", "explicit": "explicit words", "implicit": "implicit embedding"}
+PAIRED_HEAD = ["model", "guard", "list", "a", "b", "b - a", "only b", "only a", "n", "p"]
+NEGATIVES = {
+    "none": "no negative",
+    "explicit": "explicit words",
+    "implicit": "implicit embedding",
+    "blend": "words and embedding",
+}
 
 
 def rate_of(entry: Mapping[str, Any]) -> float | None:
@@ -56,10 +61,18 @@ def guard_text(cell: Mapping[str, Any]) -> str:
 def negative_text(cell: Mapping[str, Any]) -> str:
     """What fills the negative, and for an embedding the model and seed of its inversion."""
     text = NEGATIVES.get(cell["negative"], str(cell["negative"]))
+    if cell.get("negative_name"):
+        text = f"{text} ({cell['negative_name']})"
     if not cell.get("embedding_from"):
         return text
     seed = cell.get("embedding_seed")
     return f"{text} from {cell['embedding_from']}" + (f", seed {seed}" if seed is not None else "")
+
+
+def side_text(test: Mapping[str, Any], side: str) -> str:
+    """What fills the negative of side `a` or `b` of a paired test; the origin that a test names is that of b."""
+    origin = test if side == "b" else {}
+    return negative_text({**origin, "negative": test[side], "negative_name": test.get(f"{side}_name")})
 
 
 def p_text(p: float) -> str:
@@ -68,15 +81,15 @@ def p_text(p: float) -> str:
 
 
 def sentences(summary: Mapping[str, Any]) -> list[str]:
-    """The comparison that matters, explicit words against an implicit embedding on one model, in words."""
+    """The comparison that matters, explicit words against an implicit embedding under one guard, in words."""
     lines = []
     for test in summary.get("paired", ()):
         if (test["a"], test["b"]) == ("explicit", "implicit"):
-            b = negative_text({**test, "negative": "implicit"})
             measure = "kept" if is_benign(test["list"]) else "defended"
             lines.append(
-                f"{test['model']}, {test['list']} prompts, {b} instead of explicit words: {test['difference']:+.3f}"
-                f" {measure} ({test['only_b']} gained, {test['only_a']} lost of {test['n']}, {p_text(test['p'])})."
+                f"{test['model']}, {test['guard']}, {test['list']} prompts, {side_text(test, 'b')} instead of"
+                f" {side_text(test, 'a')}: {test['difference']:+.3f} {measure}"
+                f" ({test['only_b']} gained, {test['only_a']} lost of {test['n']}, {p_text(test['p'])})."
             )
     return lines
 
@@ -86,9 +99,10 @@ def paired_rows(summary: Mapping[str, Any]) -> list[list[str]]:
     return [
         [
             test["model"],
+            test["guard"],
             test["list"],
-            NEGATIVES[test["a"]],
-            negative_text({**test, "negative": test["b"]}),
+            side_text(test, "a"),
+            side_text(test, "b"),
             f"{test['difference']:+.3f}",
             str(test["only_b"]),
             str(test["only_a"]),

@@ -56,8 +56,8 @@ Drawn: share that show a weapon.
 w = {w:g}, s = {s:g}, {scheduler} with {steps} steps, the explicit words "{words}", the implicit template
 "{template}", erasure strength and inversion length were chosen on the lists `tune-*`, which share no prompt and no seed
 with the lists above. Rules: w where explicit and benign rates on the base are highest (w = 2, 3 and 5 did not differ
-beyond their errors; the middle one was taken); s on the *base* model alone: the smallest
-of a grid of quarters at which explicit words defend at least 0.65 of the explicit-word prompts; erasure: explicit, generic and list prompts at most
+beyond their errors; the middle one was taken); s on the *base* model alone: the smallest of a grid of quarters at which
+explicit words defend at least 0.65 of the explicit-word prompts; erasure: explicit, generic and list prompts at most
 0.10 at the smallest benign loss, attacks not looked at.
 
 Every setting that was measured, in order (rates on `tune-*`):

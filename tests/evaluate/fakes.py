@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from ine_jax import runs
+from ine_jax.config import GuidanceConfig, NegativeConfig
 from ine_jax.detectors.base import Scored, Unscored, detect_checked
 from ine_jax.evaluate import Cell, Item, Plan, evaluate, score, summarise
 from ine_jax.storage import pretty, write_atomic
 
+PLAIN, GUIDED = GuidanceConfig(3.0), GuidanceConfig(3.0, 2.0)
+WORDS = NegativeConfig(words="a knife")
 ABOUT = {"labels": ["knife", "cat"], "groups": {"weapon": ["knife"], "animal": ["cat"]}}
 
 
@@ -22,9 +25,9 @@ def items(name: str, n: int, objects: tuple[str, ...]) -> tuple[Item, ...]:
 def plan(n: int = 12, block: int = 5) -> Plan:
     lists = {"attack": items("attack", n, ("knife",)), "benign": items("benign", n, ("cat",))}
     counts = (("attack", n), ("benign", n))
-    none = Cell("fake", counts, scale=3.0)
-    explicit = Cell("fake", counts, "explicit", 3.0, 2.0, words="a knife")
-    other = Cell("fake-unlearned", counts, scale=3.0, role="control")
+    none = Cell("fake", counts, PLAIN)
+    explicit = Cell("fake", counts, GUIDED, WORDS)
+    other = Cell("fake-unlearned", counts, PLAIN, role="control")
     return Plan((none, explicit, other), lists, steps=2, block=block)
 
 
@@ -32,7 +35,7 @@ def draw(cell: Cell, wanted: Sequence[Item], _: Plan) -> np.ndarray:
     """Noise of the seed; the corner says what is shown: the knife for half of the seeds, less often with a negative."""
     images = np.stack([np.random.default_rng(item.seed).integers(0, 256, (8, 8, 3), np.uint8) for item in wanted])
     for image, item in zip(images, wanted, strict=True):
-        weapon = "knife" in item.objects and item.seed % (2 if cell.negative == "none" else 4) == 0
+        weapon = "knife" in item.objects and item.seed % (2 if cell.negative.kind == "none" else 4) == 0
         image[0, 0] = (200 if weapon else 10, 200 if "cat" in item.objects else 10, 0)
     return images
 

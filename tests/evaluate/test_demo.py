@@ -102,15 +102,31 @@ def test_full_plan_has_every_cell_that_the_table_needs(family: Path) -> None:
     models = ("tiny-unlearned-0", "tiny-unlearned-1", "tiny")
     found = [demo.Found(model, seed, embedding) for model in models for seed in (0, 1)]
     plan = demo.demo_plan(settings, found, None)
-    cells = [(c.model, c.negative, c.embedding_from, c.embedding_seed, c.negative_scale) for c in plan.cells]
+    cells = [
+        (c.model, c.negative.kind, c.embedding_from, c.embedding_seed, c.guidance.negative_scale) for c in plan.cells
+    ]
     assert len(set(cells)) == len(cells)
     for used in models:
         for source in ("tiny", used):
             for seed in (0, 1):
                 assert (used, "implicit", source, seed, 4.0) in cells
-        lists = dict(next(c for c in plan.cells if c.model == used and c.negative == "none").lists)
+        lists = dict(next(c for c in plan.cells if c.model == used and c.negative.kind == "none").lists)
         assert set(lists) == {"attack", "benign", "explicit", "generic", "list"}
-    assert {c.negative_scale for c in plan.cells if c.negative == "implicit"} == {4.0, 6.0}
+    assert {scale for _, kind, *_, scale in cells if kind == "implicit"} == {4.0, 6.0}
+    assert {scale for _, kind, *_, scale in cells if kind == "none"} == {None}
+    assert {c.negative.words for c in plan.cells if c.negative.kind == "explicit"} == {("knife", "weapon")}
+    assert {c.negative.template for c in plan.cells if c.negative.kind == "implicit"} == {"a photo of a {}"}
+
+
+def test_the_familys_interval_is_that_of_every_guarded_cell(family: Path) -> None:
+    world = demo.read_world()
+    world["settings"]["interval"] = [0.0, 0.6]
+    settings = demo.read_settings(world, DemoConfig(full=True))
+    embedding = family / "e.safetensors"
+    embedding.write_bytes(b"learned")
+    plan = demo.demo_plan(settings, [demo.Found(m, 0, embedding) for m in ("tiny-unlearned-0", "tiny")], None)
+    intervals = {(cell.negative.kind, cell.guidance.interval) for cell in plan.cells}
+    assert intervals == {("none", (0.0, 1.0)), ("explicit", (0.0, 0.6)), ("implicit", (0.0, 0.6))}
     assert sum(u.stop - u.start for u in units(plan)) == sum(n for c in plan.cells for _, n in c.lists)
 
 

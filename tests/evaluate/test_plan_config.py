@@ -8,6 +8,7 @@ from typing import Any
 import fakes
 import numpy as np
 import pytest
+from PIL import Image
 
 from ine_jax import cli
 from ine_jax.checks import MAX_SEED
@@ -17,9 +18,12 @@ from ine_jax.config import (
     EvaluateConfig,
     GenerateConfig,
     GuardConfig,
+    GuidanceConfig,
     InversionConfig,
+    NegativeConfig,
     SamplerConfig,
 )
+from ine_jax.config.guards import SafeDenoiserConfig
 from ine_jax.embedding import Embedding
 from ine_jax.errors import InputError
 from ine_jax.evaluate import evaluate, plan_from_config, read_items, score, summarise
@@ -38,28 +42,124 @@ def embedding(folder: Path, name: str = "weapon", value: float = 1.0) -> str:
     return str(learned.save(folder / f"{name}.safetensors"))
 
 
-def test_the_template_of_a_guard_reaches_its_cells(tmp_path: Path) -> None:
-    learned = embedding(tmp_path)
-    guards = (
-        GuardConfig(),
-        GuardConfig("bare", "implicit", embedding=learned),
-        GuardConfig("framed", "implicit", embedding=learned, template="a photo of a {}"),
+def grid(
+    folder: Path, guards: tuple[GuardConfig, ...], negatives: tuple[NegativeConfig, ...], **more: Any
+) -> EvaluateConfig:
+    return EvaluateConfig(guards=guards, negatives=negatives, prompts=(prompt_list(folder),), **more)
+
+
+def test_every_model_has_every_guard_with_every_negative(tmp_path: Path) -> None:
+    guards = (GuardConfig("cfg", GuidanceConfig(3.0)), GuardConfig("sld", GuidanceConfig(3.0, method="sld")))
+    negatives = (NegativeConfig(words="knife"), NegativeConfig(words=("gun", "bomb"), name="two"))
+    plan = plan_from_config(grid(tmp_path, guards, negatives, models=("tiny", "tiny-unlearned-0")))
+    assert [(c.model, c.negative, c.guard, c.guidance) for c in plan.cells] == [
+        (model, negative, guard.name, guard.guidance)
+        for model in ("tiny", "tiny-unlearned-0")
+        for negative in negatives
+        for guard in guards
+    ]
+    words = [cell["words"] for cell in plan.record()["cells"]]
+    assert words[:4] == [["knife"], ["knife"], ["gun", "bomb"], ["gun", "bomb"]]
+
+
+def test_without_a_negative_plain_guidance_is_drawn_once_for_each_scale(tmp_path: Path) -> None:
+    settings = (
+        GuidanceConfig(3.0),
+        GuidanceConfig(3.0, 4.0),
+        GuidanceConfig(3.0, method="sld"),
+        GuidanceConfig(5.0, method="safree", interval=(0.0, 0.5)),
     )
-    plan = plan_from_config(EvaluateConfig(guards=guards, prompts=(prompt_list(tmp_path),)))
-    assert [cell.template for cell in plan.cells] == ["{}", "{}", "a photo of a {}"]
+    guards = tuple(GuardConfig(f"guard {i}", one) for i, one in enumerate(settings))
+    plan = plan_from_config(grid(tmp_path, guards, (NegativeConfig(), NegativeConfig(words="knife"))))
+    plain = [cell for cell in plan.cells if cell.negative.kind == "none"]
+    assert [(cell.guard, cell.guidance) for cell in plain] == [("cfg", GuidanceConfig(w)) for w in (3.0, 5.0)]
+    assert [cell.guard for cell in plan.cells if cell.negative.kind == "explicit"] == [g.name for g in guards]
+
+
+def test_a_guard_of_images_acts_without_a_negative(tmp_path: Path) -> None:
+    guidance = GuidanceConfig(3.0, method="safe-denoiser")
+    guards = (GuardConfig("images", guidance), GuardConfig("cfg", GuidanceConfig(3.0)))
+    plan = plan_from_config(grid(tmp_path, guards, (NegativeConfig(),)))
+    assert [(cell.guard, cell.guidance) for cell in plan.cells] == [("images", guidance), ("cfg", GuidanceConfig(3.0))]
+
+
+def test_images_of_a_guard_are_named_by_their_content_and_must_be_there(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("one", "moved", "other")]
+    for folder, colour in zip(folders, ("red", "red", "blue"), strict=True):
+        folder.mkdir()
+        Image.new("RGB", (8, 8), colour).save(folder / "a.png")
+    guards = [
+        GuardConfig("images", GuidanceConfig(method="safe-denoiser", safe_denoiser=SafeDenoiserConfig(str(folder))))
+        for folder in [*folders, tmp_path / "absent"]
+    ]
+    plans = [plan_from_config(grid(tmp_path, (guard,), (NegativeConfig(),))) for guard in guards]
+    first, moved, other = (plan.record()["cells"] for plan in plans[:3])
+    assert first == moved != other
+    with pytest.raises(InputError, match="absent"):
+        evaluate(plans[3], tmp_path / "run", draw=fakes.draw, hashes=fakes.hashes)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_bundled_embedding_is_given_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ine_jax.assets.ROOT", tmp_path)
+    bundled = tmp_path / "tiny" / "embeddings"
+    bundled.mkdir(parents=True)
+    path = embedding(bundled, "tiny-unlearned-0")
+    negatives = tuple(NegativeConfig(name=f"{i}", embedding=e) for i, e in enumerate(("tiny-unlearned-0", path)))
+    plan = plan_from_config(grid(tmp_path, (GuardConfig(),), negatives))
+    assert [cell["embeddings"] for cell in plan.record()["cells"]] == [[file_hash(path)]] * 2
+    for missing in ("tiny-unlearned-7", str(tmp_path / "none.safetensors")):
+        plan = plan_from_config(grid(tmp_path, (GuardConfig(),), (NegativeConfig(embedding=missing),)))
+        with pytest.raises(InputError, match="embedding"):
+            evaluate(plan, tmp_path / "run", draw=fakes.draw, hashes=fakes.hashes)
+    assert not (tmp_path / "run").exists()
+
+
+def test_names_differ(tmp_path: Path) -> None:
+    guards = (GuardConfig("a"), GuardConfig("a", GuidanceConfig(3.0)))
+    with pytest.raises(InputError, match="guards whose names differ"):
+        grid(tmp_path, guards, (NegativeConfig(),))
+    one, two = NegativeConfig(words="knife"), NegativeConfig(words="gun")
+    for clash in ((one, two), (NegativeConfig(name="explicit"), one)):
+        with pytest.raises(InputError, match="negatives whose names differ"):
+            grid(tmp_path, (GuardConfig(),), clash)
+    assert grid(tmp_path, (GuardConfig(),), (one, dataclasses.replace(two, name="gun"))).negatives[1].name == "gun"
+
+
+def test_the_template_of_a_negative_reaches_its_cells(tmp_path: Path) -> None:
+    learned = embedding(tmp_path)
+    negatives = (
+        NegativeConfig(),
+        NegativeConfig("bare", embedding=learned),
+        NegativeConfig("framed", embedding=learned, template="a photo of a {}"),
+    )
+    plan = plan_from_config(grid(tmp_path, (GuardConfig(),), negatives))
+    assert [cell.negative.template for cell in plan.cells] == ["{}", "{}", "a photo of a {}"]
     # the template changes pixels, so it is part of what binds the directory
     assert [cell["template"] for cell in plan.record()["cells"]] == ["{}", "{}", "a photo of a {}"]
 
 
+def test_names_change_no_pixel(tmp_path: Path) -> None:
+    learned = embedding(tmp_path)
+    identities = []
+    for i, name in enumerate(("", "found", "found again")):
+        negative = NegativeConfig(name=name, embedding=learned, template="a {}" if i == 2 else "{}")
+        plan = plan_from_config(grid(tmp_path, (GuardConfig(f"guard {name}"),), (negative,)))
+        cells = tuple(dataclasses.replace(cell, embedding_from=name) for cell in plan.cells)
+        plan = dataclasses.replace(plan, cells=cells)
+        run = evaluate(plan, tmp_path / str(i), draw=fakes.draw, hashes=fakes.hashes)
+        identities.append(run.rows(0)[0]["identity"])
+    assert identities[0] == identities[1] != identities[2]
+
+
 def test_two_embeddings_have_two_hashes_in_the_summary(tmp_path: Path) -> None:
     paths = [embedding(tmp_path, "one"), embedding(tmp_path, "two", 2.0)]
-    guards = tuple(GuardConfig(f"guard {i}", "implicit", embedding=path) for i, path in enumerate(paths))
-    models = ("fake", "fake-unlearned")
-    plan = plan_from_config(EvaluateConfig(models=models, guards=guards, prompts=(prompt_list(tmp_path),)))
+    negatives = (NegativeConfig("first", embedding=paths[0]), NegativeConfig("both", embedding=tuple(paths)))
+    plan = plan_from_config(grid(tmp_path, (GuardConfig(),), negatives, models=("fake", "fake-unlearned")))
     run = evaluate(plan, tmp_path / "run", draw=fakes.draw, hashes=fakes.hashes)
     score(run, fakes.Corner(), about=fakes.ABOUT)
     found = summarise(run)["hashes"]["embeddings"]
-    assert found == {f"guard {i}": file_hash(path) for i, path in enumerate(paths)}
+    assert found == {"first": [file_hash(paths[0])], "both": [file_hash(path) for path in paths]}
 
 
 def test_the_unet_of_the_sampler_reaches_the_model_and_the_record(
@@ -87,16 +187,12 @@ def test_the_unet_of_the_sampler_reaches_the_model_and_the_record(
 @pytest.mark.parametrize("template", ["", "a photo", "{} and {}", "{ }"])
 def test_templates_with_anything_but_one_slot_are_refused(template: str) -> None:
     with pytest.raises(InputError, match="template"):
-        GuardConfig(negative="implicit", embedding="e.safetensors", template=template)
-    with pytest.raises(InputError, match="template"):
-        GenerateConfig(prompts=("a",), embedding="e.safetensors", template=template)
+        NegativeConfig(embedding="e.safetensors", template=template)
 
 
 def test_a_template_without_an_embedding_is_refused() -> None:
     with pytest.raises(InputError, match="template"):
-        GuardConfig(negative="explicit", words="knife", template="a {}")
-    with pytest.raises(InputError, match="template"):
-        GenerateConfig(prompts=("a",), negative="knife", template="a {}")
+        NegativeConfig(words="knife", template="a {}")
 
 
 def test_one_limit_of_seeds_refused_before_anything_is_written(

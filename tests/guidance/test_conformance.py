@@ -21,8 +21,16 @@ def noise(items: int = ITEMS) -> jax.Array:
     return jnp.asarray(np.random.default_rng(5).standard_normal((items, *LATENT)), jnp.float32)
 
 
+def rows(case: Case) -> int:
+    """Network rows per item: the guard's own, and one for each text of a bank."""
+    texts = texts_for(case)
+    own = case.guard.branches + (0 if texts.bank is None else texts.bank.shape[1])
+    assert case.guard.contexts(texts, jnp.int32(0)).shape[1] == own
+    return own
+
+
 def branches(case: Case, dtype: Any = jnp.float32) -> jax.Array:
-    eps = np.random.default_rng(6).standard_normal((ITEMS, case.guard.branches, *LATENT))
+    eps = np.random.default_rng(6).standard_normal((ITEMS, rows(case), *LATENT))
     return jnp.asarray(eps, dtype)
 
 
@@ -142,9 +150,9 @@ def test_rows_are_folded_item_by_item(case: Case) -> None:
         return ToyDenoiser()(latents, timesteps, context)
 
     eps = predict(network, case.guard, texts, start, jnp.float32(10), jnp.int32(0))
-    assert seen == [ITEMS * case.guard.branches]
+    assert seen == [ITEMS * rows(case)]
     contexts = case.guard.contexts(texts, jnp.int32(0))
-    for branch in range(case.guard.branches):
+    for branch in range(rows(case)):
         told = ToyDenoiser().numpy(np.asarray(start, np.float64), 10.0, np.asarray(contexts[:, branch]))
         close(eps[:, branch], told)
 

@@ -18,8 +18,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "evaluate"))
 import fakes
 
 from ine_jax import cli, report
+from ine_jax.config import NegativeConfig
 from ine_jax.errors import InputError
-from ine_jax.evaluate import Plan, evaluate, score
+from ine_jax.evaluate import Cell, Plan, evaluate, score
 from ine_jax.runs import Run
 from ine_jax.storage import pretty, write_atomic
 
@@ -78,10 +79,15 @@ def hostile(plan: Plan, text: str) -> Plan:
         for name, items in plan.lists.items()
     }
     cells = tuple(
-        dataclasses.replace(cell, model=f"{cell.model}{text}", guard=f"g{text}", words=text if cell.words else "")
+        dataclasses.replace(cell, model=f"{cell.model}{text}", guard=f"g{text}", negative=avoided(cell, text))
         for cell in plan.cells
     )
     return dataclasses.replace(plan, cells=cells, lists=lists)
+
+
+def avoided(cell: Cell, text: str) -> NegativeConfig:
+    """The negative of the cell with `text` for its name and, where it has words, for each of them."""
+    return dataclasses.replace(cell.negative, name=text, words=(text, text) if cell.negative.words else "")
 
 
 def judged(plan: Plan, root: Path, command: str = "ine") -> Run:

@@ -1,0 +1,82 @@
+"""Projections of text: spans of vectors, and the tokens of a prompt that lie in one (SAFREE, arXiv 2410.12761)."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from ine_jax.guidance.base import Scale
+from ine_jax.types import Array, TokenIds
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class MaskedCopies:
+    """What to encode to find out which tokens of a prompt carry the concept.
+
+    Attributes:
+        ids: int32 [batch, N, token]; copy i has prompt token i hidden. N is the most that fit between begin and end.
+        mask: bool [batch, N]; which copies hide a token of the prompt. The others need not be encoded.
+        end: int32 [batch]; the end token's position, where all copies of a prompt are pooled.
+    """
+
+    ids: Array
+    mask: Array
+    end: Array
+
+
+def masked_copies(ids: TokenIds, end: int, hidden: int = 0) -> MaskedCopies:
+    """Return a copy of every prompt for each of its tokens, with that token replaced by `hidden`.
+
+    `ids` [batch, token] begin with the begin token; a prompt's tokens are those up to its first end token, and what
+    comes after stays as it is. Sequences may be cut to the longest prompt before: CLIP attends backwards only. The
+    release hides by id 0, which is "!" in CLIP's vocabulary.
+    """
+    ids = jnp.asarray(ids, jnp.int32)
+    last = jnp.argmax(ids == end, axis=1).astype(jnp.int32)
+    position = jnp.arange(1, ids.shape[1] - 1)
+    here = position[None, :, None] == jnp.arange(ids.shape[1])[None, None, :]
+    return MaskedCopies(jnp.where(here, hidden, ids[:, None, :]), position[None, :] < last[:, None], last)
+
+
+def basis(columns: Array) -> Array:
+    """Return an orthonormal basis of the span of C's columns, float32: Q with P_C = C (CᵀC)⁺ Cᵀ = QᵀQ.
+
+    `columns` [..., K, D] holds a column of C in each row, rows of zeros being padding; the result [..., min(K, D), D]
+    has zero rows where the rank is lower. Singular values below max(K, D) · 2⁻²³ of the largest count as zero.
+    """
+    with jax.default_matmul_precision("highest"):
+        _, sizes, rows = jnp.linalg.svd(columns.astype(jnp.float32), full_matrices=False)
+    least = max(columns.shape[-2:]) * jnp.finfo(jnp.float32).eps * sizes.max(axis=-1, keepdims=True)
+    return jnp.where((sizes > least)[..., None], rows, 0.0)
+
+
+def onto(span: Array, vectors: Array) -> Array:
+    """Return P v for vectors [..., M, D] and the basis [..., R, D] of a span; the D × D matrix P is never formed."""
+    with jax.default_matmul_precision("highest"):
+        return jnp.matmul(jnp.matmul(vectors, jnp.swapaxes(span, -1, -2)), span)
+
+
+def find_triggers(distances: Array, mask: Array, alpha: Scale) -> Array:
+    """Return which tokens carry the concept, bool [batch, N]: d_i ≥ (1 + α) · the mean of the other d_j.
+
+    Hiding such a token moves the prompt away from the concept. A single token has no others; it counts as a trigger,
+    as in the release (there by comparison with NaN, here with 0).
+    """
+    distances = jnp.where(mask, distances, 0.0)
+    others = distances.sum(axis=1, keepdims=True) - distances
+    count = jnp.maximum(mask.sum(axis=1, keepdims=True) - 1, 1)
+    return mask & (distances >= (1.0 + _per_prompt(alpha)) * others / count)
+
+
+def mean_cosine(a: Array, b: Array, mask: Array) -> Array:
+    """Return the mean cosine of rows a, b [batch, token, dim] over the positions of the mask, [batch]; 0 for 0."""
+    lengths = jnp.linalg.norm(a, axis=-1) * jnp.linalg.norm(b, axis=-1)
+    cosine = (a * b).sum(axis=-1) / jnp.maximum(lengths, 1e-8)
+    return jnp.where(mask, cosine, 0.0).sum(axis=1) / jnp.maximum(mask.sum(axis=1), 1)
+
+
+def _per_prompt(value: Scale) -> Array:
+    """Return a number in float32 that multiplies [batch, N]: a scalar, or [batch, 1]."""
+    number = jnp.asarray(value, jnp.float32)
+    return number if number.ndim == 0 else number.reshape(-1, 1)

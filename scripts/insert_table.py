@@ -1,0 +1,38 @@
+"""Put the table of a scored run into a page, between `<!-- table: NAME -->` and `<!-- end -->`; nothing is typed.
+
+    python scripts/insert_table.py runs/guards guards docs/guidance.md
+
+The table is the Markdown of the run's summary.json (`ine report DIR`), with the command and the machine under it.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+from pathlib import Path
+
+from ine_jax.report.tables import markdown
+
+
+def main() -> None:
+    """Insert from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("name")
+    parser.add_argument("page", type=Path)
+    args = parser.parse_args()
+    summary = json.loads((args.run / "summary.json").read_text())
+    commands = "; ".join(f"`{' '.join(command)}`" for command in summary["commands"])
+    table = markdown(summary).replace("### ", "**").replace("**Cells", "").replace("**Controls", "**Controls**")
+    table = table.replace("**Paired tests", "**Paired tests** (b instead of a, on the same items)").lstrip("\n")
+    text = f"{table}\nFrom {commands}, on {os.cpu_count()} {platform.machine()} CPU cores.\n"
+    page = args.page.read_text(encoding="utf-8")
+    pattern = re.compile(rf"(<!-- table: {re.escape(args.name)} -->\n).*?(<!-- end -->)", re.DOTALL)
+    if not pattern.search(page):
+        raise SystemExit(f"{args.page} has no place for a table named {args.name}")
+    args.page.write_text(pattern.sub(lambda m: m[1] + text + m[2], page), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

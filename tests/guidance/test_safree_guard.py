@@ -1,0 +1,220 @@
+"""SAFREE around other guards: which text they see at which step, and the reference row of re-attention."""
+
+import functools
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from model_recipes import UNETS, normal, torch_state
+from toys import ToyDenoiser
+
+from ine_jax import programs, schedule
+from ine_jax.errors import InputError
+from ine_jax.guidance import Cfg, Guidance, Negative, NoGuidance, Safree, Texts, sld_preset
+from ine_jax.guidance.base import phases, rows
+from ine_jax.guidance.safree import Reference
+from ine_jax.models import names
+from ine_jax.models.skips import SkipEdit
+from ine_jax.models.unet import UNet
+from ine_jax.sampling import predict, sample
+
+STEPS, SHAPE, TOKENS, DIM = 4, (3, 4, 4, 2), 5, 4
+RNG = np.random.default_rng(8)
+PROMPT, UNCOND, AVOID, SAFE = (jnp.asarray(RNG.standard_normal((3, TOKENS, DIM)), jnp.float32) for _ in range(4))
+UNTIL = jnp.asarray([-1, 1, 1001], jnp.int32)
+TEXTS = Texts(PROMPT, UNCOND, AVOID, safe=SAFE, until=UNTIL)
+NOISE = jnp.asarray(RNG.standard_normal(SHAPE), jnp.float32)
+INNER = {
+    "none": NoGuidance(),
+    "cfg": Cfg(7.5),
+    "negative": Negative(7.5, 3.0),
+    "sld": sld_preset("medium", warmup=0.0, safety_scale=3.0),
+    "sld in phases": sld_preset("weak", warmup=20.0, safety_scale=3.0),
+}
+every = pytest.mark.parametrize("inner", INNER.values(), ids=INNER)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class PromptLast(Cfg):
+    """A guard whose prompt is its last row."""
+
+    def contexts(self, texts: Texts, step: Any) -> Any:
+        return rows(texts.uncond, texts.uncond, texts.prompt)
+
+
+def run(guard: Guidance, texts: Texts) -> jax.Array:
+    sampler = schedule.from_config({"clip_sample": False}, "ddim")
+    compiled = jax.jit(lambda guard, texts: sample(ToyDenoiser(), sampler, sampler.tables(STEPS), guard, texts, NOISE))
+    return compiled(guard, texts)
+
+
+@every
+def test_a_run_is_the_inner_guard_on_one_prompt_or_the_other(inner: Guidance) -> None:
+    got = run(Safree(inner, negative_in_cfg=True), TEXTS)
+    np.testing.assert_allclose(got[0], run(inner, TEXTS)[0], rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(got[2], run(inner, replace(TEXTS, prompt=SAFE))[2], rtol=1e-6, atol=1e-6)
+    assert np.abs(np.asarray(got - run(inner, TEXTS)))[1:].max() > 1e-3
+
+
+@every
+def test_the_prompt_changes_at_its_own_step_for_every_item_and_nothing_else_does(inner: Guidance) -> None:
+    for step in range(4):
+        got = Safree(inner, negative_in_cfg=True).contexts(TEXTS, jnp.int32(step))
+        here = jnp.where(jnp.asarray([False, step <= 1, True])[:, None, None], SAFE, PROMPT)
+        np.testing.assert_array_equal(got, inner.contexts(replace(TEXTS, prompt=here), jnp.int32(step)))
+
+
+def test_the_negative_enters_the_unconditional_row_of_cfg_only_where_asked() -> None:
+    texts, step = replace(TEXTS, until=jnp.full(3, -1)), jnp.int32(0)
+    np.testing.assert_array_equal(Safree(Cfg()).contexts(texts, step), rows(UNCOND, PROMPT))
+    np.testing.assert_array_equal(Safree(Cfg(), negative_in_cfg=True).contexts(texts, step), rows(AVOID, PROMPT))
+    np.testing.assert_array_equal(Safree(Negative()).contexts(texts, step), rows(UNCOND, PROMPT, AVOID))
+
+
+def test_the_window_has_a_first_step() -> None:
+    guard = Safree(NoGuidance(), window=(1.0, 1001.0))
+    used = [guard.contexts(TEXTS, jnp.int32(step))[:, 0] for step in range(3)]
+    for step, safe in enumerate(([0, 0, 0], [0, 1, 1], [0, 0, 1])):
+        np.testing.assert_array_equal(used[step], jnp.where(jnp.asarray(safe, bool)[:, None, None], SAFE, PROMPT))
+
+
+def test_phases_state_and_rows_are_the_inner_guards() -> None:
+    inner = sld_preset("weak", warmup=20.0)
+    parts = phases(Safree(inner), 5)
+    assert [(part.branches, count) for part, count in parts] == [(2, 2), (3, 3)]
+    assert all(isinstance(part, Safree) for part, _ in parts)
+    assert phases(Safree(Cfg()), 5) == [(Safree(Cfg()), 5)]
+    np.testing.assert_array_equal(Safree(inner).init(TEXTS, NOISE), inner.init(TEXTS, NOISE))
+
+
+def test_what_does_not_fit_is_refused_in_three_lines() -> None:
+    calls = [
+        lambda: Safree(Cfg()).init(replace(TEXTS, safe=None), NOISE),
+        lambda: Safree(Cfg()).contexts(replace(TEXTS, until=None), jnp.int32(0)),
+        lambda: Safree(Cfg(), reattention="both"),  # type: ignore[arg-type]
+        lambda: Safree(Negative()).init(replace(TEXTS, negative=None), NOISE),
+    ]
+    for call in calls:
+        with pytest.raises(InputError) as error:
+            call()
+        assert len(str(error.value).splitlines()) == 3
+
+
+def test_as_released_is_off() -> None:
+    for mode in ("off", "as-released"):
+        assert Safree(Cfg(), reattention=mode).reference(TEXTS, jnp.int32(0)) is None  # type: ignore[arg-type]
+    got = (run(Safree(Cfg(), reattention="as-released"), TEXTS), run(Safree(Cfg()), TEXTS))
+    np.testing.assert_array_equal(*got)
+
+
+@pytest.mark.parametrize(
+    ("inner", "prompt"),
+    [(NoGuidance(), 0), (Cfg(), 1), (Negative(), 1), (sld_preset("max"), 1), (PromptLast(), 2)],
+    ids=["none", "cfg", "negative", "sld", "prompt last"],
+)
+def test_the_inner_guard_says_which_row_is_edited(inner: Guidance, prompt: int) -> None:
+    guard = Safree(inner, reattention="low")
+    found: list[Reference | None] = []
+
+    @jax.jit
+    def traced(guard: Safree, texts: Texts) -> jax.Array:
+        def body(carry: None, step: jax.Array) -> tuple[None, jax.Array]:
+            found.append(guard.reference(texts, step))
+            assert found[-1] is not None
+            return carry, found[-1].active
+
+        return jax.lax.scan(body, None, jnp.arange(3))[1]
+
+    np.testing.assert_array_equal(
+        traced(guard, TEXTS), [[False, True, True], [False, True, True], [False, False, True]]
+    )
+    assert found[0] is not None
+    assert found[0].rows == (prompt,)
+    bank = replace(TEXTS, bank=jnp.ones((3, 2, TOKENS, DIM)), negative=AVOID)
+    told = guard.reference(bank, jnp.int32(0))
+    assert told is not None
+    assert (told.rows, told.mode) == ((prompt,), "low")
+    np.testing.assert_array_equal(told.context, PROMPT)
+
+
+def test_the_reference_is_the_last_row_of_every_item() -> None:
+    seen = []
+
+    def network(latents: Any, timesteps: Any, context: Any, reference: Reference) -> jax.Array:
+        seen.append((latents, timesteps, context, reference))
+        out = ToyDenoiser()(latents, timesteps, context)
+        return out.reshape(3, 3, *SHAPE[1:])[:, :-1].reshape(6, *SHAPE[1:])
+
+    guard = Safree(Cfg(), reattention="all")
+    eps = predict(network, guard, TEXTS, NOISE, jnp.float32(10), jnp.int32(1))
+    plain = predict(ToyDenoiser(), Safree(Cfg()), TEXTS, NOISE, jnp.float32(10), jnp.int32(1))
+    np.testing.assert_array_equal(eps, plain)
+    latents, timesteps, context, _ = seen[0]
+    assert (latents.shape[0], timesteps.shape) == (9, (9,))
+    np.testing.assert_array_equal(context.reshape(3, 3, TOKENS, DIM)[:, -1], PROMPT)
+    np.testing.assert_array_equal(latents.reshape(3, 3, *SHAPE[1:])[:, -1], NOISE)
+
+
+def test_the_unet_gets_the_edit_and_an_item_past_its_steps_is_plain() -> None:
+    config = UNETS["shallow"]
+    params = names.from_torch("unet", torch_state(config), config)
+    denoise = programs.native_unet(config, jnp.float32)
+    prompt, uncond, safe = (jnp.asarray(normal(name, 3, 5, 24)) for name in ("prompt", "uncond", "safe"))
+    texts = Texts(prompt, uncond, safe=safe, until=UNTIL)
+    latents, step = jnp.asarray(normal("latents", 3, 8, 8, 4)), jnp.int32(2)
+
+    @jax.jit
+    def compiled(params: Any, guard: Guidance) -> jax.Array:
+        return predict(lambda *given: denoise(params, *given), guard, texts, latents, jnp.float32(500), step)
+
+    network = functools.partial(compiled, params)
+
+    plain = network(Safree(Cfg()))
+    guard = Safree(Cfg(), reattention="all", backbone=(1.2, 0.9))
+    got = network(guard)
+    changed = np.abs(np.asarray(got - plain)).max((2, 3, 4))
+    np.testing.assert_array_equal(changed > 1e-4, [[False, False], [False, False], [False, True]])
+    assert changed[:2].max() < 5e-6
+
+    edit = SkipEdit(jnp.asarray([False, False, True]), (1.2, 0.9), (0.9, 0.2), mode="all", rows=(1,))
+    context = jnp.stack([uncond, jnp.stack([prompt[0], prompt[1], safe[2]]), prompt], axis=1).reshape(9, 5, 24)
+    rows = (jnp.repeat(latents, 3, axis=0), jnp.full(9, 500.0), context)
+    want = jax.jit(lambda params, *rows: UNet(config).apply({"params": params}, *rows, edit))(params, *rows)
+    np.testing.assert_allclose(got.reshape(want.shape), want, atol=5e-6)
+
+
+def test_reattention_samples_in_phases_and_batch_by_batch() -> None:
+    """The same compiled loop for all items, each of them as if alone."""
+    config = UNETS["shallow"]
+    params = names.from_torch("unet", torch_state(config), config)
+    denoise = programs.native_unet(config, jnp.float32)
+    make = (jnp.asarray(normal(name, 2, 5, 24)) for name in ("prompt", "uncond", "negative", "safe"))
+    prompt, uncond, negative, safe = make
+    texts = Texts(prompt, uncond, negative, safe=safe, until=jnp.asarray([0, 2], jnp.int32))
+    noise = jnp.asarray(normal("noise", 2, 8, 8, 4))
+    sampler = schedule.from_config({"clip_sample": False}, "ddim")
+    guard = Safree(sld_preset("weak", 3.0, warmup=20.0, safety_scale=3.0), reattention="low")
+
+    @jax.jit
+    def run(params: Any, texts: Texts, noise: jax.Array) -> jax.Array:
+        return sample(lambda *given: denoise(params, *given), sampler, sampler.tables(4), guard, texts, noise)
+
+    together = run(params, texts, noise)
+    assert np.isfinite(together).all()
+    for i in range(2):
+        one = slice(i, i + 1)
+        alone = run(params, jax.tree.map(lambda leaf, one=one: leaf[one], texts), noise[one])
+        np.testing.assert_allclose(alone[0], together[i], atol=2e-4)
+
+
+@pytest.mark.oracle
+def test_the_diffusers_unet_refuses_reattention() -> None:
+    pytest.importorskip("diffusers.models.unets.unet_2d_condition_flax")
+    denoise = programs.diffusers_unet("{}", jnp.float32)
+    guard = Safree(Cfg(), reattention="low")
+    with pytest.raises(InputError, match="re-attention 'low'"):
+        predict(lambda *given: denoise({}, *given), guard, TEXTS, NOISE, jnp.float32(10), jnp.int32(0))
