@@ -95,7 +95,7 @@ class Gated:
 
 
 def _cosine(a: Latents, b: Latents, window: int) -> Array:
-    """Return each item's cosine [batch, 1, 1, 1], or with a window its map [batch, h, w, 1]; 0 for a vanishing vector."""
+    """Return each item's cosine [batch, 1, 1, 1], or with a window [batch, h, w, 1]; 0 for a vanishing vector."""
     products = [jnp.sum(x * y, axis=-1, keepdims=True) for x, y in ((a, b), (a, a), (b, b))]
     if window == 0:
         inner, first, second = (jnp.sum(each, (1, 2), keepdims=True) for each in products)

@@ -25,7 +25,7 @@ class MaskedCopies:
     end: Array
 
 
-def masked_copies(ids: TokenIds, end: int, hidden: int = 0) -> MaskedCopies:
+def masked_copies(ids: TokenIds, end: int | Array, hidden: int = 0) -> MaskedCopies:
     """Return a copy of every prompt for each of its tokens, with that token replaced by `hidden`.
 
     `ids` [batch, token] begin with the begin token; a prompt's tokens are those up to its first end token, and what
