@@ -51,13 +51,14 @@ class DynamicNegative:
 
     The paper samples with DDPM, where the noise of a step is evidence for one class or the other. Deterministic
     samplers add none, but their x_s still is not μ_b: DDIM steps further by (σ_s - a σ_s²/σ_t) ε_b. In the limit of
-    small steps the sum of these updates is log p_n(x)/p_b(x) along the path but for ∇·(∇log p_n - ∇log p_b), so p
-    ranks samples as the true posterior does, and lies below it; δ > 0 makes up for that. Both are this project's
-    reading, as is ε_b = ε_u + w (ε_c - ε_u), since the released code has no prompt. σ̃² shrinks with shorter steps, so
-    δ weighs more in longer runs. Where the noise level does not fall (the repeated step of PNDM) p stays.
+    small steps, and without guidance, the updates add up to the change of log p_n(x)/p_b(x) along the path less that
+    by -½ Σ β ∇·(∇log p_n - ∇log p_b). Where the base contains the class and both curve alike this is positive, so
+    that p stays below the truth; δ > 0 makes up for it. All this is this project's reading, as is ε_b = ε_u +
+    w (ε_c - ε_u), since the released code has no prompt. σ̃² shrinks with shorter steps, so δ weighs more in longer
+    runs. Where the noise level does not fall (the repeated step of PNDM) p stays.
 
-    Defaults: the lower ends of the ranges published for Stable Diffusion (p_0 0.01, τ 0.2 to 0.3, δ 0.002 to 0.004,
-    λ_0 12 to 27).
+    Defaults: the lower ends of what a reimplementation quotes from the paper for Stable Diffusion (p_0 0.01, τ 0.2 to
+    0.3, δ 0.002 to 0.004, λ_0 12 to 27).
 
     Attributes:
         scale: w, the guidance scale.
@@ -66,7 +67,7 @@ class DynamicNegative:
         temperature: τ.
         offset: δ.
         low: the smallest posterior, from which it can still rise.
-        high: the largest, which keeps p/(1 - p) finite.
+        high: the largest, which keeps p/(1 - p) finite; 0.8 in the released example.
     """
 
     scale: Scale = 7.5
