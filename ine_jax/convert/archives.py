@@ -1,0 +1,91 @@
+"""The zip archives that torch.save writes, mapped instead of unpacked.
+
+PyTorch stores every member uncompressed, which is what lets a tensor be a view of the file. So nothing here inflates:
+an archive with a compressed member, with members that overlap or stand twice, or with bytes before the first member is
+refused, and no archive within an archive is ever opened.
+"""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+MAX_MEMBERS = 65_536
+_LOCAL = struct.Struct("<4s22xHH")  # signature, sizes of the name and of the extra field
+_PICKLE = "data.pkl"
+
+
+class ArchiveError(ValueError):
+    """The archive is damaged, or not one that torch.save writes."""
+
+
+@dataclass(frozen=True)
+class Archive:
+    """The members of one torch archive, by their name below its top folder, as byte ranges of the mapped file."""
+
+    raw: np.ndarray
+    members: dict[str, tuple[int, int]]
+    sums: dict[str, int]
+
+    def member(self, name: str) -> np.ndarray:
+        """Bytes of a member, not copied. ArchiveError where there is none."""
+        if name not in self.members:
+            raise ArchiveError(f"its member {name[:80]!r} is missing")
+        start, size = self.members[name]
+        return self.raw[start : start + size]
+
+    def check_sum(self, name: str) -> None:
+        """ArchiveError unless the member's CRC-32 is the one that the archive's directory tells."""
+        if zlib.crc32(self.member(name).data) != self.sums[name]:
+            raise ArchiveError(f"the checksum of its member {name[:80]!r} is another")
+
+
+def open_archive(path: Path, raw: np.ndarray) -> Archive:
+    """Return the members of the torch archive at `path`, whose mapped bytes are `raw`.
+
+    Raises:
+        ArchiveError: not a zip file, not one with a single ``data.pkl`` one folder deep, or see above.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries, directory = archive.infolist(), archive.start_dir
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, EOFError, OverflowError) as error:
+        raise ArchiveError(f"its zip directory is damaged ({error})") from error
+    if len(entries) > MAX_MEMBERS:
+        raise ArchiveError(f"{len(entries)} members")
+    tops = [entry.filename.removesuffix(_PICKLE) for entry in entries if entry.filename.endswith("/" + _PICKLE)]
+    if len(tops) != 1 or tops[0].count("/") != 1:
+        raise ArchiveError(f"{len(tops)} members named FOLDER/{_PICKLE} instead of one")
+    members: dict[str, tuple[int, int]] = {}
+    sums: dict[str, int] = {}
+    end = 0
+    for entry in sorted(entries, key=lambda entry: entry.header_offset):
+        start = _payload(entry, raw, end)
+        end = start + entry.file_size
+        name = entry.filename.removeprefix(tops[0])
+        if end > directory or name in members or not entry.filename.startswith(tops[0]):
+            raise ArchiveError(
+                f"its member {entry.filename[:80]!r} overlaps another, stands twice or beside the folder"
+            )
+        members[name], sums[name] = (start, entry.file_size), entry.CRC
+    return Archive(raw, members, sums)
+
+
+def _payload(entry: zipfile.ZipInfo, raw: np.ndarray, end: int) -> int:
+    """Where the bytes of a member begin, as its local header tells; `end` is where the member before it ended."""
+    if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size or entry.flag_bits & 1:
+        raise ArchiveError(f"its member {entry.filename[:80]!r} is compressed or encrypted")
+    at = entry.header_offset
+    # Between two members there may be a data descriptor, never a byte before the first one.
+    if at < end or (end == 0 and at != 0) or at + _LOCAL.size > len(raw):
+        raise ArchiveError(f"its member {entry.filename[:80]!r} lies over another or outside")
+    signature, name, extra = _LOCAL.unpack(raw[at : at + _LOCAL.size].tobytes())
+    begin = at + _LOCAL.size
+    if signature != b"PK\x03\x04" or raw[begin : begin + name].tobytes() != entry.orig_filename.encode("utf-8"):
+        raise ArchiveError(f"the header of its member {entry.filename[:80]!r} is another")
+    return begin + int(name) + int(extra)
