@@ -27,6 +27,7 @@ FLOORS = {
     "ine_jax.progress": 1,
     "ine_jax.imagefolder": 1,
     "ine_jax.models": 1,
+    "ine_jax.pickles": 1,
     "ine_jax.schedule": 1,
     "ine_jax.embedding": 1,
     "ine_jax.noise": 1,

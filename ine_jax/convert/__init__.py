@@ -1,1 +1,1 @@
-"""Embeddings in the formats of other tools, and the reader of PyTorch files that never executes anything."""
+"""Embeddings in the formats of other tools."""

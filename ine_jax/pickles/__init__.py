@@ -19,9 +19,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from ine_jax.convert.archives import ArchiveError, open_archive
-from ine_jax.convert.opcodes import Call, Global, Pairs, Persistent, PickleError, interpret
 from ine_jax.errors import InputError
+from ine_jax.pickles.archives import ArchiveError, open_archive
+from ine_jax.pickles.opcodes import Call, Global, Pairs, Persistent, PickleError, interpret
 
 MAX_PICKLE_BYTES = 32 * 1024 * 1024
 MAX_DEPTH = 64
