@@ -15,6 +15,7 @@ import numpy as np
 from ine_jax.errors import InputError
 from ine_jax.guidance.base import Guidance, Moment, Scale, State, Texts, in_float32, per_item, rows
 from ine_jax.guidance.cfg import Cfg
+from ine_jax.guidance.interval import Unaware
 from ine_jax.guidance.negative import required_negative
 from ine_jax.types import Array, BranchContext, BranchLatents, Latents
 
@@ -50,16 +51,6 @@ SLD_PRESETS: Mapping[str, Mapping[str, float]] = MappingProxyType(
         },
     }
 )
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class _Warmup(Cfg):
-    """Plain guidance that leaves the negative text alone: what SLD does while its safety term is withheld."""
-
-    def contexts(self, texts: Texts, step: Array) -> BranchContext:
-        """Return (unconditional, prompt)."""
-        return rows(texts.uncond, texts.prompt)
 
 
 @functools.partial(
@@ -123,7 +114,7 @@ class Sld:
     def phases(self, calls: int) -> list[tuple[Guidance, int]]:
         """Return plain guidance (two rows) for the skipped calls, and this guard for the others."""
         first = min(calls, max(0, math.floor(self.skip * calls / WARMUP_STEPS + 0.5)))
-        return [(_Warmup(self.scale), first), (self, calls - first)]
+        return [(Unaware(Cfg(self.scale)), first), (self, calls - first)]
 
     def init(self, texts: Texts, latents: Latents) -> State:
         """Return ν = 0, float32 [batch, h, w, c].
