@@ -88,20 +88,27 @@ class Embedding:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the embedding to ``path`` (``.safetensors``) and return the path; equal embeddings give equal bytes.
 
+        Token space: one tensor named by its token, which diffusers' ``load_textual_inversion`` reads. Context space:
+        ``negative_prompt_embeds`` and a marker. For other tools: ``ine convert``.
+
         The file appears complete or not at all. Raises ``InputError`` for non-finite values, a wrong rank or dtype,
         or an unwritable path.
         """
         target = Path(path)
         if target.suffix != ".safetensors":
-            raise InputError(f"embedding file {target.name}", "a name that ends in .safetensors", "change the name")
-        vectors = np.asarray(self.vectors)
-        _check_vectors(vectors, target)
+            raise InputError(
+                f"embedding file {target.name}",
+                "a name that ends in .safetensors",
+                "change the name; for other tools: ine convert",
+            )
+        _check_vectors(np.asarray(self.vectors), target)
         _check_provenance(self.provenance)
-        if self.space == "token":
-            tensors = {self.token: vectors}
-        else:
-            tensors = {"negative_prompt_embeds": vectors, "schema": np.asarray([1], np.int32)}
-        metadata = {
+        _write_whole(target, self.to_bytes())
+        return target
+
+    def header(self) -> dict[str, str]:
+        """The metadata of the file: text by text, sorted out in docs/formats.md."""
+        return {
             "format": "pt",
             "schema": SCHEMA,
             "space": self.space,
@@ -109,12 +116,20 @@ class Embedding:
             "base_model": self.base_model,
             "provenance": json.dumps(dict(self.provenance), sort_keys=True),
         }
-        _write_whole(target, _serialize(tensors, metadata))
-        return target
+
+    def to_bytes(self) -> bytes:
+        """The bytes of the file that ``save`` writes; values and provenance are taken as they are."""
+        vectors = np.asarray(self.vectors)
+        if self.space == "token":
+            tensors = {self.token: vectors}
+        else:
+            tensors = {"negative_prompt_embeds": vectors, "schema": np.asarray([1], np.int32)}
+        return safetensors_bytes(tensors, self.header())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Embedding:
-        """Read an embedding that ``save`` or any textual-inversion trainer for diffusers wrote.
+        """Read an embedding that ``save`` or any textual-inversion trainer for diffusers wrote, both as
+        ``.safetensors``. Files of other tools, and pickles, first go through ``ine convert``.
 
         Raises ``InputError``, naming the file and the reason, for anything else: no file, over 64 MiB, not
         safetensors, more than one tensor, a name outside the allow-list, rank other than 1 or 2, dtype other than
@@ -145,7 +160,7 @@ def _bad(path: Path, reason: str) -> InputError:
     return InputError(
         f"embedding file {path}: {reason}",
         "a .safetensors file with one finite [k, d] tensor named by its token",
-        "convert other formats first, or write the file with Embedding.save",
+        "other formats: ine convert FILE OUT.safetensors --to native",
     )
 
 
@@ -217,9 +232,9 @@ def _provenance(metadata: Mapping[str, str], path: Path) -> dict[str, str]:
         raise _bad(path, "its provenance is not a JSON object") from error
 
 
-def _serialize(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
-    """The safetensors bytes. Written here because the library orders metadata by a per-process hash, and equal runs
-    must give equal files.
+def safetensors_bytes(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
+    """The safetensors file of float32, float16, bfloat16 and int32 arrays. Written here because the library orders
+    metadata by a per-process hash, and equal runs must give equal files.
     """
     header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
     data = b""
