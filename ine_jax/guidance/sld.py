@@ -21,7 +21,7 @@ from ine_jax.types import Array, BranchContext, BranchLatents, Latents
 
 WARMUP_STEPS = 50  # the run length in which `warmup` counts
 
-# SafetyConfig of diffusers 0.30.3 (pipelines/stable_diffusion_safe); weak's safety scale is 20 there and 200 in
+# SafetyConfig of diffusers (pipelines/deprecated/stable_diffusion_safe); weak's safety scale is 20 there and 200 in
 # OPTML-Group/Diffusion-MU-Attack (src/tasks/P4D_.py).
 _WEAK = {"safety_scale": 20.0, "threshold": 0.0, "momentum_scale": 0.0, "momentum_beta": 0.0, "warmup": 15.0}
 SLD_PRESETS: Mapping[str, Mapping[str, float]] = MappingProxyType(

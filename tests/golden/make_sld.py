@@ -1,6 +1,6 @@
-"""Write sld.npz: python tests/golden/make_sld.py (needs torch and, once, the package index).
+"""Write sld.npz: python tests/golden/make_sld.py (needs torch and diffusers).
 
-Final latents of diffusers 0.30.3's StableDiffusionPipelineSafe on a small random model, for every case of
+Final latents of diffusers' StableDiffusionPipelineSafe on a small random model, for every case of
 `tests/guidance/sld_reference.py`.
 """
 

@@ -92,7 +92,7 @@ def test_every_number_may_differ_from_item_to_item() -> None:
 
 
 def test_the_published_numbers() -> None:
-    """SafetyConfig of diffusers 0.30.3: warm-up, safety scale, threshold, momentum scale, momentum beta."""
+    """SafetyConfig of diffusers: warm-up, safety scale, threshold, momentum scale, momentum beta."""
     published = {
         "weak": (15, 20, 0.0, 0.0, 0.0),
         "weak-200": (15, 200, 0.0, 0.0, 0.0),
