@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from ine_jax import assets, cache, conditioning, schedule
 from ine_jax.embedding import Embedding
 from ine_jax.errors import InputError
 from ine_jax.guidance.base import Guidance, Texts, is_per_item
-from ine_jax.models.weights import ModelParts, apply_unet_delta, read_pipeline, read_unet_delta
+from ine_jax.models.weights import ModelParts, read_pipeline
 from ine_jax.negatives import Encode, NegativeLike, as_concept
 from ine_jax.noise import draw, item_seeds
 from ine_jax.programs import Programs, build
@@ -221,6 +220,7 @@ def load(
     name: str | Path,
     *,
     revision: str | None = None,
+    unlearned: str | Path | Sequence[str | Path] = (),
     dtype: Any = None,
     devices: Sequence[jax.Device] | None = None,
     scheduler: str | None = None,
@@ -230,27 +230,46 @@ def load(
 ) -> Pipeline:
     """Read a model and place it on this process's devices.
 
-    ``name``: ``"tiny"``, ``"tiny-unlearned-0"``, a diffusers folder, or a hub id (with ``revision``). ``dtype``: what
-    is computed in and what parameters are held in; float32 on CPU and bfloat16 elsewhere by default. ``scheduler``
-    overrides the folder's own (``ddim``, ``dpm++``, ``pndm``, ``euler``). ``unet_impl="diffusers"`` runs diffusers
-    0.39's Flax UNet on the same parameters. ``compile_cache`` as in :func:`ine_jax.cache.enable`. Raises
-    ``InputError`` for anything that cannot be read or does not fit.
+    ``name``, ``revision``, ``unlearned``: see :func:`read_model`. ``dtype``: what is computed in and parameters are
+    held in; float32 on CPU and bfloat16 elsewhere by default. ``scheduler`` overrides the folder's own (``ddim``,
+    ``dpm++``, ``pndm``, ``euler``). ``unet_impl="diffusers"`` runs diffusers 0.39's Flax UNet on the same parameters.
+    ``compile_cache`` as in :func:`ine_jax.cache.enable`. Raises ``InputError`` for anything that cannot be read or does
+    not fit.
     """
     if unet_impl not in ("native", "diffusers"):
         raise InputError(f"unet_impl {unet_impl!r}", "'native' or 'diffusers'", "mend unet_impl")
     cache.enable(compile_cache)
-    bundled = assets.resolve(str(name))
-    source, delta = bundled if bundled is not None else (name, None)
     chosen = list(jax.local_devices() if devices is None else devices)
     compute = jnp.dtype(dtype or (jnp.float32 if chosen[0].platform == "cpu" else jnp.bfloat16))
-    parts = read_pipeline(source, revision=revision, dtype=compute)
-    if delta is not None:
-        params = apply_unet_delta(parts.unet_params, read_unet_delta(delta))
-        digest = hashlib.sha256(delta.read_bytes()).hexdigest()
-        parts = dataclasses.replace(parts, unet_params=params, hashes={**parts.hashes, "unet_delta": digest})
-    if bundled is not None:
-        parts = dataclasses.replace(parts, name=str(name))
+    parts = read_model(name, revision=revision, unlearned=unlearned, dtype=compute)
     return assemble(parts, compute, chosen, scheduler=scheduler, batch_size=batch_size, unet_impl=unet_impl)
+
+
+def read_model(
+    name: str | Path,
+    *,
+    revision: str | None = None,
+    unlearned: str | Path | Sequence[str | Path] = (),
+    dtype: Any = None,
+) -> ModelParts:
+    """Configs and parameters of a model, on no device yet.
+
+    ``name``: ``"tiny"``, ``"tiny-unlearned-0"``, a diffusers folder, or a hub id (with ``revision``). ``unlearned``: a
+    published checkpoint to put on top of it, or several in this order: a file or folder of any layout that
+    :mod:`ine_jax.models.checkpoints` knows, or ``owner/name[/file or folder][@revision]`` of the hub; what each changed
+    stands in ``parts.changes``. ``dtype`` as in :func:`ine_jax.models.weights.read_pipeline`, which also says what is
+    raised.
+    """
+    given = [unlearned] if isinstance(unlearned, str | Path) else list(unlearned)
+    bundled = assets.resolve(str(name))
+    if bundled is None:
+        return read_pipeline(name, revision=revision, dtype=dtype, unlearned=given)
+    folder, delta = bundled
+    parts = read_pipeline(folder, dtype=dtype, unlearned=[*([delta] if delta else []), *given])
+    hashes = dict(parts.hashes)
+    if delta is not None:
+        hashes["unet_delta"] = hashes.pop(f"unlearned-0/{delta.name}")
+    return dataclasses.replace(parts, name="+".join([str(name), *(Path(one).name for one in given)]), hashes=hashes)
 
 
 def assemble(

@@ -1,29 +1,38 @@
 """Reading of untrusted model folders: file names that stay inside, JSON with limits, safetensors single or sharded.
 
-No code and no pickle is ever read: only ``.json``, ``.txt`` and ``.safetensors`` files are opened.
+No code is ever run; pickles of others are read by :mod:`ine_jax.pickles` as data.
 """
 
+import contextlib
 import hashlib
 import json
+import math
 import os
 import re
 import struct
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import ml_dtypes  # noqa: F401  registers bfloat16 with numpy, which safetensors needs to read it
 import numpy as np
 import safetensors
-import safetensors.numpy
 
 from ine_jax.errors import InputError
 
 _JSON_LIMIT = 8 << 20  # bytes; the index of a large sharded model stays below 1 MiB
-_DTYPES = {"F16", "BF16", "F32", "F64", "I64", "I32"}  # integers occur as position_ids only
+_DTYPES = {  # integers occur as position_ids only
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F32": "float32",
+    "F64": "float64",
+    "I64": "int64",
+    "I32": "int32",
+}
+_ORDER = ("int64", "float64", "float32", "int32", "bfloat16", "float16")  # as safetensors' own writer puts them
 _SUFFIX = ".safetensors"
-_SHARD = re.compile(r"[\w\-][\w.\-]*\.safetensors")
+_SHARD = re.compile(r"[\w\-][\w.\-]*(\.safetensors|\.bin)")
 
 
 def allowed_root(folder: Path) -> Path:
@@ -62,14 +71,22 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 class Weights(Mapping[str, np.ndarray]):
-    """Tensors of one or several safetensors files, each read when it is asked for."""
+    """Tensors of one or several safetensors files, each read when it is asked for.
+
+    ``headers`` maps each name to shape and dtype, ``metadata`` is that of all files.
+    """
 
     def __init__(self, files: tuple[Path, ...], index: Mapping[str, str] | None = None) -> None:
         """``index`` (tensor → file name), where given, must name exactly the tensors that the files hold."""
         self.files = files
+        self.headers: dict[str, tuple[tuple[int, ...], str]] = {}
+        self.metadata: dict[str, str] = {}
         self._owner: dict[str, Path] = {}
         for file in files:
-            for name in _tensor_names(file):
+            headers, notes = _headers(file)
+            self.headers |= headers
+            self.metadata |= notes
+            for name in headers:
                 if name in self._owner:
                     raise InputError(
                         f"{name} is in {self._owner[name].name} and in {file.name}", "one file each", "check the index"
@@ -95,19 +112,20 @@ class Weights(Mapping[str, np.ndarray]):
         return len(self._owner)
 
 
-def _tensor_names(file: Path) -> list[str]:
+def _headers(file: Path) -> tuple[dict[str, tuple[tuple[int, ...], str]], dict[str, str]]:
     try:
         with safetensors.safe_open(file, framework="numpy") as opened:
-            names = list(opened.keys())
-            dtypes = {name: opened.get_slice(name).get_dtype() for name in names}
+            slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118  not a mapping
+            found = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
+            metadata = dict(opened.metadata() or {})
     except FileNotFoundError as error:
         raise InputError(f"{file} is missing", "every file that the index names", "copy the folder anew") from error
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{file}: {error}", "a safetensors file", "take an undamaged copy") from error
-    for name, dtype in dtypes.items():
+    for name, (_, dtype) in found.items():
         if dtype not in _DTYPES:
             raise InputError(f"{file}: {name} is {dtype}", "F32, F16 or BF16", "convert the file first")
-    return names
+    return {name: (shape, _DTYPES[dtype]) for name, (shape, dtype) in found.items()}, metadata
 
 
 def weight_files(folder: Path, component: str, stem: str, variant: str | None) -> Weights:
@@ -127,20 +145,26 @@ def weight_files(folder: Path, component: str, stem: str, variant: str | None) -
     raise InputError(
         f"{folder / component} has no {wanted}",
         "safetensors, one file or shards with an index",
-        "convert .bin files with a tool that you trust, or name another variant",
+        "check the folder, or name another variant",
     )
 
 
 def _sharded(folder: Path, component: str, index: str) -> Weights:
-    path = inside(folder, f"{component}/{index}")
-    table = read_json(path).get("weight_map")
+    table = shards(inside(folder, f"{component}/{index}"), _SUFFIX)
+    return Weights(tuple(inside(folder, f"{component}/{name}") for name in sorted(set(table.values()))), table)
+
+
+def shards(index: Path, suffix: str) -> dict[str, str]:
+    """Tensor → file name of an index; :class:`InputError` unless all are plain names of files with ``suffix``."""
+    table = read_json(index).get("weight_map")
     if not isinstance(table, dict) or not table or not all(isinstance(v, str) for v in table.values()):
-        raise InputError(f"{path} has no weight_map", "tensor name → file name", "take an undamaged copy")
-    shards = sorted(set(table.values()))
-    wrong = [name for name in shards if not _SHARD.fullmatch(name)]
+        raise InputError(f"{index} has no weight_map", "tensor name → file name", "take an undamaged copy")
+    wrong = [name for name in table.values() if not _SHARD.fullmatch(name) or not name.endswith(suffix)]
     if wrong:
-        raise InputError(f"{path} names {wrong[0]!r}", "safetensors files beside the index", "do not use this folder")
-    return Weights(tuple(inside(folder, f"{component}/{name}") for name in shards), table)
+        raise InputError(
+            f"{index} names {wrong[0]!r}", f"{suffix[1:]} files beside the index", "do not use this folder"
+        )
+    return table
 
 
 def sha256(path: Path) -> str:
@@ -149,13 +173,14 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[BinaryIO]:
     """Write a file whole or not at all: temporary name, fsync, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).chmod(0o644)
@@ -165,21 +190,37 @@ def write_bytes(path: Path, data: bytes) -> None:
         raise
 
 
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    with whole(path) as file:
+        file.write(data)
+
+
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write an object as indented JSON with sorted keys."""
     write_bytes(path, (json.dumps(values, indent=2, sort_keys=True) + "\n").encode())
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors with ``metadata`` beside ``{"format": "pt"}``, which PyTorch readers ask for.
+def write_safetensors(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors (arrays, or what becomes one when asked) with ``metadata`` beside ``{"format": "pt"}``.
 
-    Equal tensors and metadata give equal bytes: the library orders tensors, but metadata by a per-process hash, so the
-    header is written anew with its keys sorted.
+    One tensor is in memory at a time. Equal tensors and metadata give equal bytes: metadata are sorted, tensors stand
+    in the order of the format's own library. Raises :class:`InputError` for a dtype that is not read either.
     """
-    raw = safetensors.numpy.save(dict(tensors), {"format": "pt", **(metadata or {})})
-    (length,) = struct.unpack("<Q", raw[:8])
-    header = json.loads(raw[8 : 8 + length])
-    ordered = {"__metadata__": dict(sorted(header.pop("__metadata__").items())), **header}
-    text = json.dumps(ordered, ensure_ascii=False, separators=(",", ":")).encode()
+    codes = {name: code for code, name in _DTYPES.items()}
+    header: dict[str, Any] = {"__metadata__": dict(sorted({"format": "pt", **(metadata or {})}.items()))}
+    end = 0
+    for name, tensor in tensors.items():
+        if str(tensor.dtype) not in codes:
+            raise InputError(f"{name} is {tensor.dtype}", ", ".join(codes), "convert it first")
+    order = sorted(tensors, key=lambda name: (_ORDER.index(str(tensors[name].dtype)), name))
+    for name in order:
+        start, dtype, shape = end, str(tensors[name].dtype), list(tensors[name].shape)
+        end += math.prod(shape) * np.dtype(dtype).itemsize
+        header[name] = {"dtype": codes[dtype], "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the data stay aligned
-    write_bytes(path, struct.pack("<Q", len(text)) + text + raw[8 + length :])
+    with whole(path) as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for name in order:
+            file.write(np.ascontiguousarray(np.asarray(tensors[name])).reshape(-1).view(np.uint8).data)

@@ -37,7 +37,7 @@ Shape = tuple[int, ...]
 _NUMBERED = re.compile(
     r"(down_blocks|up_blocks|resnets|attentions|downsamplers|upsamplers|transformer_blocks|net|to_out)_(\d+)"
 )
-_LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
+LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
 _VAE_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _OLD_ATTENTION = re.compile(r"(?<=\.)(query|key|value|proj_attn)(?=\.(?:weight|bias)$)")
 _TEXT_PREFIX = "text_model."
@@ -66,7 +66,7 @@ def _first(keys: list[str]) -> str:
 def torch_name(path: Path) -> str:
     """PyTorch name of the Flax parameter at ``path``."""
     modules = (_NUMBERED.sub(r"\1.\2", m) if _NUMBERED.fullmatch(m) else _VAE_ATTENTION.get(m, m) for m in path[:-1])
-    return ".".join((*modules, _LEAVES[path[-1]]))
+    return ".".join((*modules, LEAVES[path[-1]]))
 
 
 def torch_shape(path: Path, shape: Shape) -> Shape:
@@ -128,7 +128,7 @@ def torch_shapes(config: ModelConfig) -> dict[str, Shape]:
     return {torch_name(path): torch_shape(path, shape) for path, shape in parameter_shapes(config).items()}
 
 
-def _canonical(config: ModelConfig, key: str) -> str | None:
+def canonical(config: ModelConfig, key: str) -> str | None:
     """Today's name for a key as some release wrote it; None for a key that holds no parameter."""
     match config:
         case ClipTextConfig():
@@ -140,12 +140,10 @@ def _canonical(config: ModelConfig, key: str) -> str | None:
     return key
 
 
-def _fits(array: np.ndarray, shape: Shape) -> np.ndarray | None:
-    """``array`` with ``shape``, 1×1 convolution and dense layer counting as one; None where it does not fit."""
-    if array.shape == shape:
-        return array
-    short, long = sorted((array.shape, shape), key=len)
-    return array.reshape(shape) if len(short) == 2 and long == (*short, 1, 1) else None
+def fits(given: Shape, wanted: Shape) -> bool:
+    """Whether a tensor of shape ``given`` can stand for ``wanted``, 1×1 convolution and dense layer counting as one."""
+    short, long = sorted((given, wanted), key=len)
+    return given == wanted or (len(short) == 2 and long == (*short, 1, 1))
 
 
 def from_torch(what: str, state: Mapping[str, Any], config: ModelConfig, dtype: Any = jnp.float32) -> Params:
@@ -158,7 +156,7 @@ def from_torch(what: str, state: Mapping[str, Any], config: ModelConfig, dtype: 
     found: dict[str, str] = {}
     unexpected: list[str] = []
     for key in state:
-        name = _canonical(config, key)
+        name = canonical(config, key)
         if name in expected and name not in found:
             found[name] = key
         elif name is not None:
@@ -169,14 +167,14 @@ def from_torch(what: str, state: Mapping[str, Any], config: ModelConfig, dtype: 
     misshapen: list[str] = []
     for name, key in found.items():
         path, shape = expected[name]
-        given = np.asarray(state[key])
-        fitted = _fits(given, shape)
-        if fitted is None:
-            misshapen.append(f"{key} {given.shape} not {shape}")
-        elif not (missing or unexpected or misshapen):
-            flat[path] = to_array(f"{what}: {key}", to_flax_layout(path, fitted), dtype)
+        if not fits(np.shape(state[key]), shape):
+            misshapen.append(f"{key} {np.shape(state[key])} not {shape}")
     if missing or unexpected or misshapen:
         raise WeightMismatch(what, missing, unexpected, misshapen)
+    for name, key in found.items():
+        path, shape = expected[name]
+        given = np.asarray(state[key]).reshape(shape)
+        flat[path] = to_array(f"{what}: {key}", to_flax_layout(path, given), dtype)
     return flax.traverse_util.unflatten_dict(flat)
 
 

@@ -1,22 +1,23 @@
 """Pipeline folders of diffusers: reading (local folder or hub id) and writing.
 
 A folder holds ``model_index.json``, ``tokenizer/``, ``text_encoder/``, ``unet/``, ``vae/`` and ``scheduler/``; weights
-are safetensors under PyTorch names (``names.py``). Nothing but JSON, text and safetensors is opened (``files.py``),
-and configs are read by an allow-list (``configs.py``).
+are safetensors under PyTorch names (``names.py``), or older formats (``tensors.py``). Nothing is executed, and configs
+are read by an allow-list (``configs.py``).
 """
 
 import dataclasses
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import flax.traverse_util
 import jax.numpy as jnp
 import numpy as np
 
 from ine_jax.errors import InputError
-from ine_jax.models import configs, files, names
+from ine_jax.models import checkpoints, configs, files, hub, names, overlay, tensors
 from ine_jax.models.clip import ClipTextConfig
 from ine_jax.models.delta import apply_unet_delta, read_unet_delta, write_unet_delta
 from ine_jax.models.names import WeightMismatch
@@ -40,7 +41,6 @@ __all__ = [
     "write_unet_delta",
 ]
 
-_DIFFUSERS_STEM, _TRANSFORMERS_STEM = "diffusion_pytorch_model", "model"
 _TOKENIZER_FILES = (
     "vocab.json",
     "merges.txt",
@@ -55,8 +55,6 @@ _COMPONENTS = {
     "unet": ["diffusers", "UNet2DConditionModel"],
     "vae": ["diffusers", "AutoencoderKL"],
 }
-_REVISION = re.compile(r"[0-9A-Za-z][\w.\-/]{0,127}")
-_HUB_ID = re.compile(r"[0-9A-Za-z][\w.\-]{0,95}/[\w.\-]{1,96}")
 _DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -64,7 +62,8 @@ _DTYPES = ("float32", "float16", "bfloat16")
 class ModelParts:
     """All parts of a text-to-image model: configs, parameters (Flax trees) and where they came from.
 
-    ``hashes`` maps each file that was read (relative to ``path``) to its SHA-256.
+    ``hashes`` maps each file that was read (relative to ``path``) to its SHA-256; those of checkpoints on top stand
+    under ``unlearned-<number>/``. ``changes`` says in one line each what those checkpoints changed.
     """
 
     name: str
@@ -78,6 +77,7 @@ class ModelParts:
     scheduler_config: dict[str, Any]
     tokenizer_dir: Path
     hashes: dict[str, str]
+    changes: tuple[str, ...] = ()
 
 
 def unet_from_torch(state: Mapping[str, Any], config: UNetConfig, dtype: Any = jnp.float32) -> Params:
@@ -99,25 +99,27 @@ unet_to_torch = vae_to_torch = text_to_torch = names.to_torch
 
 
 def read_pipeline(
-    path_or_hub_id: str | Path, revision: str | None = None, dtype: Any = None, variant: str | None = None
+    path_or_hub_id: str | Path,
+    revision: str | None = None,
+    dtype: Any = None,
+    variant: str | None = None,
+    unlearned: Sequence[str | Path] = (),
 ) -> ModelParts:
     """Read a Stable Diffusion 1.x/2.x pipeline: a local folder if there is one of that name, else a hub id.
 
     ``dtype`` is that of the parameters: ``"float32"`` (also None), ``"float16"``, ``"bfloat16"`` (names or NumPy
-    types), or ``"stored"`` for what the files hold. ``variant="fp16"`` takes ``*.fp16.safetensors``. Raises
-    :class:`InputError` for missing or damaged files, names that leave the folder, unknown config keys, and
+    types), or ``"stored"`` for what the files hold. ``variant="fp16"`` takes ``*.fp16.safetensors``. ``unlearned``:
+    checkpoints to apply in this order (:mod:`ine_jax.models.checkpoints`), before anything is rounded to ``dtype``.
+    Raises :class:`InputError` for missing or damaged files, names that leave the folder, unknown config keys, and
     :class:`WeightMismatch` for keys that do not fit.
     """
-    if dtype is not None and not isinstance(dtype, str):
-        dtype = jnp.dtype(dtype).name
-    if dtype not in (None, "stored", *_DTYPES):
-        raise InputError(f"dtype {dtype!r}", f"{', '.join(_DTYPES)} or stored", "choose one of these")
+    out_dtype = _parameter_dtype(dtype)
     if variant is not None and not re.fullmatch(r"\w{1,32}", variant):
         raise InputError(f"variant {variant!r}", "letters and digits, such as fp16", "choose a variant of the folder")
-    folder = _locate(path_or_hub_id, revision, variant)
+    folder = hub.pipeline_folder(path_or_hub_id, revision, variant)
     _check_index(folder)
-    out_dtype = None if dtype == "stored" else jnp.dtype(dtype or "float32")
     hashes: dict[str, str] = {}
+    changes: list[str] = []
 
     def config(component: str) -> dict[str, Any]:
         name = f"{component}/{'scheduler_' if component == 'scheduler' else ''}config.json"
@@ -126,11 +128,12 @@ def read_pipeline(
         hashes[name] = files.sha256(path)
         return values
 
-    def params(component: str, cfg: names.ModelConfig, stem: str) -> Params:
-        weights = files.weight_files(folder, component, stem, variant)
-        what = f"{component} of {folder.name}"
-        tree = names.from_torch(what, weights, cfg, out_dtype)
-        hashes.update({f"{component}/{file.name}": files.sha256(file) for file in weights.files})
+    def params(component: str, cfg: names.ModelConfig) -> Params:
+        source = tensors.read_component(folder, component, checkpoints.STEMS[component], variant)
+        state, lines = overlay.apply(component, source.tensors, cfg, changed, out_dtype is None)
+        tree = names.from_torch(f"{component} of {folder.name}", state, cfg, out_dtype)
+        hashes.update({f"{component}/{file.name}": files.sha256(file) for file in source.files})
+        changes.extend(lines)
         return tree
 
     source = functools.partial("{0}/{1}/config.json".format, folder.name)
@@ -142,27 +145,51 @@ def read_pipeline(
     for file in _TOKENIZER_FILES:
         if (folder / "tokenizer" / file).is_file():
             hashes[f"tokenizer/{file}"] = files.sha256(files.inside(folder, f"tokenizer/{file}"))
-    is_folder = Path(path_or_hub_id).is_dir()
+    changed = _checkpoints(unlearned, hashes)
+    name = folder.resolve().name if Path(path_or_hub_id).is_dir() else str(path_or_hub_id)
     return ModelParts(
-        name=folder.resolve().name if is_folder else str(path_or_hub_id),
+        name="+".join([name, *dict.fromkeys(Path(given).name for given in unlearned)]),
         path=folder,
         text_config=text_config,
-        text_params=params("text_encoder", text_config, _TRANSFORMERS_STEM),
+        text_params=params("text_encoder", text_config),
         unet_config=unet_config,
-        unet_params=params("unet", unet_config, _DIFFUSERS_STEM),
+        unet_params=params("unet", unet_config),
         vae_config=vae_config,
-        vae_params=params("vae", vae_config, _DIFFUSERS_STEM),
+        vae_params=params("vae", vae_config),
         scheduler_config=scheduler,
         tokenizer_dir=folder / "tokenizer",
         hashes=hashes,
+        changes=tuple(changes),
     )
+
+
+def _parameter_dtype(dtype: Any) -> Any:
+    """NumPy's type of what the user names; None for what the files hold."""
+    name = "float32" if dtype is None else dtype if isinstance(dtype, str) else jnp.dtype(dtype).name
+    if name not in ("stored", *_DTYPES):
+        raise InputError(f"dtype {name!r}", f"{', '.join(_DTYPES)} or stored", "choose one of these")
+    return None if name == "stored" else jnp.dtype(name)
+
+
+def _checkpoints(given: Sequence[str | Path], hashes: dict[str, str]) -> list[checkpoints.Checkpoint]:
+    """Open the checkpoints in order; the hashes of their files go into ``hashes``."""
+    found: list[checkpoints.Checkpoint] = []
+    for number, place in enumerate(given):
+        path = hub.checkpoint_path(place)
+        top = path if path.is_dir() else path.parent
+        opened = checkpoints.read(path)
+        for file in (file for one in opened for file in one.files):
+            hashes[f"unlearned-{number}/{file.relative_to(top)}"] = files.sha256(file)
+        found += opened
+    return found
 
 
 def _check_index(folder: Path) -> None:
     index = files.read_json(files.inside(folder, "model_index.json"))
     for component, (_, wanted) in _COMPONENTS.items():
         entry = index.get(component)
-        if component != "tokenizer" and (not isinstance(entry, list) or len(entry) != 2 or entry[1] != wanted):
+        known = isinstance(entry, list) and len(entry) == 2 and str(entry[1]).removeprefix("Flax") == wanted
+        if component != "tokenizer" and not known:
             raise InputError(
                 f"{folder / 'model_index.json'}: {component} is {entry!r}",
                 f"{wanted} (Stable Diffusion 1.x and 2.x)",
@@ -185,37 +212,6 @@ def _check_agreement(name: str, text: ClipTextConfig, unet: UNetConfig, vae: Vae
         )
 
 
-def _locate(path_or_hub_id: str | Path, revision: str | None, variant: str | None) -> Path:
-    folder = Path(path_or_hub_id)
-    if folder.is_dir():
-        return folder
-    name = str(path_or_hub_id)
-    if not isinstance(path_or_hub_id, str) or not _HUB_ID.fullmatch(name):
-        raise InputError(f"no folder {name}", "a diffusers pipeline folder or a hub id (owner/name)", "check the path")
-    if revision is not None and not _REVISION.fullmatch(revision):
-        raise InputError(f"revision {revision!r}", "a commit, branch or tag", "give a commit hash to be reproducible")
-    import huggingface_hub
-
-    tag = f".{variant}" if variant else ""
-    patterns = ["model_index.json", "scheduler/*.json", "tokenizer/*.json", "tokenizer/*.txt"]
-    for component, stem in (
-        ("text_encoder", _TRANSFORMERS_STEM),
-        ("unet", _DIFFUSERS_STEM),
-        ("vae", _DIFFUSERS_STEM),
-    ):
-        index = f"{stem}.safetensors.index{tag}.json"
-        shards = f"{stem}-*-of-*{tag}.safetensors"
-        patterns += [f"{component}/{file}" for file in ("config.json", f"{stem}{tag}.safetensors", index, shards)]
-    try:
-        return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=patterns))
-    except Exception as error:  # offline, unknown id, gated, disk full: the library raises many kinds
-        raise InputError(
-            f"{name} is no local folder, and the hub did not give it: {str(error).strip() or type(error).__name__}",
-            "a local diffusers folder, or a hub id where a network exists",
-            "copy the folder here and give its path",
-        ) from error
-
-
 def write_pipeline(parts: ModelParts, folder: str | Path, dtype: str = "float16") -> Path:
     """Write ``parts`` as a diffusers pipeline folder that diffusers (PyTorch) and :func:`read_pipeline` read.
 
@@ -225,23 +221,20 @@ def write_pipeline(parts: ModelParts, folder: str | Path, dtype: str = "float16"
     if dtype not in _DTYPES:
         raise InputError(f"dtype {dtype!r}", ", ".join(_DTYPES), "choose one of these")
     out = Path(folder)
-    parts_of: dict[str, tuple[names.ModelConfig, Params, str]] = {
-        "text_encoder": (parts.text_config, parts.text_params, _TRANSFORMERS_STEM),
-        "unet": (parts.unet_config, parts.unet_params, _DIFFUSERS_STEM),
-        "vae": (parts.vae_config, parts.vae_params, _DIFFUSERS_STEM),
+    parts_of: dict[str, tuple[names.ModelConfig, Params]] = {
+        "text_encoder": (parts.text_config, parts.text_params),
+        "unet": (parts.unet_config, parts.unet_params),
+        "vae": (parts.vae_config, parts.vae_params),
     }
-    tensors = {
-        component: {
-            name: np.asarray(names.to_array(f"{component}: {name}", array, jnp.dtype(dtype)))
-            for name, array in names.to_torch(params).items()
-        }
-        for component, (_, params, _) in parts_of.items()
-    }
-    for component, (config, _, stem) in parts_of.items():
+    states = {component: _rounded(component, params, dtype) for component, (_, params) in parts_of.items()}
+    for state in states.values():
+        for tensor in state.values():
+            tensor.read()  # a value beyond the dtype is told before anything is written
+    for component, (config, _) in parts_of.items():
         values = configs.config_dict(config)
         if component == "text_encoder":
             values["torch_dtype"] = dtype
-        files.write_safetensors(out / component / f"{stem}.safetensors", tensors[component])
+        files.write_safetensors(out / component / f"{checkpoints.STEMS[component]}.safetensors", states[component])
         files.write_json(out / component / "config.json", values)
     files.write_json(out / "scheduler" / "scheduler_config.json", parts.scheduler_config)
     for name in _TOKENIZER_FILES:
@@ -253,3 +246,17 @@ def write_pipeline(parts: ModelParts, folder: str | Path, dtype: str = "float16"
     index |= {"safety_checker": [None, None], "feature_extractor": [None, None]}
     files.write_json(out / "model_index.json", index)
     return out
+
+
+def _rounded(component: str, params: Params, dtype: str) -> dict[str, tensors.Tensor]:
+    """PyTorch-named tensors in ``dtype``, each made when it is read."""
+
+    def tensor(name: str, path: names.Path, leaf: Any) -> tensors.Tensor:
+        def read() -> np.ndarray:
+            array = names.to_torch_layout(path, np.asarray(leaf))
+            return np.asarray(names.to_array(f"{component}: {name}", array, jnp.dtype(dtype)))
+
+        return tensors.Tensor(names.torch_shape(path, leaf.shape), dtype, read)
+
+    flat = flax.traverse_util.flatten_dict(params)
+    return {name: tensor(name, path, leaf) for path, leaf in flat.items() if (name := names.torch_name(path))}

@@ -1,0 +1,124 @@
+"""Legacy Flax weights (``flax_model.msgpack``, ``diffusion_flax_model.msgpack``): arrays mapped from the file.
+
+The format is msgpack (https://github.com/msgpack/msgpack/blob/master/spec.md) of nested maps with text keys; an array
+is extension type 1, whose payload is again msgpack: ``(shape, dtype name, bytes)``, as ``flax.serialization`` has it.
+Only maps, texts, numbers and that extension are read; nothing is executed and no array is copied.
+"""
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes  # noqa: F401  registers bfloat16 with numpy
+import numpy as np
+
+from ine_jax.errors import InputError
+
+_ARRAY = 1  # flax.serialization's extension type of an array
+_DTYPES = ("float16", "bfloat16", "float32", "float64", "int32", "int64")
+_DEPTH = 32
+_RANK = 8
+# First byte → width in bytes of the length that follows.
+_TEXT = {0xD9: 1, 0xDA: 2, 0xDB: 4}
+_BYTES = {0xC4: 1, 0xC5: 2, 0xC6: 4}
+_MAP = {0xDE: 2, 0xDF: 4}
+_LIST = {0xDC: 2, 0xDD: 4}
+_EXTENSION = {0xC7: 1, 0xC8: 2, 0xC9: 4}
+_FIXED_EXTENSION = {0xD4: 1, 0xD5: 2, 0xD6: 4, 0xD7: 8, 0xD8: 16}
+_NUMBER = {0xCC: "B", 0xCD: "H", 0xCE: "I", 0xCF: "Q", 0xD0: "b", 0xD1: "h", 0xD2: "i", 0xD3: "q"}
+_PLAIN = {0xC0: None, 0xC2: False, 0xC3: True}
+
+
+def leaves(path: Path) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
+    """Path of keys and array of every leaf, in the file's order.
+
+    Raises :class:`InputError` for anything but nested maps of arrays, and for lengths that the file does not have.
+    """
+    try:
+        yield from _Reader(np.memmap(path, np.uint8, mode="r")).walk((), 0)
+    except (OSError, ValueError, IndexError, struct.error, TypeError) as error:
+        raise InputError(
+            f"{path}: {error}", "nested maps of arrays, as Flax writes them", "take another copy"
+        ) from error
+
+
+class _Reader:
+    """A place in the bytes; each method reads one thing and moves on."""
+
+    def __init__(self, data: np.ndarray) -> None:
+        self.data, self.at = data, 0
+
+    def walk(self, where: tuple[str, ...], depth: int) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
+        """Leaves of the value here."""
+        head = int(self.data[self.at])
+        if 0x80 <= head <= 0x8F or head in _MAP:
+            if depth == _DEPTH:
+                raise ValueError("maps nested too deep")
+            for _ in range(self.length(_MAP, 0x80, 0x0F)):
+                key = self.value()
+                if not isinstance(key, str):
+                    raise ValueError(f"key {key!r} is no text")
+                yield from self.walk((*where, key), depth + 1)
+        elif head in _EXTENSION or head in _FIXED_EXTENSION:
+            yield where, self.array()
+        else:
+            raise ValueError(f"{'/'.join(where) or 'the file'} holds byte {head:#x}, no map and no array")
+
+    def array(self) -> np.ndarray:
+        """The array here, as a view of the file."""
+        head = self.byte()
+        size = self.number(_EXTENSION[head]) if head in _EXTENSION else _FIXED_EXTENSION[head]
+        kind, end = self.byte(), self.at + size
+        if kind != _ARRAY:
+            raise ValueError(f"extension type {kind}, not an array")
+        if self.length(_LIST, 0x90, 0x0F) != 3:
+            raise ValueError("an array without shape, dtype and bytes")
+        rank = self.length(_LIST, 0x90, 0x0F)
+        if rank > _RANK:
+            raise ValueError(f"an array of rank {rank}")
+        shape, dtype, raw = [self.value() for _ in range(rank)], self.value(), self.value()
+        if dtype not in _DTYPES or not all(type(side) is int and side >= 0 for side in shape) or self.at != end:
+            raise ValueError(f"an array of dtype {dtype!r} and shape {shape!r}")
+        return np.asarray(raw.view(np.dtype(dtype)).reshape(shape))
+
+    def value(self) -> Any:
+        """A text, a number, or bytes (as a view)."""
+        head = int(self.data[self.at])
+        if 0xA0 <= head <= 0xBF or head in _TEXT:
+            return bytes(self.take(self.length(_TEXT, 0xA0, 0x1F))).decode()
+        if head in _BYTES:
+            return self.take(self.length(_BYTES, 0, 0))
+        self.at += 1
+        if head <= 0x7F:
+            return head
+        if head in _PLAIN:
+            return _PLAIN[head]
+        if head in _NUMBER:
+            return struct.unpack(f">{_NUMBER[head]}", bytes(self.take(struct.calcsize(_NUMBER[head]))))[0]
+        raise ValueError(f"byte {head:#x}")
+
+    def length(self, wide: dict[int, int], short: int, mask: int) -> int:
+        """Length of a text, list or map: in its first byte (``short`` with the bits of ``mask``), or after it."""
+        head = self.byte()
+        if head in wide:
+            return self.number(wide[head])
+        if not mask or head & ~mask & 0xFF != short:
+            raise ValueError(f"byte {head:#x}")
+        return head & mask
+
+    def byte(self) -> int:
+        """One byte as a number."""
+        return self.number(1)
+
+    def number(self, width: int) -> int:
+        """A big-endian number of ``width`` bytes."""
+        return int.from_bytes(bytes(self.take(width)), "big")
+
+    def take(self, count: int) -> np.ndarray:
+        """The next ``count`` bytes."""
+        found = self.data[self.at : self.at + count]
+        if len(found) != count:
+            raise ValueError("the file ends too early")
+        self.at += count
+        return found
