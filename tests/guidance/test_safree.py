@@ -97,13 +97,13 @@ def test_each_prompt_may_have_numbers_of_its_own() -> None:
 
 def test_a_batch_is_its_prompts_alone_and_cut_sequences_change_nothing() -> None:
     guard = Safree(Cfg(), **SOFT)
-    together = projected(guard)
+    project, together = jax.jit(Safree.project), projected(guard)
     for i, n in enumerate(LENGTHS):
         cut = (PROMPTS[i : i + 1, : n + 2], POOLED[i : i + 1, : max(n, 1)], MASK[i : i + 1, : max(n, 1)])
         prompt, pooled, mask = (jnp.asarray(a, a.dtype if a.dtype == bool else np.float32) for a in cut)
         if n == 0:  # a sequence of two positions has no room for a copy
             prompt = jnp.asarray(PROMPTS[:1, :3], jnp.float32)
-        alone = guard.project(prompt, pooled, mask, END[i : i + 1], jnp.asarray(PHRASES, jnp.float32))
+        alone = project(guard, prompt, pooled, mask, END[i : i + 1], jnp.asarray(PHRASES, jnp.float32))
         np.testing.assert_allclose(alone.safe[0], together.safe[i, : prompt.shape[1]], atol=1e-5)
         np.testing.assert_array_equal(alone.triggers[0, :n], together.triggers[i, :n])
         assert alone.until[0] == together.until[i]

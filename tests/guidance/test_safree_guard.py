@@ -206,8 +206,8 @@ def test_reattention_samples_in_phases_and_an_item_does_not_depend_on_its_neighb
     together = run(params, texts, noise)
     assert np.isfinite(together).all()
     for i in range(2):
-        twice = [i, i]
-        alone = run(params, jax.tree.map(lambda leaf, twice=twice: leaf[jnp.asarray(twice)], texts), noise[twice])
+        twice = jnp.asarray([i, i])
+        alone = run(params, jax.tree.map(lambda leaf, twice=twice: leaf[twice], texts), noise[twice])
         np.testing.assert_allclose(alone[0], together[i], atol=2e-4)
 
 
