@@ -29,6 +29,7 @@ T = TypeVar("T")
 _YAML = (".yaml", ".yml")
 _RULE = re.compile(r"[\s\u2500-\u257f|+-]*")  # a line of a box that holds no text
 _FLAG = re.compile(r"--[a-z]")
+Formats = Literal["native", "diffusers-bin", "a1111-pt", "a1111", "comfyui", "sdxl", "npy", "npz", "tensor"]
 Flat = tyro.conf.arg(name="")  # the fields of the config are flags without a prefix
 
 
@@ -116,6 +117,28 @@ class Inspect(Common):
 
     path: tyro.conf.Positional[Path] = tyro.MISSING
     """File or folder."""
+    base: str = ""
+    """Model (bundled name or folder) whose vocabulary words nearest to an embedding are told."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Convert(Common):
+    """An embedding from the format of one tool to that of another; the new file is read back and compared."""
+
+    source: tyro.conf.Positional[Path] = tyro.MISSING
+    """Embedding file in any of the formats; which one is found out."""
+    target: tyro.conf.Positional[Path] = tyro.MISSING
+    """New file, or a folder for it."""
+    to: Formats = tyro.MISSING
+    """Format of the new file; native is diffusers' learned_embeds.safetensors."""
+    token: str = ""
+    """New name of the embedding."""
+    space: Literal["", "token", "context"] = ""
+    """What a plain array is: token vectors, or a sequence out of CLIP (negative_prompt_embeds)."""
+    part: Literal["", "clip_l", "clip_g"] = ""
+    """Of an SDXL pair, take this tensor alone."""
+    clip_g: Path | None = None
+    """File of the vectors for SDXL's second text encoder."""
 
 
 def parse(record: type[T], words: Sequence[str], prog: str) -> T:
@@ -183,5 +206,6 @@ RECORDS: dict[str, type[Common]] = {
     "report": Report,
     "unlearn": Unlearn,
     "inspect": Inspect,
+    "convert": Convert,
     "bench": Bench,
 }

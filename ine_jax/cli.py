@@ -32,6 +32,7 @@ COMMANDS = {
     "report": "redraw tables and report.html from run directories",
     "unlearn": "fine-tune a model to forget (ESD)",
     "inspect": "say what a file or folder is",
+    "convert": "an embedding to the format of another tool",
     "bench": "sampling throughput beside baselines",
 }
 EXIT_CODES = "exit codes: 0 done, 2 input, 3 numerical, 4 items, 5 corrupted run, 75 interrupted, 1 bug"
@@ -95,7 +96,7 @@ def _outcome(name: str, record: Any, command: Sequence[str]) -> Any:
     from ine_jax import arguments, commands, dryrun
 
     shard = commands.shard_of(record.shard) if isinstance(record, arguments.Evaluate) else (0, 1)
-    if record.dry_run:
+    if record.dry_run and not isinstance(record, arguments.Convert):
         return dryrun.plan(name, getattr(record, "config", None), shard)
     match record:
         case arguments.Evaluate():
@@ -109,7 +110,9 @@ def _outcome(name: str, record: Any, command: Sequence[str]) -> Any:
         case arguments.Report():
             return commands.report(record.directories, record.out, record.threshold)
         case arguments.Inspect():
-            return commands.inspect(record.path)
+            return commands.inspect(record.path, record.base)
+        case arguments.Convert():
+            return commands.convert(record)
         case _:
             return getattr(commands, name)(record.config)
 

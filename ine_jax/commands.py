@@ -194,17 +194,44 @@ def bench(config: BenchConfig, what: str = "sampling") -> Outcome:
     return Outcome((*benchmark.table(result), config.out), result)
 
 
-def inspect(path: Path) -> Outcome:
-    """Say what `path` is.
+def inspect(path: Path, base: str = "") -> Outcome:
+    """Say what `path` is; of an embedding also the nearest words of the model `base`.
 
     Raises:
         InputError: no such file, or nothing that is known here.
     """
     from ine_jax import inspect as inspection
 
-    facts = inspection.describe(path)
+    facts = inspection.describe(path, base)
     width = max(map(len, facts))
     return Outcome(tuple(f"{name:<{width}}  {value}" for name, value in facts.items()), facts)
+
+
+def convert(words: Any) -> Outcome:
+    """Write an embedding in another format, read it back and say how to use it; `words` is the command's record.
+
+    Raises:
+        InputError: the source cannot be read, the format cannot hold it, or the target exists.
+    """
+    from ine_jax import convert as conversion
+
+    done = conversion.convert(
+        words.source,
+        words.target,
+        words.to,
+        token=words.token,
+        space=words.space,
+        part=words.part,
+        clip_g=words.clip_g or "",
+        dry_run=words.dry_run,
+    )
+    found, state = done.item.embedding, "not written (dry run)" if words.dry_run else "read back equal"
+    count, width = done.item.vectors.shape
+    about = f"{found.space} {found.token}, {count} x {width} {done.item.vectors.dtype}"
+    head = f"{words.source} ({done.source_format}) -> {done.path} ({done.target_format}): {about}, {state}"
+    values = {"path": str(done.path), "from": done.source_format, "to": done.target_format, "token": found.token}
+    values |= {"space": found.space, "vectors": count, "width": width, "dtype": str(done.item.vectors.dtype)}
+    return Outcome((head, *done.use, *done.notes), {**values, "use": done.use, "notes": done.notes})
 
 
 def shard_of(text: str) -> tuple[int, int]:

@@ -8,12 +8,16 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 
-from ine_jax.embedding import Embedding
+from ine_jax.convert import read
+from ine_jax.convert.containers import SUFFIXES
+from ine_jax.convert.learned import WIDTHS
 from ine_jax.errors import InputError
-from ine_jax.models.files import inside, read_json
+from ine_jax.models.files import inside, read_json, sha256
 from ine_jax.runs import Run, open_run
+from ine_jax.vocabulary import nearest_words
 
 Facts = dict[str, Any]
 
@@ -21,10 +25,12 @@ KINDS = "an embedding or UNet weights (.safetensors), a model folder, a run, dem
 _UNET_PARTS = ("down_blocks.", "mid_block.", "up_blocks.", "conv_in.", "conv_out.", "conv_norm_out.", "time_embedding.")
 _COMPONENTS = ("text_encoder", "unet", "vae")
 _TAIL_BYTES = 64 * 1024
+_FAMILIES = {"clip_l": "Stable Diffusion 1.x", "clip_h": "Stable Diffusion 2.x", "clip_g": "SDXL, second text encoder"}
 
 
-def describe(path: str | Path) -> Facts:
-    """Return what `path` is (key `kind`) and its main facts, as plain JSON values.
+def describe(path: str | Path, base: str = "") -> Facts:
+    """Return what `path` is (key `kind`) and its main facts, as plain JSON values. With the model `base`, also the
+    words of its vocabulary that are nearest to an embedding in token space.
 
     Raises:
         InputError: no such file, or nothing that this package reads.
@@ -36,7 +42,9 @@ def describe(path: str | Path) -> Facts:
     if not path.exists():
         raise InputError(f"{path}: No such file or directory", KINDS, "check the path")
     if path.suffix == ".safetensors" and path.is_file():
-        return {"path": str(path), **_tensors(path)}
+        return {"path": str(path), **_tensors(path, base)}
+    if path.suffix in SUFFIXES and path.is_file():
+        return {"path": str(path), **_embedding(path, base)}
     raise InputError(f"{path}: not a kind of file that is known here", KINDS, "check the path")
 
 
@@ -130,11 +138,11 @@ def _last_line(path: Path) -> Facts:
     return last if isinstance(last, dict) else {}
 
 
-def _tensors(path: Path) -> Facts:
+def _tensors(path: Path, base: str = "") -> Facts:
     shapes, metadata = _header(path)
     unet = [key for key in shapes if key.startswith(_UNET_PARTS)]
     if not shapes or len(unet) < len(shapes):
-        return _embedding(path)
+        return _embedding(path, base)
     changed = Counter(_layer(key) for key in unet)
     common = ", ".join(f"{name} x {count}" for name, count in sorted(changed.items()))
     return {"kind": "UNet weights", "holds": _sizes(shapes), "layers": common, "metadata": metadata}
@@ -145,12 +153,21 @@ def _layer(key: str) -> str:
     return ".".join(parts[-2:])
 
 
-def _embedding(path: Path) -> Facts:
-    found = Embedding.load(path)
-    count, width = found.vectors.shape
-    facts: Facts = {"kind": "embedding", "space": found.space, "concept": found.concept, "token": found.token}
-    facts |= {"vectors": int(count), "width": int(width), "dtype": str(found.vectors.dtype)}
-    return facts | {"base_model": found.base_model or "unknown", "provenance": dict(found.provenance)}
+def _embedding(path: Path, base: str = "") -> Facts:
+    """Format, token, space, norms and origin of an embedding of any format, and the words of `base` nearest to it."""
+    found, form = read(path)
+    item, vectors = found.embedding, np.asarray(found.vectors, np.float32)
+    count, width = vectors.shape
+    family = next((_FAMILIES[name] for name, size in WIDTHS.items() if size == width), "unknown")
+    facts: Facts = {"kind": "embedding", "format": form.name, "space": item.space, "concept": item.concept}
+    facts |= {"token": item.token, "vectors": count, "width": width, "dtype": str(found.vectors.dtype)}
+    facts["family"] = family if found.second is None else "SDXL"
+    facts["norms"] = [round(float(norm), 4) for norm in np.linalg.norm(vectors, axis=1)[:8]]
+    if base and item.space == "token":
+        facts["nearest"], median = nearest_words(vectors, base)
+        facts["vocabulary_norm"] = round(median, 4)
+    facts |= {"base_model": item.base_model or "unknown", "provenance": dict(item.provenance)}
+    return facts | {"sha256": sha256(path)}
 
 
 def _header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:

@@ -38,6 +38,7 @@ FLOORS = {
     "ine_jax.negatives": 2,
     "ine_jax.guidance": 2,
     "ine_jax.convert": 2,
+    "ine_jax.vocabulary": 2,
     "ine_jax.loop": 2,
     "ine_jax.sampling": 3,
     "ine_jax.programs": 4,

@@ -20,7 +20,7 @@ class Format:
         claims: whether a file is of this format.
         read: the embedding in such a file; FormatError where it holds none.
         write: the bytes of a file at the given path; InputError where the format cannot hold the embedding.
-        use: two lines that say how to use the file in its tool.
+        use: two lines that say how to use the file in its tool; where there are several tools, two for the first.
     """
 
     name: str
@@ -29,4 +29,4 @@ class Format:
     claims: Callable[[Content], bool]
     read: Callable[[Content], Learned]
     write: Callable[[Learned, Path], bytes]
-    use: Callable[[Learned, Path], tuple[str, str]]
+    use: Callable[[Learned, Path], tuple[str, ...]]

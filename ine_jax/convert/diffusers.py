@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ine_jax.convert.base import Format
-from ine_jax.convert.learned import CONTEXT_KEYS, Content, FormatError, Learned, facts_of, learned, need_one
+from ine_jax.convert.learned import CONTEXT_KEYS, WIDTHS, Content, FormatError, Learned, facts_of, learned, need_one
 from ine_jax.convert.torchfile import torch_bytes
 from ine_jax.embedding import slug
 
@@ -67,8 +67,12 @@ def _use_bin(item: Learned, path: Path) -> tuple[str, str]:
 
 
 def _use_token(item: Learned, path: Path) -> tuple[str, str]:
-    token = item.embedding.token
-    return f'diffusers: pipe.load_textual_inversion("{path}")', f'then: pipe(prompt, negative_prompt="{token}")'
+    token, second = item.embedding.token, item.vectors.shape[1] == WIDTHS["clip_g"]
+    encoder = ", text_encoder=pipe.text_encoder_2, tokenizer=pipe.tokenizer_2" if second else ""
+    return (
+        f'diffusers: pipe.load_textual_inversion("{path}"{encoder})',
+        f'then: pipe(prompt, negative_prompt="{token}")',
+    )
 
 
 NATIVE = Format(

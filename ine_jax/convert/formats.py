@@ -37,13 +37,13 @@ PARTS = ("clip_l", "clip_g")
 
 @dataclass(frozen=True)
 class Converted:
-    """What came of a conversion: the embedding as it stands in the file at `path`, and two lines on its use."""
+    """What came of a conversion: the embedding as it stands in the file at `path`, and lines on its use."""
 
     path: Path
     source_format: str
     target_format: str
     item: Learned
-    use: tuple[str, str]
+    use: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
 

@@ -53,12 +53,13 @@ def _write(item: Learned, path: Path) -> bytes:
     )
 
 
-def _use(item: Learned, path: Path) -> tuple[str, str]:
+def _use(item: Learned, path: Path) -> tuple[str, ...]:
+    token = item.embedding.token
+    load = f'pipe.load_textual_inversion(t["clip_{{}}"], token="{token}", text_encoder=pipe.{{}}, tokenizer=pipe.{{}})'
     return (
-        f"A1111 and ComfyUI: copy {path} into their embeddings folder; write {path.stem} or embedding:{path.stem}",
-        f'diffusers: t = load_file("{path}"); for e, n in (("text_encoder", "clip_l"), ("text_encoder_2", "clip_g")): '
-        f'pipe.load_textual_inversion(t[n], token="{item.embedding.token}", '
-        'text_encoder=getattr(pipe, e), tokenizer=getattr(pipe, e.replace("text_encoder", "tokenizer")))',
+        f'diffusers: t = safetensors.torch.load_file("{path}"); {load.format("l", "text_encoder", "tokenizer")}',
+        f"then: {load.format('g', 'text_encoder_2', 'tokenizer_2')}",
+        f"A1111, ComfyUI: copy {path} to embeddings/ of the tool; write {path.stem}, embedding:{path.stem}",
     )
 
 
