@@ -87,9 +87,9 @@ class Safree:
     Latent re-attention: the release registers its filter without the mode that would filter, and pays for a row that
     nobody reads. So "as-released" equals "off", and computes no such row. The others do what was intended: the skip
     connections of the rows that hold the projected prompt are edited against those of the original prompt at the same
-    step, while the projected prompt is used (`models.skips.fourier_filter`; section 3.3 of the paper). The original
-    prompt's row is computed on the UNet's down path only. The filter edits where the two prompts agree, too: also a
-    prompt without triggers looks different under it.
+    step, while the projected prompt is used (`models.skips.fourier_filter`). The original prompt's row is computed on
+    the UNet's down path only. The filter edits where the two prompts agree, too: also a prompt without triggers looks
+    different under it.
 
     Every number may be one for all items or one per item.
 
@@ -130,7 +130,7 @@ class Safree:
     def project(
         self, prompt: Context, masked: Array, mask: Array, end: Array, concept: Array, calls: Scale = RELEASE_STEPS
     ) -> SafeText:
-        """Return the prompt's text with the concept projected out (sections 3.1 and 3.2; section 3.4 for `until`).
+        """Return the prompt's text with the concept projected out, and how long the self-validating filter uses it.
 
             d_i = ||(I - P_C) m_i||;  e'_i = (I - P_C) P_M e_i where `find_triggers(d)`, e_i elsewhere
             t' = round(up_t · σ(2 k (10 β - t0))), halves to even

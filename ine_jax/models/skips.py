@@ -89,8 +89,8 @@ def fourier_filter(skip: Array, reference: Array, scale: Factor, mode: Mode) -> 
         high: outside the window, it is replaced where |Re F(reference)| > |Re F(skip)|
         all:  both
 
-    The real part of the inverse is returned, as in the published code (jaehong31/SAFREE, free_lunch_utils.py); the
-    paper (section 3.3) speaks of attenuating by s where the code replaces by s.
+    The real part of the inverse is returned, as in the published code (jaehong31/SAFREE, free_lunch_utils.py), which
+    replaces coefficients by s where FreeU multiplies them.
 
     The transforms are matrix products: they split over a batch that is shared by devices, which XLA's FFT does not,
     the sides are short, and the low mode needs two frequencies per axis only. `scale` is a number or [batch, 1, 1, 1].
