@@ -66,7 +66,7 @@ class Generate(Common):
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate(Common):
-    """Models x guards x prompts into a run directory; the same command continues, a finished run is left alone."""
+    """Models x guards x negatives x prompts into a run directory; the same command continues and never redraws."""
 
     config: Annotated[EvaluateConfig, Flat] = dataclasses.field(default_factory=EvaluateConfig)
     shard: str = "0/1"

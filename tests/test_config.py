@@ -245,6 +245,15 @@ def test_guidance_that_contradicts_itself_is_refused(fields: dict, named: str) -
         GuidanceConfig(**fields)
 
 
+def test_settings_are_those_that_the_method_reads() -> None:
+    common = {"method", "inner", "scale", "negative_scale", "interval"}
+    assert set(GuidanceConfig().settings()) == set(GuidanceConfig(method="casg").settings()) == common
+    assert set(GuidanceConfig(method="safree", inner="sld").settings()) == common | {"safree", "sld"}
+    preset = GuidanceConfig(2.0, preset="ine-balanced").settings()
+    assert (preset["method"], preset["scale"], preset["negative_scale"]) == ("gated", 2.0, 4.0)
+    assert set(preset) == common | {"gate"}
+
+
 def test_ranges_of_the_guards_own_settings() -> None:
     for wrong in ({"momentum_scale": -0.1}, {"warmup": float("nan")}, {"safety_scale": -1.0}):
         with pytest.raises(InputError, match=min(wrong)):

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 from test_negatives import DIM, ONE, encode
-from tiny_pipeline import CELLS, SIDE, tiny_folder
 from toys import ToyDenoiser
 
 from ine_jax import conditioning, guards, schedule
@@ -44,10 +43,7 @@ from ine_jax.guidance import (
 from ine_jax.guidance.base import phases
 from ine_jax.guidance.interval import Unaware
 from ine_jax.negatives import Concept
-from ine_jax.pipeline import Pipeline, load
 from ine_jax.sampling import sample
-
-__all__ = ["tiny_folder"]
 
 W, S, STEPS, ITEMS = 3.0, 4.5, 5, 2
 LATENT = (4, 4, 2)
@@ -226,32 +222,3 @@ def test_concepts_are_read_from_their_files(tmp_path: Path, monkeypatch: pytest.
     for wrong in ("lost", str(tmp_path / "lost.safetensors")):
         with pytest.raises(InputError, match="lost"):
             guards.concept(NegativeConfig(embedding=wrong))
-
-
-@pytest.fixture(scope="module")
-def pipe(tiny_folder: Path) -> Pipeline:
-    return load(tiny_folder, batch_size=2, scheduler="ddim")
-
-
-@pytest.mark.parametrize("method", get_args(Method))
-def test_a_guard_never_knows_whether_it_was_words_or_an_embedding(method: str, pipe: Pipeline, tmp_path: Path) -> None:
-    """An embedding of a word's own rows acts like the word, in the same program."""
-    table = np.asarray(pipe.parts.text_params["text_model"]["embeddings"]["token_embedding"]["embedding"])
-    path = Embedding(table[pipe.tokenizer.word_ids("knife")], concept="same").save(tmp_path / "same.safetensors")
-    rng = np.random.default_rng(0)
-    for i in range(2):
-        Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), np.uint8)).save(tmp_path / f"{i}.png")
-    guard = guards.guidance(config(tmp_path, method), True, pipe)
-    if isinstance(guard, SafeDenoiser):
-        assert guard.references.shape == (2, CELLS, CELLS, 4)
-
-    def latents(negative: NegativeConfig) -> np.ndarray:
-        concept = guards.concept(negative)
-        return pipe(["cat", "a red knife"], steps=3, guidance=guard, negative=concept, output="latents")
-
-    words = latents(NegativeConfig(words="a photo of a knife"))
-    compiled = pipe.compiles
-    found = latents(NegativeConfig(embedding=str(path), template="a photo of a {}"))
-    np.testing.assert_allclose(found, words, atol=1e-4)
-    assert pipe.compiles == compiled
-    assert np.isfinite(words).all()

@@ -1,4 +1,4 @@
-"""Evaluation: models x guards x prompts -> blocks of images -> scores -> summary, steps joined by files.
+"""Evaluation: models x guards x negatives x prompts -> blocks of images -> scores -> summary, joined by files.
 
 `plan` says what is drawn, `drawing` draws it, `scoring` judges it, `summary` counts. Importing this package imports no
 JAX.
