@@ -27,13 +27,14 @@ COMMANDS = {
     "demo": "the whole method on the bundled family: invert, evaluate, report",
     "invert": "find a concept again in an unlearned model, from images of it or by RECE",
     "generate": "prompts to images under a guard",
-    "evaluate": "models x guards x prompts into a run directory",
+    "evaluate": "models x guards x negatives x prompts into a run directory",
     "score": "score a run directory again, without generating",
     "report": "redraw tables and report.html from run directories",
     "unlearn": "fine-tune a model to forget (ESD)",
     "inspect": "say what a file or folder is",
     "convert": "an embedding to the format of another tool",
-    "bench": "sampling throughput beside baselines",
+    "convert-model": "a model, with checkpoints on top, to a folder for diffusers",
+    "bench": "sampling throughput beside baselines, or the cost of guards",
 }
 EXIT_CODES = "exit codes: 0 done, 2 input, 3 numerical, 4 items, 5 corrupted run, 75 interrupted, 1 bug"
 # What the machine refuses (a full disk, a missing permission) is for the user to mend, not a bug.
@@ -96,7 +97,7 @@ def _outcome(name: str, record: Any, command: Sequence[str]) -> Any:
     from ine_jax import arguments, commands, dryrun
 
     shard = commands.shard_of(record.shard) if isinstance(record, arguments.Evaluate) else (0, 1)
-    if record.dry_run and not isinstance(record, arguments.Convert):
+    if record.dry_run and not isinstance(record, arguments.Convert | arguments.ConvertModel):
         return dryrun.plan(name, getattr(record, "config", None), shard)
     match record:
         case arguments.Evaluate():
@@ -113,6 +114,8 @@ def _outcome(name: str, record: Any, command: Sequence[str]) -> Any:
             return commands.inspect(record.path, record.base)
         case arguments.Convert():
             return commands.convert(record)
+        case arguments.ConvertModel():
+            return commands.convert_model(record)
         case _:
             return getattr(commands, name)(record.config)
 
@@ -121,7 +124,7 @@ def _overview() -> Iterator[str]:
     yield "usage: ine COMMAND [CONFIG.yaml] [--flag value ...]"
     yield ""
     for name, text in COMMANDS.items():
-        yield f"  {name:<10}{text}"
+        yield f"  {name:<15}{text}"
     yield ""
     yield "Dotted flags override the YAML: ine invert configs/invert/tiny.yaml --inversion.steps 100"
     yield "Every command has --help, --dry-run (print the plan, write nothing) and --json (one result line last)."

@@ -77,6 +77,21 @@ def test_words_and_an_embedding_run_one_program(name: str, pipe: Pipeline, image
     assert pipe.compiles == before
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_an_embedding_of_a_words_own_rows_acts_like_the_word(name: str, pipe: Pipeline, images: str) -> None:
+    table = np.asarray(pipe.parts.text_params["text_model"]["embeddings"]["token_embedding"]["embedding"])
+    same = Embedding(table[pipe.tokenizer.word_ids("knife")], concept="same")
+    guard = guards.guidance(record(name, images), True, pipe)
+    found, word = (
+        pipe(PROMPTS, guidance=guard, negative=concept, steps=STEPS, output="latents")
+        for concept in (
+            Concept(embeddings=(same,), template="a photo of a {}"),
+            Concept(words=("a photo of a knife",)),
+        )
+    )
+    np.testing.assert_allclose(found, word, atol=1e-4)
+
+
 def test_presets_of_equal_rows_share_a_program(pipe: Pipeline) -> None:
     counts = []
     for preset in ("medium", "strong", "max"):
