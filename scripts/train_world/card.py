@@ -55,10 +55,10 @@ Drawn: share that show a weapon.
 
 w = {w:g}, s = {s:g}, {scheduler} with {steps} steps, the explicit words "{words}", the implicit template
 "{template}", erasure strength and inversion length were chosen on the lists `tune-*`, which share no prompt and no seed
-with the lists above. Rules: w where explicit and benign rates on the base are highest (w = 2, 3 and 5 did not differ
-beyond their errors; the middle one was taken); s on the *base* model alone: the smallest of a grid of quarters at which
-explicit words defend at least 0.65 of the explicit-word prompts; erasure: explicit, generic and list prompts at most
-0.10 at the smallest benign loss, attacks not looked at.
+with the lists above. Rules: w was taken over from a first family, where w = 2, 3 and 5 did not differ beyond their
+errors; s on the *base* model alone: of the settings below with which words defend at least 0.6 of the explicit-word
+prompts, the one that keeps most benign prompts; erasure: explicit, generic and list prompts at most 0.10, attack
+prompts still at least 0.5 drawn.
 
 Every setting that was measured, in order (rates on `tune-*`):
 
