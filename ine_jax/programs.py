@@ -132,26 +132,9 @@ def build(
         mean, logvar = autoencoder.apply({"params": params}, from_uint8(images), method="encode")
         return mean.astype(jnp.float32), logvar.astype(jnp.float32)
 
-    def project(
-        params: Params,
-        ids: Array,
-        learned: Array,
-        end: Array,
-        guard: Safree,
-        prompt: Context,
-        concept: Array,
-        calls: Any,
-    ) -> SafeText:
+    def project(*arguments: Any) -> SafeText:
         traces["project"] += 1
-        copies = masked_copies(ids, end)
-
-        def pooled(hidden: Array) -> Array:
-            contexts = encode_ids(clip, params, hidden, learned).astype(jnp.float32)
-            return jnp.take_along_axis(contexts, copies.end[:, None, None], axis=1)[:, 0]
-
-        # One token after the other: all copies at once would need N times the memory of the batch.
-        masked = jnp.swapaxes(jax.lax.map(pooled, jnp.swapaxes(copies.ids, 0, 1)), 0, 1)
-        return guard.project(prompt, masked, copies.mask, copies.end, concept, calls)
+        return _projected(clip, *arguments)
 
     return Programs(
         mesh,
@@ -162,6 +145,29 @@ def build(
         project=jax.jit(project),
         traces=traces,
     )
+
+
+def _projected(
+    clip: ClipText,
+    params: Params,
+    ids: Array,
+    learned: Array,
+    end: Array,
+    guard: Safree,
+    prompt: Context,
+    concept: Array,
+    calls: Any,
+) -> SafeText:
+    """The prompts without the concept, by the guard; `concept` holds its pooled vectors, `end` the end token's id."""
+    copies = masked_copies(ids, end)
+
+    def pooled(hidden: Array) -> Array:
+        contexts = encode_ids(clip, params, hidden, learned).astype(jnp.float32)
+        return jnp.take_along_axis(contexts, copies.end[:, None, None], axis=1)[:, 0]
+
+    # One token after the other: all copies at once would need N times the memory of the batch.
+    masked = jnp.swapaxes(jax.lax.map(pooled, jnp.swapaxes(copies.ids, 0, 1)), 0, 1)
+    return guard.project(prompt, masked, copies.mask, copies.end, concept, calls)
 
 
 def to_uint8(images: Array) -> Array:
