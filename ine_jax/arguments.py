@@ -118,7 +118,7 @@ class Inspect(Common):
     path: tyro.conf.Positional[Path] = tyro.MISSING
     """File or folder."""
     base: str = ""
-    """Model (bundled name or folder) whose vocabulary words nearest to an embedding are told."""
+    """Model (bundled name or folder): its words nearest to an embedding, its tensors that a checkpoint changes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,6 +139,24 @@ class Convert(Common):
     """Of an SDXL pair, take this tensor alone."""
     clip_g: Path | None = None
     """File of the vectors for SDXL's second text encoder."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvertModel(Common):
+    """A model, with checkpoints on top, to a pipeline folder for diffusers; the folder is read back and compared."""
+
+    source: tyro.conf.Positional[str] = tyro.MISSING
+    """Bundled name, pipeline folder (PyTorch or Flax) or hub id."""
+    target: tyro.conf.Positional[Path] = tyro.MISSING
+    """New folder."""
+    unlearned: tuple[str, ...] = ()
+    """Published checkpoints to apply in this order: files, folders, owner/name[/file or folder][@revision]."""
+    revision: str | None = None
+    """Revision of a hub id."""
+    to: Literal["diffusers", "flax"] = "diffusers"
+    """diffusers: safetensors for PyTorch; flax: msgpack for diffusers before 0.40."""
+    dtype: Literal["float16", "bfloat16", "float32"] = "float16"
+    """Precision of the written weights."""
 
 
 def parse(record: type[T], words: Sequence[str], prog: str) -> T:
@@ -207,5 +225,6 @@ RECORDS: dict[str, type[Common]] = {
     "unlearn": Unlearn,
     "inspect": Inspect,
     "convert": Convert,
+    "convert-model": ConvertModel,
     "bench": Bench,
 }

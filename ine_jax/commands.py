@@ -20,7 +20,7 @@ from ine_jax.config import (
     SamplerConfig,
     UnlearnConfig,
 )
-from ine_jax.errors import InputError
+from ine_jax.errors import InputError, NumericalError
 from ine_jax.imagefolder import image_files
 from ine_jax.progress import Progress
 
@@ -232,6 +232,30 @@ def convert(words: Any) -> Outcome:
     values = {"path": str(done.path), "from": done.source_format, "to": done.target_format, "token": found.token}
     values |= {"space": found.space, "vectors": count, "width": width, "dtype": str(done.item.vectors.dtype)}
     return Outcome((head, *done.use, *done.notes), {**values, "use": done.use, "notes": done.notes})
+
+
+def convert_model(words: Any) -> Outcome:
+    """Write a model, with checkpoints on top, as a folder for diffusers; `words` is the command's record.
+
+    Raises:
+        InputError: the model cannot be read, a checkpoint does not fit it, or the target exists.
+    """
+    from ine_jax import pipeline
+    from ine_jax.models import weights
+
+    if words.target.exists() and (words.target.is_file() or any(words.target.iterdir())):
+        raise InputError(f"{words.target} exists", "a new folder", "name another, or remove it")
+    parts = pipeline.read_model(words.source, revision=words.revision, unlearned=words.unlearned, dtype=words.dtype)
+    values = {"to": words.to, "dtype": words.dtype, "changes": list(parts.changes), "path": str(words.target)}
+    head = f"{parts.name} -> {words.target} ({words.to}, {words.dtype})"
+    if words.dry_run:
+        return Outcome((f"{head}: not written (dry run)", *parts.changes), values)
+    out = weights.write_pipeline(parts, words.target, words.dtype, words.to)
+    if not weights.same_weights(parts, weights.read_pipeline(out, dtype=words.dtype)):
+        raise NumericalError(f"{out} does not hold what was written", "", "check the disk and write it again")
+    pipe = "StableDiffusionPipeline" if words.to == "diffusers" else "FlaxStableDiffusionPipeline"
+    use = (f"diffusers: {pipe}.from_pretrained({str(out)!r})", f"ine_jax: ine_jax.load({str(out)!r})")
+    return Outcome((f"{head}: read back equal", *parts.changes, *use), {**values, "use": list(use)})
 
 
 def shard_of(text: str) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""What a file or folder is: an embedding, UNet weights, a model folder; a run, demo or training directory.
+"""What a file or folder is: an embedding, a checkpoint, a model folder; a run, demo or training directory.
 
 Nothing is trusted and nothing large is read: weights are described from the headers of their files.
 """
@@ -9,28 +9,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
 
 from ine_jax.convert import read
 from ine_jax.convert.containers import SUFFIXES
 from ine_jax.convert.learned import WIDTHS
+from ine_jax.describing import checkpoint_facts
 from ine_jax.errors import InputError
-from ine_jax.models.files import inside, read_json, sha256
+from ine_jax.models.checkpoints import NotWeights
+from ine_jax.models.files import read_json, sha256
 from ine_jax.runs import Run, open_run
 from ine_jax.vocabulary import nearest_words
 
 Facts = dict[str, Any]
 
-KINDS = "an embedding or UNet weights (.safetensors), a model folder, a run, demo or training directory"
-_UNET_PARTS = ("down_blocks.", "mid_block.", "up_blocks.", "conv_in.", "conv_out.", "conv_norm_out.", "time_embedding.")
-_COMPONENTS = ("text_encoder", "unet", "vae")
+KINDS = "an embedding, a checkpoint of weights, a model folder, a run, demo or training directory"
+_WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".msgpack")
 _TAIL_BYTES = 64 * 1024
 _FAMILIES = {"clip_l": "Stable Diffusion 1.x", "clip_h": "Stable Diffusion 2.x", "clip_g": "SDXL, second text encoder"}
 
 
 def describe(path: str | Path, base: str = "") -> Facts:
     """Return what `path` is (key `kind`) and its main facts, as plain JSON values. With the model `base`, also the
-    words of its vocabulary that are nearest to an embedding in token space.
+    words of its vocabulary that are nearest to an embedding in token space, and the tensors that a checkpoint changes.
 
     Raises:
         InputError: no such file, or nothing that this package reads.
@@ -38,38 +38,36 @@ def describe(path: str | Path, base: str = "") -> Facts:
     """
     path = Path(path)
     if path.is_dir():
-        return {"path": str(path), **_folder(path)}
+        return {"path": str(path), **_folder(path, base)}
     if not path.exists():
         raise InputError(f"{path}: No such file or directory", KINDS, "check the path")
-    if path.suffix == ".safetensors" and path.is_file():
-        return {"path": str(path), **_tensors(path, base)}
+    if path.suffix in _WEIGHTS and path.is_file():
+        try:
+            return {"path": str(path), **checkpoint_facts(path, base)}
+        except NotWeights:
+            if path.suffix not in SUFFIXES:
+                raise
     if path.suffix in SUFFIXES and path.is_file():
         return {"path": str(path), **_embedding(path, base)}
     raise InputError(f"{path}: not a kind of file that is known here", KINDS, "check the path")
 
 
-def _folder(path: Path) -> Facts:
+def _folder(path: Path, base: str) -> Facts:
     if (path / "model_index.json").is_file():
-        return _model(path)
+        return _model(path, base)
     if (path / "run.json").is_file():
         return _run(path)
     if (path / "checkpoints").is_dir() and (path / "config.json").is_file():
         return _training(path)
     if (path / "evaluation" / "run.json").is_file() or any(path.glob("inversion/*/config.json")):
         return _demo(path)
-    raise InputError(f"{path}: holds no model_index.json, run.json or checkpoints/", KINDS, "check the path")
+    return checkpoint_facts(path, base)
 
 
-def _model(path: Path) -> Facts:
+def _model(path: Path, base: str) -> Facts:
     index = read_json(path / "model_index.json")
     facts: Facts = {"kind": "model folder", "class": str(index.get("_class_name", "unknown"))}
-    for name in _COMPONENTS:
-        files = sorted(file for file in (path / name).glob("*.safetensors"))
-        if not files:
-            facts[name] = "no safetensors file"
-            continue
-        headers = [_header(inside(path, f"{name}/{file.name}"))[0] for file in files]
-        facts[name] = _sizes({key: shape for header in headers for key, shape in header.items()})
+    facts |= {key: value for key, value in checkpoint_facts(path, base).items() if key != "kind"}
     scheduler = path / "scheduler" / "scheduler_config.json"
     if scheduler.is_file():
         values = read_json(scheduler)
@@ -138,21 +136,6 @@ def _last_line(path: Path) -> Facts:
     return last if isinstance(last, dict) else {}
 
 
-def _tensors(path: Path, base: str = "") -> Facts:
-    shapes, metadata = _header(path)
-    unet = [key for key in shapes if key.startswith(_UNET_PARTS)]
-    if not shapes or len(unet) < len(shapes):
-        return _embedding(path, base)
-    changed = Counter(_layer(key) for key in unet)
-    common = ", ".join(f"{name} x {count}" for name, count in sorted(changed.items()))
-    return {"kind": "UNet weights", "holds": _sizes(shapes), "layers": common, "metadata": metadata}
-
-
-def _layer(key: str) -> str:
-    parts = [part for part in key.removesuffix(".weight").removesuffix(".bias").split(".") if not part.isdigit()]
-    return ".".join(parts[-2:])
-
-
 def _embedding(path: Path, base: str = "") -> Facts:
     """Format, token, space, norms and origin of an embedding of any format, and the words of `base` nearest to it."""
     found, form = read(path)
@@ -168,23 +151,3 @@ def _embedding(path: Path, base: str = "") -> Facts:
         facts["vocabulary_norm"] = round(median, 4)
     facts |= {"base_model": item.base_model or "unknown", "provenance": dict(item.provenance)}
     return facts | {"sha256": sha256(path)}
-
-
-def _header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
-    """Return tensor shapes by name and the metadata of a safetensors file, without reading its tensors."""
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-            return shapes, dict(file.metadata() or {})
-    except (OSError, safetensors.SafetensorError) as error:
-        raise InputError(f"{path}: {error}", "a whole safetensors file", "copy or make the file again") from error
-
-
-def _sizes(shapes: dict[str, tuple[int, ...]]) -> str:
-    total = 0
-    for shape in shapes.values():
-        size = 1
-        for side in shape:
-            size *= side
-        total += size
-    return f"{total:,} parameters in {len(shapes)} tensors"

@@ -57,6 +57,7 @@ FLOORS = {
     "ine_jax.bench": 5,
     "ine_jax.bench_guards": 5,
     "ine_jax.inspect": 5,
+    "ine_jax.describing": 5,
     "ine_jax.build": 6,
     "ine_jax.commands": 6,
     "ine_jax.dryrun": 6,

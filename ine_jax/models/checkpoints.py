@@ -53,6 +53,8 @@ _OWNERS = tuple(
         (r"(?=(?:encoder|decoder|quant_conv|post_quant_conv)\.)", "vae", False),
     )
 )
+_TEXT_IN = ("attn2_to_k", "attn2_to_v")
+_FAMILIES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 1280: "SDXL", 2048: "SDXL"}
 _REFUSED = (
     (
         re.compile(r".*\.(adapter|eraser)\.(down|up)\..*"),
@@ -110,6 +112,21 @@ def read(path: str | Path) -> tuple[Checkpoint, ...]:
         if tensors.has_weights(path, stem):
             return (_component(path, stem),)
     return _loose(path)
+
+
+class NotWeights(InputError):  # noqa: N818  says what the file is, as the base class's name does not
+    """A whole file of something else than weights of a model, such as an embedding."""
+
+
+def family(checkpoint: Checkpoint) -> str:
+    """Stable Diffusion 1.x, 2.x or XL, by the width of the text that the tensors take in or are made for."""
+    widths = {factors.down.shape[1] for (_, name), factors in checkpoint.factors.items() if name.endswith(_TEXT_IN)}
+    for state in checkpoint.parts.values():
+        for key, tensor in state.items():
+            if key.removesuffix(".weight").replace(".", "_").endswith((*_TEXT_IN, "token_embedding")) and tensor.shape:
+                widths.add(tensor.shape[-1])
+    found = sorted({_FAMILIES[width] for width in widths if width in _FAMILIES})
+    return " and ".join(found) or ("unknown width" if widths else "not told by what it holds")
 
 
 def layers(keys: Iterable[str]) -> str:
@@ -205,7 +222,7 @@ def _identify(path: Path, source: Source) -> Checkpoint:
         original = original or old
         parts.setdefault(part, {})[key[match.end() :]] = tensor
     if not parts:
-        raise InputError(f"{path} holds {', '.join(unknown[:2])}", KNOWN, "check that this is the right file")
+        raise NotWeights(f"{path} holds {', '.join(unknown[:2])}", KNOWN, "check that this is the right file")
     if unknown:
         raise WeightMismatch(str(path), [], unknown, [])
     kind = " + ".join(_TITLES[part] for part in STEMS if part in parts) + (", CompVis names" if original else "")
@@ -215,5 +232,5 @@ def _identify(path: Path, source: Source) -> Checkpoint:
 _TITLES = {"text_encoder": "text encoder", "unet": "UNet", "vae": "autoencoder"}
 
 
-def _refusal(path: Path, reason: str) -> InputError:
-    return InputError(f"{path} is {reason}", KNOWN, "merge it with its own tool, or take another checkpoint")
+def _refusal(path: Path, reason: str) -> NotWeights:
+    return NotWeights(f"{path} is {reason}", KNOWN, "merge it with its own tool, or take another checkpoint")

@@ -1,4 +1,4 @@
-"""Legacy Flax weights (``flax_model.msgpack``, ``diffusion_flax_model.msgpack``): arrays mapped from the file.
+"""Legacy Flax weights (``flax_model.msgpack``, ``diffusion_flax_model.msgpack``): arrays mapped from the file; written.
 
 The format is msgpack (https://github.com/msgpack/msgpack/blob/master/spec.md) of nested maps with text keys; an array
 is extension type 1, whose payload is again msgpack: ``(shape, dtype name, bytes)``, as ``flax.serialization`` has it.
@@ -6,9 +6,9 @@ Only maps, texts, numbers and that extension are read; nothing is executed and n
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import ml_dtypes  # noqa: F401  registers bfloat16 with numpy
 import numpy as np
@@ -41,6 +41,44 @@ def leaves(path: Path) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
         raise InputError(
             f"{path}: {error}", "nested maps of arrays, as Flax writes them", "take another copy"
         ) from error
+
+
+def write(file: BinaryIO, state: Mapping[tuple[str, ...], Any]) -> None:
+    """Write tensors by path as ``flax.serialization.to_bytes`` writes the nested tree, one in memory at a time."""
+    heads: dict[str, dict[tuple[str, ...], Any]] = {}
+    for path, tensor in state.items():
+        heads.setdefault(path[0], {})[path[1:]] = tensor
+    file.write(_head(len(heads), 0x80, 16, {0xDE: 2, 0xDF: 4}))
+    for key, below in heads.items():
+        file.write(_text(key))
+        if () in below:
+            values = np.asarray(below[()])
+            before = _head(3, 0x90, 16, _LIST) + _head(len(values.shape), 0x90, 16, _LIST)
+            before += b"".join(_count(side) for side in values.shape) + _text(str(values.dtype))
+            before += _head(values.nbytes, None, 0, _BYTES)
+            size = len(before) + values.nbytes
+            fixed = {width: bytes([code]) for code, width in _FIXED_EXTENSION.items()}
+            file.write(fixed.get(size) or _head(size, None, 0, _EXTENSION))
+            file.write(bytes([_ARRAY]) + before)
+            file.write(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
+        else:
+            write(file, below)
+
+
+def _head(length: int, short: int | None, below: int, wide: Mapping[int, int]) -> bytes:
+    """The shortest encoding of a length: in the first byte where it is ``below`` a bound, else after it."""
+    if short is not None and length < below:
+        return bytes([short | length])
+    code, width = next((code, width) for code, width in wide.items() if length < 256**width)
+    return bytes([code]) + length.to_bytes(width, "big")
+
+
+def _count(number: int) -> bytes:
+    return _head(number, 0, 0x80, {0xCC: 1, 0xCD: 2, 0xCE: 4})
+
+
+def _text(text: str) -> bytes:
+    return _head(len(text.encode()), 0xA0, 32, _TEXT) + text.encode()
 
 
 class _Reader:

@@ -46,6 +46,17 @@ def apply(
     return state, tuple(changes)
 
 
+def differing(base: State, config: ModelConfig, state: State) -> list[str]:
+    """Names of the tensors of a part that differ from the base's in the base's precision, one at a time in memory."""
+    ours = _named("the base", base, config)
+    return [
+        name
+        for name, tensor in ours.items()
+        if state[name] is not tensor
+        and not np.array_equal(np.asarray(tensor), np.asarray(state[name]).reshape(tensor.shape).astype(tensor.dtype))
+    ]
+
+
 def _named(what: str, state: State, config: ModelConfig) -> dict[str, Tensor]:
     """Tensors under today's names of diffusers; WeightMismatch where two have one name."""
     found: dict[str, Tensor] = {}

@@ -126,14 +126,18 @@ def has_weights(folder: Path, stem: str) -> bool:
 
 def _legacy_files(folder: Path, component: str, stem: str) -> list[str]:
     torch_stem = "pytorch_model" if stem == "model" else stem
-    flax_stem = "flax_model" if stem == "model" else "diffusion_flax_model"
     place = folder / component
     index = place / f"{torch_stem}.bin.index.json"
     if (place / f"{torch_stem}.bin").is_file():
         return [f"{torch_stem}.bin"]
     if index.is_file():
         return sorted(set(files.shards(files.inside(folder, f"{component}/{index.name}"), ".bin").values()))
-    return [f"{flax_stem}.msgpack"] if (place / f"{flax_stem}.msgpack").is_file() else []
+    return [flax_name(stem)] if (place / flax_name(stem)).is_file() else []
+
+
+def flax_name(stem: str) -> str:
+    """File of a component's Flax weights, by the stem of its safetensors."""
+    return "flax_model.msgpack" if stem == "model" else "diffusion_flax_model.msgpack"
 
 
 def _safetensors(weights: files.Weights) -> Source:

@@ -5,14 +5,13 @@ are safetensors under PyTorch names (``names.py``), or older formats (``tensors.
 are read by an allow-list (``configs.py``).
 """
 
-import dataclasses
 import functools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import flax.traverse_util
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -21,8 +20,10 @@ from ine_jax.models import checkpoints, configs, files, hub, names, overlay, ten
 from ine_jax.models.clip import ClipTextConfig
 from ine_jax.models.delta import apply_unet_delta, read_unet_delta, write_unet_delta
 from ine_jax.models.names import WeightMismatch
+from ine_jax.models.parts import COMPONENTS, DTYPES, TOKENIZER_FILES, ModelParts
 from ine_jax.models.unet import UNetConfig
 from ine_jax.models.vae import VaeConfig
+from ine_jax.models.writing import write_pipeline
 from ine_jax.types import Params
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "apply_unet_delta",
     "read_pipeline",
     "read_unet_delta",
+    "same_weights",
     "text_from_torch",
     "text_to_torch",
     "unet_from_torch",
@@ -40,44 +42,6 @@ __all__ = [
     "write_pipeline",
     "write_unet_delta",
 ]
-
-_TOKENIZER_FILES = (
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-)
-_COMPONENTS = {
-    "text_encoder": ["transformers", "CLIPTextModel"],
-    "tokenizer": ["transformers", "CLIPTokenizer"],
-    "unet": ["diffusers", "UNet2DConditionModel"],
-    "vae": ["diffusers", "AutoencoderKL"],
-}
-_DTYPES = ("float32", "float16", "bfloat16")
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelParts:
-    """All parts of a text-to-image model: configs, parameters (Flax trees) and where they came from.
-
-    ``hashes`` maps each file that was read (relative to ``path``) to its SHA-256; those of checkpoints on top stand
-    under ``unlearned-<number>/``. ``changes`` says in one line each what those checkpoints changed.
-    """
-
-    name: str
-    path: Path
-    text_config: ClipTextConfig
-    text_params: Params
-    unet_config: UNetConfig
-    unet_params: Params
-    vae_config: VaeConfig
-    vae_params: Params
-    scheduler_config: dict[str, Any]
-    tokenizer_dir: Path
-    hashes: dict[str, str]
-    changes: tuple[str, ...] = ()
 
 
 def unet_from_torch(state: Mapping[str, Any], config: UNetConfig, dtype: Any = jnp.float32) -> Params:
@@ -142,7 +106,9 @@ def read_pipeline(
     vae_config = configs.read_config(VaeConfig, config("vae"), source("vae"))
     _check_agreement(folder.name, text_config, unet_config, vae_config)
     scheduler = config("scheduler")
-    for file in _TOKENIZER_FILES:
+    if "_class_name" in scheduler:
+        scheduler["_class_name"] = str(scheduler["_class_name"]).removeprefix("Flax")
+    for file in TOKENIZER_FILES:
         if (folder / "tokenizer" / file).is_file():
             hashes[f"tokenizer/{file}"] = files.sha256(files.inside(folder, f"tokenizer/{file}"))
     changed = _checkpoints(unlearned, hashes)
@@ -166,8 +132,8 @@ def read_pipeline(
 def _parameter_dtype(dtype: Any) -> Any:
     """NumPy's type of what the user names; None for what the files hold."""
     name = "float32" if dtype is None else dtype if isinstance(dtype, str) else jnp.dtype(dtype).name
-    if name not in ("stored", *_DTYPES):
-        raise InputError(f"dtype {name!r}", f"{', '.join(_DTYPES)} or stored", "choose one of these")
+    if name not in ("stored", *DTYPES):
+        raise InputError(f"dtype {name!r}", f"{', '.join(DTYPES)} or stored", "choose one of these")
     return None if name == "stored" else jnp.dtype(name)
 
 
@@ -184,9 +150,19 @@ def _checkpoints(given: Sequence[str | Path], hashes: dict[str, str]) -> list[ch
     return found
 
 
+def same_weights(ours: ModelParts, theirs: ModelParts) -> bool:
+    """Whether two models have equal parameters."""
+
+    def trees(parts: ModelParts) -> tuple[Params, ...]:
+        return parts.text_params, parts.unet_params, parts.vae_params
+
+    equal = jax.tree.map(lambda a, b: np.array_equal(np.asarray(a), np.asarray(b)), trees(ours), trees(theirs))
+    return all(jax.tree.leaves(equal))
+
+
 def _check_index(folder: Path) -> None:
     index = files.read_json(files.inside(folder, "model_index.json"))
-    for component, (_, wanted) in _COMPONENTS.items():
+    for component, (_, wanted) in COMPONENTS.items():
         entry = index.get(component)
         known = isinstance(entry, list) and len(entry) == 2 and str(entry[1]).removeprefix("Flax") == wanted
         if component != "tokenizer" and not known:
@@ -210,53 +186,3 @@ def _check_agreement(name: str, text: ClipTextConfig, unet: UNetConfig, vae: Vae
             "equal channels (no inpainting or upscaling UNet)",
             "use a text-to-image pipeline",
         )
-
-
-def write_pipeline(parts: ModelParts, folder: str | Path, dtype: str = "float16") -> Path:
-    """Write ``parts`` as a diffusers pipeline folder that diffusers (PyTorch) and :func:`read_pipeline` read.
-
-    Existing files of the same names are replaced one by one, each whole or not at all; others are left alone.
-    ``dtype`` is that of the weights. Raises :class:`InputError` for another dtype, or a value beyond it.
-    """
-    if dtype not in _DTYPES:
-        raise InputError(f"dtype {dtype!r}", ", ".join(_DTYPES), "choose one of these")
-    out = Path(folder)
-    parts_of: dict[str, tuple[names.ModelConfig, Params]] = {
-        "text_encoder": (parts.text_config, parts.text_params),
-        "unet": (parts.unet_config, parts.unet_params),
-        "vae": (parts.vae_config, parts.vae_params),
-    }
-    states = {component: _rounded(component, params, dtype) for component, (_, params) in parts_of.items()}
-    for state in states.values():
-        for tensor in state.values():
-            tensor.read()  # a value beyond the dtype is told before anything is written
-    for component, (config, _) in parts_of.items():
-        values = configs.config_dict(config)
-        if component == "text_encoder":
-            values["torch_dtype"] = dtype
-        files.write_safetensors(out / component / f"{checkpoints.STEMS[component]}.safetensors", states[component])
-        files.write_json(out / component / "config.json", values)
-    files.write_json(out / "scheduler" / "scheduler_config.json", parts.scheduler_config)
-    for name in _TOKENIZER_FILES:
-        source = parts.tokenizer_dir / name
-        if source.is_file() and source.resolve() != (out / "tokenizer" / name).resolve():
-            files.write_bytes(out / "tokenizer" / name, source.read_bytes())
-    index: dict[str, Any] = {"_class_name": "StableDiffusionPipeline", "requires_safety_checker": False, **_COMPONENTS}
-    index["scheduler"] = ["diffusers", parts.scheduler_config.get("_class_name", "DDIMScheduler")]
-    index |= {"safety_checker": [None, None], "feature_extractor": [None, None]}
-    files.write_json(out / "model_index.json", index)
-    return out
-
-
-def _rounded(component: str, params: Params, dtype: str) -> dict[str, tensors.Tensor]:
-    """PyTorch-named tensors in ``dtype``, each made when it is read."""
-
-    def tensor(name: str, path: names.Path, leaf: Any) -> tensors.Tensor:
-        def read() -> np.ndarray:
-            array = names.to_torch_layout(path, np.asarray(leaf))
-            return np.asarray(names.to_array(f"{component}: {name}", array, jnp.dtype(dtype)))
-
-        return tensors.Tensor(names.torch_shape(path, leaf.shape), dtype, read)
-
-    flat = flax.traverse_util.flatten_dict(params)
-    return {name: tensor(name, path, leaf) for path, leaf in flat.items() if (name := names.torch_name(path))}
