@@ -1,6 +1,6 @@
 """Peak memory of reading a full-size Stable Diffusion checkpoint, as a multiple of its size.
 
-    python benchmarks/load_memory.py [--family sd1] [--dtype float32] [--folder runs/load_memory]
+    PYTHONPATH=. python benchmarks/load_memory.py [--family sd1] [--dtype float32] [--folder runs/load_memory]
 
 Writes a model of zeros with the published shapes (random bytes would read the same) in each format, and reads each in a
 process of its own: the pipeline folder, the CompVis file as safetensors and as ``torch.save`` writes it, the Flax

@@ -20,9 +20,11 @@ from ine_jax.config import (
     SamplerConfig,
     UnlearnConfig,
 )
-from ine_jax.errors import InputError, NumericalError
+from ine_jax.errors import InputError, NumericalError, clean
 from ine_jax.imagefolder import image_files
 from ine_jax.progress import Progress
+
+_SHOWN = 600  # characters of one fact on the terminal; --json has all
 
 
 @dataclass(frozen=True)
@@ -204,7 +206,8 @@ def inspect(path: Path, base: str = "") -> Outcome:
 
     facts = inspection.describe(path, base)
     width = max(map(len, facts))
-    return Outcome(tuple(f"{name:<{width}}  {value}" for name, value in facts.items()), facts)
+    lines = (f"{name:<{width}}  {clean(str(value), _SHOWN)}" for name, value in facts.items())
+    return Outcome(tuple(lines), facts)
 
 
 def convert(words: Any) -> Outcome:

@@ -15,6 +15,7 @@ from ine_jax.models.vae import VaeConfig
 
 Facts = dict[str, Any]
 
+_KINDS = 20  # more kinds of layers than that are a whole network; their list would say nothing
 _CONFIGS: dict[str, type] = {"text_encoder": ClipTextConfig, "unet": UNetConfig, "vae": VaeConfig}
 
 
@@ -47,7 +48,8 @@ def checkpoint_facts(path: Path, base: str = "") -> Facts:
 
 def _holds(one: Checkpoint, part: str) -> str:
     if part in one.parts:
-        return checkpoints.layers(one.parts[part])
+        count, kinds = len(one.parts[part]), checkpoints.layers(one.parts[part])
+        return f"{count} tensors" + ("" if one.whole or kinds.count(",") >= _KINDS else f": {kinds}")
     modules = [(name, pair) for (owner, name), pair in one.factors.items() if owner == part]
     if not modules:
         return ""
@@ -70,5 +72,6 @@ def _changes(found: tuple[Checkpoint, ...], base: str) -> Facts:
         changed, lines = overlay.apply(part, state, config, found, True)
         if lines:
             other = overlay.differing(state, config, changed)
-            facts[part] = f"{len(other)} of {len(changed)} tensors differ from {base}: {checkpoints.layers(other)}"
+            which = f": {checkpoints.layers(other)}" if other else ""
+            facts[part] = f"{len(other)} of {len(changed)} tensors differ from {base}{which}"
     return facts

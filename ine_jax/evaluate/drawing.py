@@ -19,7 +19,7 @@ from ine_jax.stopping import stop_requests
 Shard = tuple[int, int]
 Draw = Callable[[Cell, Sequence[Item], Plan], np.ndarray]
 NAMES = ("lists", "role", "guard", "negative_name", "embedding_from", "embedding_seed")  # of a cell; change no pixel
-MODEL_FILES = ("*.safetensors", "*.json", "*.txt")
+MODEL_FILES = ("*.safetensors", "*.bin", "*.msgpack", "*.json", "*.txt")
 
 
 class Progress(Protocol):

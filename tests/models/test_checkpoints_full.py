@@ -2,7 +2,10 @@
 
 import json
 import math
+import os
 import struct
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -186,3 +189,19 @@ def test_original_names_as_diffusers_converts_them(part: str, family: str) -> No
     for key, value in theirs.items():
         if key in expected:
             np.testing.assert_array_equal(ours[key], value.numpy().ravel(), err_msg=key)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_reading_takes_little_more_memory_than_the_files(family: str, tmp_path: Path) -> None:
+    """Every format at full size in half precision: the benchmark's exit code says whether a peak reached its limit."""
+    script = Path(__file__).resolve().parents[2] / "benchmarks" / "load_memory.py"
+    words = ["--family", family, "--dtype", "float16", "--folder", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, str(script), *words],
+        capture_output=True,
+        text=True,
+        cwd=script.parents[1],
+        env={**os.environ, "PYTHONPATH": str(script.parents[1])},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
