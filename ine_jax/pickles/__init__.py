@@ -185,7 +185,7 @@ class _Resolver:
         if self.values_left < 0 or depth > MAX_DEPTH:
             raise PickleError(f"more than {MAX_VALUES:,} values, or nested deeper than {MAX_DEPTH}")
         if isinstance(found, Pairs):
-            return {self.key(key): self.value(held, depth + 1) for key, held in found.pairs}
+            return {self.key(key, depth): self.value(held, depth + 1) for key, held in found.pairs}
         if isinstance(found, list | tuple):
             return type(found)(self.value(item, depth + 1) for item in found)
         if isinstance(found, Call):
@@ -196,15 +196,14 @@ class _Resolver:
             raise PickleError("a storage outside a tensor")
         return found
 
-    def key(self, found: Any) -> Any:
+    def key(self, found: Any, depth: int) -> Any:
         """A key of a dictionary: plain, or an inert name; what could take forever to hash never is one."""
-        if found is None or isinstance(found, str | bytes | int | float):
-            return found
-        if isinstance(found, Global):
-            return self.placeholder(found)
+        made = self.value(found, depth + 1)
+        if made is None or isinstance(made, str | bytes | int | float | Placeholder):
+            return made
         if self.strict:
-            raise PickleError(f"a dictionary key that is a {type(found).__name__}")
-        return Placeholder(f"key {type(found).__name__} {self.values_left}")
+            raise PickleError(f"a dictionary key that is a {type(made).__name__}")
+        return Placeholder(f"key {type(made).__name__} {self.values_left}")
 
     def placeholder(self, name: Global) -> Placeholder:
         if _HOSTILE.fullmatch(str(name)):

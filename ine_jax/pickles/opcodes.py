@@ -12,7 +12,7 @@ import struct
 from dataclasses import dataclass, field
 from typing import Any
 
-MAX_OPCODES = 2_000_000
+MAX_OPCODES = 1_000_000  # Stable Diffusion with all that a trainer adds has a tenth of it
 MAX_INTEGER_BYTES = 256
 
 _CONSTANTS = {ord("N"): None, 0x88: True, 0x89: False}
