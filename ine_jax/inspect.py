@@ -15,8 +15,8 @@ from ine_jax.convert.containers import SUFFIXES
 from ine_jax.convert.learned import WIDTHS
 from ine_jax.describing import checkpoint_facts
 from ine_jax.errors import InputError
-from ine_jax.models.checkpoints import NotWeights
 from ine_jax.models.files import read_json, sha256
+from ine_jax.models.tensors import NotWeights
 from ine_jax.runs import Run, open_run
 from ine_jax.vocabulary import nearest_words
 

@@ -23,7 +23,7 @@ from typing import Any
 from ine_jax.errors import InputError
 from ine_jax.models import compvis, files, lora, tensors
 from ine_jax.models.names import WeightMismatch
-from ine_jax.models.tensors import Source, State, Tensor
+from ine_jax.models.tensors import NotWeights, Source, State, Tensor
 
 STEMS = {"text_encoder": "model", "unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
 KNOWN = "UNet, text encoder or autoencoder weights, whole or in part, a CompVis file, a LoRA, a pipeline folder"
@@ -112,10 +112,6 @@ def read(path: str | Path) -> tuple[Checkpoint, ...]:
         if tensors.has_weights(path, stem):
             return (_component(path, stem),)
     return _loose(path)
-
-
-class NotWeights(InputError):  # noqa: N818  says what the file is, as the base class's name does not
-    """A whole file of something else than weights of a model, such as an embedding."""
 
 
 def family(checkpoint: Checkpoint) -> str:

@@ -118,7 +118,7 @@ def _open_clip(state: State, config: ClipTextConfig) -> State:
             layer and int(layer[1]) >= config.num_hidden_layers
         ):
             continue
-        if thirds := _THIRDS.fullmatch(key):
+        if tensor.shape and (thirds := _THIRDS.fullmatch(key)):
             for third, name in enumerate("qkv"):
                 found[f"{thirds[1]}{name}.{thirds[2]}"] = _third(tensor, third)
         else:

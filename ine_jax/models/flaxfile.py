@@ -37,7 +37,7 @@ def leaves(path: Path) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
     """
     try:
         yield from _Reader(np.memmap(path, np.uint8, mode="r")).walk((), 0)
-    except (OSError, ValueError, IndexError, struct.error, TypeError) as error:
+    except (OSError, ValueError, IndexError, struct.error, TypeError, OverflowError) as error:
         raise InputError(
             f"{path}: {error}", "nested maps of arrays, as Flax writes them", "take another copy"
         ) from error

@@ -118,18 +118,24 @@ def _factors(what: str, module: str, parts: Mapping[str, Tensor], options: Mappi
         raise InputError(f"{what}: {module} lacks its factor {lacks!r}", "both factors", "take an undamaged copy")
     down, up = parts["down"], parts["up"]
     rank = down.shape[0] if down.shape else 0
-    if rank == 0 or len(up.shape) < 2 or up.shape[1] != rank:
+    if rank == 0 or len(down.shape) < 2 or len(up.shape) < 2 or up.shape[1] != rank:
         raise InputError(
             f"{what}: {module}: factors {list(up.shape)} and {list(down.shape)}",
             "[out, rank] and [rank, in]",
             "check it",
         )
-    patterns = options.get("alpha_pattern") or {}
-    alpha: Any = next((a for p, a in patterns.items() if re.search(rf"(^|\.){re.escape(p)}$", module)), None)
-    alpha = options.get("lora_alpha") if alpha is None else alpha
-    if "alpha" in parts:
-        alpha = float(np.asarray(parts["alpha"], np.float64).reshape(-1)[0])
-    scale = 1.0 if alpha is None else float(alpha) / rank
+    scale = _alpha(module, parts, options) / rank if "alpha" in parts or "lora_alpha" in options else 1.0
     if not math.isfinite(scale):
-        raise InputError(f"{what}: {module}: alpha {alpha}", "a finite number", "take an undamaged copy")
+        raise InputError(f"{what}: {module}: no finite alpha", "a number", "take an undamaged copy")
     return Factors(down, up, scale)
+
+
+def _alpha(module: str, parts: Mapping[str, Tensor], options: Mapping[str, Any]) -> float:
+    """The module's own alpha, else that of the first pattern that ends its name, else the file's; NaN for no number."""
+    if "alpha" in parts:
+        held = np.asarray(parts["alpha"]).reshape(-1)
+        return float(held[0]) if held.size == 1 else math.nan
+    patterns = options.get("alpha_pattern")
+    own = patterns.items() if isinstance(patterns, Mapping) else ()
+    found = next((a for end, a in own if f".{module}".endswith(f".{end}")), options["lora_alpha"])
+    return float(found) if isinstance(found, int | float) else math.nan

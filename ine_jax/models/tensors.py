@@ -42,6 +42,10 @@ class Tensor:
 State = Mapping[str, Tensor]
 
 
+class NotWeights(InputError):  # noqa: N818  says what the file is, as the base class's name does not
+    """A file of something else than weights of a model, such as an embedding."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Source:
     """The tensors of one component or file, the files that they came from, and the metadata of their headers."""
@@ -58,7 +62,7 @@ def from_array(array: np.ndarray) -> Tensor:
     would seem to take its size twice.
     """
     owner: Any = array
-    while isinstance(owner, np.ndarray):
+    while not isinstance(owner, mmap.mmap) and getattr(owner, "base", None) is not None:
         owner = owner.base
     if not isinstance(owner, mmap.mmap):
         return Tensor(array.shape, str(array.dtype), lambda: array)
@@ -74,7 +78,8 @@ def from_array(array: np.ndarray) -> Tensor:
 def read_file(path: Path) -> Source:
     """Tensors of one file.
 
-    Raises :class:`InputError` where it is missing, damaged, of another kind, or holds no tensor.
+    Raises :class:`InputError` where it is missing or damaged, :class:`NotWeights` where it is of another kind or holds
+    no tensor.
     """
     try:
         with path.open("rb") as file:
@@ -88,9 +93,9 @@ def read_file(path: Path) -> Source:
     elif head[:1] and (0x80 < head[0] <= 0x8F or head[0] in (0xDE, 0xDF)):
         source = Source(_flax(path), (path,))
     else:
-        raise InputError(f"{path}: not a kind of weight file that is known here", _KINDS, "take an undamaged copy")
+        raise NotWeights(f"{path}: not a kind of weight file that is known here", _KINDS, "take an undamaged copy")
     if not source.tensors:
-        raise InputError(f"{path} holds no tensor", _KINDS, "take another file")
+        raise NotWeights(f"{path} holds no tensor", _KINDS, "take another file")
     return source
 
 
@@ -151,7 +156,7 @@ def _flax(path: Path) -> dict[str, Tensor]:
     """Flax parameters under PyTorch names, in PyTorch's layout (views, nothing is copied)."""
     found: dict[str, Tensor] = {}
     for where, array in flaxfile.leaves(path):
-        where = where[1:] if where[0] == "params" else where
+        where = where[1:] if where[0] == "params" and len(where) > 1 else where
         if where[-1] in names.LEAVES:
             found[names.torch_name(where)] = from_array(names.to_torch_layout(where, array))
         elif where[-1] != "position_ids":

@@ -1,5 +1,6 @@
 """Published checkpoints on a base: each layout equals its plain diffusers twin; what does not fit is named."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -13,7 +14,7 @@ from layouts import LAYOUTS, Base, ending, write_safe, write_torch
 from tiny_pipeline import tiny_folder  # noqa: F401  a fixture
 
 from ine_jax.errors import InputError
-from ine_jax.models import checkpoints, flaxfile, hub, names, weights
+from ine_jax.models import checkpoints, flaxfile, hub, names, overlay, tensors, weights
 from ine_jax.models.checkpoints import STEMS
 
 PARTS = ("text_encoder", "unet", "vae")
@@ -147,7 +148,7 @@ _PAIR = {"lora_unet_x.lora_down.weight": _EMPTY, "lora_unet_x.lora_up.weight": _
         ({"string_to_param": {"*": _EMPTY}, "name": "x"}, "an embedding"),
         ({"<knife>": _EMPTY}, "an embedding"),
         ({"lora_unet_x.lora_down.weight": _EMPTY}, "lacks its factor 'up'"),
-        ({**_PAIR, "lora_unet_x.alpha": np.array(np.inf, np.float32)}, "alpha inf"),
+        ({**_PAIR, "lora_unet_x.alpha": np.array(np.inf, np.float32)}, "no finite alpha"),
         ({**_PAIR, "lora_unet_x.extra": _EMPTY}, "unexpected key"),
         ({"layer4.conv1.weight": _EMPTY}, "layer4.conv1.weight"),
         ({"conv_in.weight": _EMPTY, "layer4.conv1.weight": _EMPTY}, "1 unexpected: layer4"),
@@ -239,3 +240,50 @@ def test_flax_files_as_flax_writes_them(tmp_path: Path) -> None:
             list(flaxfile.leaves(path))
         except InputError as error:
             assert len(str(error).splitlines()) <= 3
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"lora_alpha": "4"},
+        {"lora_alpha": 1e999},
+        {"lora_alpha": [4]},
+        {"lora_alpha": 4, "alpha_pattern": {"attn1.to_q": {}}},
+        {"use_dora": True},
+        {"use_rslora": True, "lora_alpha": 4},
+    ],
+)
+def test_options_of_peft_that_cannot_be_meant(options: dict, base: Base, tmp_path: Path) -> None:
+    path, _ = layouts.peft_adapter(base, tmp_path)
+    (path / "adapter_config.json").write_text(json.dumps(options))
+    with pytest.raises(InputError):
+        checkpoints.read(path)
+
+
+def test_damaged_files_are_input_errors(base: Base, tmp_path: Path) -> None:
+    """Bytes changed in the headers of every kind of file: read, or refused in three lines; nothing else is raised."""
+    small = {key: base.states["unet"][key] for key in ending(base.states["unet"], "conv_in.bias", "conv_out.bias")}
+    rank = layouts.factors(base.states["unet"], "conv_in.weight", 2)
+    lora = dict(zip(("lora_unet_conv_in.lora_down.weight", "lora_unet_conv_in.lora_up.weight"), rank, strict=True))
+    lora["lora_unet_conv_in.alpha"] = np.array(1.0, np.float32)
+    made = [write_safe(tmp_path / "a.safetensors", small), write_safe(tmp_path / "b.safetensors", lora)]
+    made += [write_torch(tmp_path / "a.pt", {"unet": small}), write_torch(tmp_path / "b.pt", lora)]
+    rng, refused = np.random.default_rng(0), 0
+    for path in made:
+        data = path.read_bytes()
+        for _ in range(100):
+            bad = bytearray(data)
+            for _ in range(rng.integers(1, 4)):
+                bad[rng.integers(min(len(bad), 700))] = rng.integers(256)
+            path.write_bytes(bad[: rng.integers(len(bad))] if rng.random() < 0.2 else bad)
+            try:
+                for one in checkpoints.read(path):
+                    checkpoints.family(one)
+                    for part in PARTS:
+                        state = {key: tensors.from_array(value) for key, value in base.states[part].items()}
+                        for tensor in overlay.apply(part, state, base.configs[part], [one])[0].values():
+                            np.asarray(tensor)
+            except InputError as error:
+                refused += 1
+                assert len(str(error).splitlines()) <= 3
+    assert refused > 200
