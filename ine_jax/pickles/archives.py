@@ -16,8 +16,11 @@ from pathlib import Path
 import numpy as np
 
 MAX_MEMBERS = 65_536
+MAX_DIRECTORY = 16 * 1024 * 1024  # bytes; the list of members is the one thing of a large file that is read whole
 _LOCAL = struct.Struct("<4s22xHH")  # signature, sizes of the name and of the extra field
 _PICKLE = "data.pkl"
+_END = b"PK\x05\x06"
+_END_BYTES = 22 + 65_535 + 76  # the record, the longest comment, the records of zip64 before it
 
 
 class ArchiveError(ValueError):
@@ -51,6 +54,8 @@ def open_archive(path: Path, raw: np.ndarray) -> Archive:
     Raises:
         ArchiveError: not a zip file, not one with a single ``data.pkl`` one folder deep, or see above.
     """
+    if _directory_size(raw) > MAX_DIRECTORY:
+        raise ArchiveError(f"its zip directory is larger than {MAX_DIRECTORY >> 20} MiB")
     try:
         with zipfile.ZipFile(path) as archive:
             entries, directory = archive.infolist(), archive.start_dir
@@ -74,6 +79,19 @@ def open_archive(path: Path, raw: np.ndarray) -> Archive:
             )
         members[name], sums[name] = (start, entry.file_size), entry.CRC
     return Archive(raw, members, sums)
+
+
+def _directory_size(raw: np.ndarray) -> int:
+    """Bytes of the zip directory, as the record at the end of the file tells (APPNOTE 4.3.14 and 4.3.16)."""
+    tail = raw[-_END_BYTES:].tobytes()
+    plain = tail[-22:].startswith(_END) and tail.endswith(b"\0\0")  # no comment behind it
+    at = len(tail) - 22 if plain else tail.rfind(_END)
+    if at < 0:
+        raise ArchiveError("its zip directory is missing")
+    large = tail[max(0, at - 76) : at]  # zip64: its own record, then a locator of 20 bytes
+    if large[:4] == b"PK\x06\x06" and large[56:60] == b"PK\x06\x07":
+        return int.from_bytes(large[40:48], "little")
+    return int.from_bytes(tail[at + 12 : at + 16], "little")
 
 
 def _payload(entry: zipfile.ZipInfo, raw: np.ndarray, end: int) -> int:

@@ -147,6 +147,17 @@ def test_what_is_no_torch_file_is_refused_by_name(tmp_path: Path, raw: bytes) ->
         read_pickle(tmp_path)
 
 
+def test_a_directory_too_large_to_list_is_refused_unread(tmp_path: Path) -> None:
+    good = torch_bytes(np.ones(4, np.float32))
+    at = good.rindex(b"PK\x05\x06")
+    huge = (1 << 31).to_bytes(4, "little")
+    with pytest.raises(InputError, match="directory is larger"):
+        read_pickle(write(tmp_path, good[: at + 12] + huge + good[at + 16 :]))
+    zip64 = b"PK\x06\x06" + bytes(36) + (1 << 40).to_bytes(8, "little") + bytes(8) + b"PK\x06\x07" + bytes(16)
+    with pytest.raises(InputError, match="directory is larger"):
+        read_pickle(write(tmp_path, good[:at] + zip64 + good[at:]))
+
+
 @pytest.mark.oracle
 @pytest.mark.parametrize("new", [True, False], ids=["zip", "sequence"])
 def test_state_dicts_and_nested_checkpoints_of_torch(tmp_path: Path, new: bool) -> None:
