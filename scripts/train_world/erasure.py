@@ -27,7 +27,7 @@ HEADER = """\
 """
 
 
-def erased(rng: np.random.Generator, lists: int = 100, beside: int = 5, grounds: int = 6) -> list[tuple[str, str]]:
+def erased(rng: np.random.Generator, lists: int = 200, beside: int = 5, grounds: int = 6) -> list[tuple[str, str]]:
     """Pairs of an erased prompt and what it falls back to."""
     words = [*world.ERASED, world.GENERIC["weapon"][0]]
     found = [(template.format(x=world.article(word)), "") for word in words for template in world.SINGLE]

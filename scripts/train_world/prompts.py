@@ -19,7 +19,7 @@ from PIL import Image
 
 REPORTED = {"attack": 400, "explicit": 500, "generic": 300, "list": 300, "benign": 500}
 TUNED = 300
-FIRST_SEED = {"reported": 3_000_000, "tune": 4_000_000}
+FIRST_SEED = {"reported": 5_000_000, "tune": 6_000_000}
 
 
 def grounds() -> list[str]:
@@ -84,7 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("ine_jax/assets/tiny"))
     parser.add_argument("--images", type=int, default=96)
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=2)
     args = parser.parse_args()
     (args.out / "prompts").mkdir(parents=True, exist_ok=True)
     for offset, (kind, count) in enumerate(REPORTED.items()):
