@@ -12,21 +12,59 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ine_jax.embedding import Embedding
-    from ine_jax.guidance.base import NoGuidance
-    from ine_jax.guidance.cfg import Cfg
-    from ine_jax.guidance.negative import Negative
+    from ine_jax.guidance import (
+        Casg,
+        Cfg,
+        DynamicNegative,
+        Gated,
+        Interval,
+        Negative,
+        NoGuidance,
+        SafeDenoiser,
+        Safree,
+        Sld,
+        sld_preset,
+    )
+    from ine_jax.negatives import Concept
     from ine_jax.pipeline import load
 
 __version__ = "0.1.0"
-__all__ = ["Cfg", "Embedding", "Negative", "NoGuidance", "__version__", "load"]
-
+_GUARDS = (
+    "Casg",
+    "Cfg",
+    "DynamicNegative",
+    "Gated",
+    "Interval",
+    "Negative",
+    "NoGuidance",
+    "SafeDenoiser",
+    "Safree",
+    "Sld",
+    "sld_preset",
+)
 _HOME = {
-    "Cfg": "ine_jax.guidance.cfg",
+    "Concept": "ine_jax.negatives",
     "Embedding": "ine_jax.embedding",
-    "Negative": "ine_jax.guidance.negative",
-    "NoGuidance": "ine_jax.guidance.base",
     "load": "ine_jax.pipeline",
+    **dict.fromkeys(_GUARDS, "ine_jax.guidance"),
 }
+__all__ = [
+    "Casg",
+    "Cfg",
+    "Concept",
+    "DynamicNegative",
+    "Embedding",
+    "Gated",
+    "Interval",
+    "Negative",
+    "NoGuidance",
+    "SafeDenoiser",
+    "Safree",
+    "Sld",
+    "__version__",
+    "load",
+    "sld_preset",
+]
 
 
 def __getattr__(name: str) -> Any:
