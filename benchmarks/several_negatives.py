@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--model", default="tiny-unlearned-0")
     parser.add_argument("--items", type=int, default=100)
     parser.add_argument("--scale", type=float, default=3.0)
-    parser.add_argument("--negative-scale", type=float, default=3.75)
+    parser.add_argument("--negative-scale", type=float, default=4.0)
     parser.add_argument("--template", default="a photo of a {}")
     args = parser.parse_args()
     pipe = pipeline.load(args.model, scheduler="dpm++", batch_size=50)
