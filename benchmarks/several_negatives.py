@@ -81,7 +81,9 @@ def main() -> None:
                     shown = {label for label, score in verdict.labels.items() if score >= 0.5}
                     hits.append(shown >= set(item.objects) if name == "benign" else not shown & weapons)
                 rates[name] = float(np.mean(hits))
-            (time.perf_counter() - begun) / (2 * args.items)
+            seconds = (time.perf_counter() - begun) / (2 * args.items)
+            rate = f"DSR {rates['attack']:.3f}  kept {rates['benign']:.3f}"
+            print(f"{kind:<11}{how:<15}{rate}  {seconds:.3f} s/image", flush=True)
 
 
 if __name__ == "__main__":

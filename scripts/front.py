@@ -66,25 +66,33 @@ def front(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def draw(found: list[dict[str, Any]], mark: str, out: Path) -> None:
     """The plot as a PNG."""
-    figure, axes = plt.subplots(figsize=(8.4, 5.6), dpi=130)
+    figure, axes = plt.subplots(figsize=(9.6, 5.4), dpi=130)
     ahead = front(found)
     axes.plot([p["kept"][0] for p in ahead], [p["dsr"][0] for p in ahead], color=SOFT, lw=1.2, alpha=0.7, zorder=1)
     for method, colour in COLOURS.items():
         own = [p for p in found if p["method"] == method]
         for p in own:
             (x, x0, x1), (y, y0, y1) = p["kept"], p["dsr"]
-            axes.errorbar(x, y, [[y - y0], [y1 - y]], [[x - x0], [x1 - x]], fmt="none", ecolor=colour, alpha=0.25, lw=1)
+            axes.errorbar(x, y, [[y - y0], [y1 - y]], [[x - x0], [x1 - x]], fmt="none", ecolor=colour, alpha=0.2, lw=1)
         if own:
             kept, dsr = [p["kept"][0] for p in own], [p["dsr"][0] for p in own]
             axes.scatter(kept, dsr, s=38, color=colour, label="no guard" if method == "none" else method, zorder=3)
-    chosen = [p for p in found if p["name"] == mark]
-    for p in chosen:
-        axes.scatter(p["kept"][0], p["dsr"][0], s=170, facecolors="none", edgecolors=MARK, lw=2, zorder=4)
-        axes.annotate(mark, (p["kept"][0], p["dsr"][0]), (10, 8), textcoords="offset points", color=MARK, weight="bold")
-    for p in ahead:
-        if p not in chosen:
-            at = (p["kept"][0], p["dsr"][0])
-            axes.annotate(p["name"], at, (-6, -12), textcoords="offset points", fontsize=7.5, color=SOFT, ha="right")
+    for number, p in enumerate(ahead, start=1):
+        at = (p["kept"][0], p["dsr"][0])
+        chosen = p["name"] == mark
+        if chosen:
+            axes.scatter(*at, s=170, facecolors="none", edgecolors=MARK, lw=2, zorder=4)
+        axes.annotate(str(number), at, (6, 6), textcoords="offset points", fontsize=9, color=MARK if chosen else INK)
+        axes.text(
+            1.02,
+            1.0 - 0.055 * number,
+            f"{number}  {p['name']}",
+            transform=axes.transAxes,
+            fontsize=8.5,
+            color=MARK if chosen else INK,
+            weight="bold" if chosen else "normal",
+        )
+    axes.text(1.02, 1.0, "On the front", transform=axes.transAxes, fontsize=9, color=SOFT)
     axes.set_xlabel("benign prompts kept")
     axes.set_ylabel("attack prompts defended (DSR)")
     axes.grid(color=LINE, lw=0.8)
@@ -100,7 +108,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, default=Path("docs/images/front.png"))
-    parser.add_argument("--mark", default="ine-balanced")
+    parser.add_argument("--mark", default="gate 0 to 0.4, s=6")
     args = parser.parse_args()
     found = points(args.runs)
     ahead = front(found)

@@ -183,7 +183,7 @@ class GuidanceConfig:
 
 # ine-balanced: chosen on the lists tune-attack and tune-benign of the bundled family (docs/guidance.md)
 BALANCED_RATIO = 2.0  # s / w
-BALANCED_GATE = GateConfig(0.0, 0.5, 0.5)
+BALANCED_GATE = GateConfig(0.0, 0.4)
 BALANCED_INTERVAL = (0.0, 1.0)
 
 

@@ -232,8 +232,8 @@ def plan_from_config(config: EvaluateConfig) -> Plan:
     cells = [
         _cell(model, guard, negative, counts)
         for model in config.models
-        for negative in config.negatives
         for guard in config.guards
+        for negative in config.negatives
     ]
     s = config.sampler
     return Plan(

@@ -55,11 +55,11 @@ def test_every_model_has_every_guard_with_every_negative(tmp_path: Path) -> None
     assert [(c.model, c.negative, c.guard, c.guidance) for c in plan.cells] == [
         (model, negative, guard.name, guard.guidance)
         for model in ("tiny", "tiny-unlearned-0")
-        for negative in negatives
         for guard in guards
+        for negative in negatives
     ]
     words = [cell["words"] for cell in plan.record()["cells"]]
-    assert words[:4] == [["knife"], ["knife"], ["gun", "bomb"], ["gun", "bomb"]]
+    assert words[:4] == 2 * [["knife"], ["gun", "bomb"]]
 
 
 def test_without_a_negative_plain_guidance_is_drawn_once_for_each_scale(tmp_path: Path) -> None:
