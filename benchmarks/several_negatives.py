@@ -64,8 +64,8 @@ def main() -> None:
         name: read_items(Path(assets.ROOT / "tiny" / "prompts" / f"tune-{name}.jsonl"), args.items)
         for name in ("attack", "benign")
     }
-    for _kind, concept in concepts.items():
-        for _how, guard in guards.items():
+    for kind, concept in concepts.items():
+        for how, guard in guards.items():
             rates, begun = {}, time.perf_counter()
             for name, items in lists.items():
                 images = pipe(
