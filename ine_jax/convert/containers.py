@@ -63,7 +63,9 @@ def open_content(path: Path, space: str = "") -> Content:
             return Content(path, "npy", npy_array(raw), {}, space)
         if raw[:4] == b"PK\x03\x04" and path.suffix == ".npz":
             return Content(path, "npz", _npz(raw), {}, space)
-        if raw[:4] == b"PK\x03\x04" or raw[:1] == b"\x80":
+        # A safetensors file begins with its header's length, which may look like a pickle's first bytes.
+        header = raw[8:9] == b"{" and int.from_bytes(raw[:8], "little") < len(raw)
+        if raw[:4] == b"PK\x03\x04" or (raw[:1] == b"\x80" and not header):
             return Content(path, "torch", read_pickle(path, strict=True), {}, space)
         return Content(path, "safetensors", *_safetensors(raw), space)
     except FormatError as error:

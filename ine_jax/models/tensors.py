@@ -86,7 +86,9 @@ def read_file(path: Path) -> Source:
             head = file.read(16)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}", _KINDS, "check the path") from error
-    if head[:4] == b"PK\x03\x04" or (head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")):
+    if head[:4] == b"PK\x03\x04" or (
+        head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05") and head[8:9] != b"{"
+    ):
         source = Source(dict(_flat(read_pickle(path))), (path,))
     elif head[8:9] == b"{":
         source = _safetensors(files.Weights((path,)))

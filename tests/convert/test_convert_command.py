@@ -203,3 +203,20 @@ def test_inspect_names_the_nearest_words_of_a_base(tmp_path: Path, tiny_folder: 
 
 def test_the_record_of_the_command_is_complete() -> None:
     assert {"source", "target", "to", "token", "space", "part", "clip_g"} <= set(Convert.__dataclass_fields__)
+
+
+def test_a_header_as_long_as_a_pickle_s_first_bytes_is_still_safetensors(tmp_path: Path) -> None:
+    """A header of 0x380 bytes makes the file begin with 0x80 0x03, like a pickle of protocol 3."""
+    import numpy as np
+
+    from ine_jax.convert import read
+    from ine_jax.embedding import Embedding
+
+    vectors, source = np.ones((1, 8), np.float32), tmp_path / "e.safetensors"
+    for size in range(1, 900):
+        Embedding(vectors, provenance={"note": "x" * size}).save(source)
+        if source.read_bytes()[:2] == b"\x80\x03":
+            break
+    assert source.read_bytes()[:2] == b"\x80\x03"
+    learned, _ = read(source)
+    np.testing.assert_array_equal(np.asarray(learned.vectors), vectors)
