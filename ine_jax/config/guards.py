@@ -139,7 +139,7 @@ class GuidanceConfig:
     inner: Inner | None = None
     """What safree, casg and safe-denoiser wrap: cfg (no concept in its rows), negative, gated, sld or dng."""
     preset: Preset | None = None
-    """ine-balanced: the setting of this project that costs benign prompts least; scale alone is free beside it."""
+    """ine-balanced: a gated negative of this project (measured in docs/guidance.md); scale alone is free beside it."""
     interval: tuple[float, ...] = (0.0, 1.0)
     """The guard acts in this part of the run, first and last as fractions; plain CFG elsewhere."""
     gate: GateConfig = field(default_factory=GateConfig)
