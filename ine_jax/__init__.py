@@ -29,25 +29,8 @@ if TYPE_CHECKING:
     from ine_jax.pipeline import load
 
 __version__ = "0.1.0"
-_GUARDS = (
-    "Casg",
-    "Cfg",
-    "DynamicNegative",
-    "Gated",
-    "Interval",
-    "Negative",
-    "NoGuidance",
-    "SafeDenoiser",
-    "Safree",
-    "Sld",
-    "sld_preset",
-)
-_HOME = {
-    "Concept": "ine_jax.negatives",
-    "Embedding": "ine_jax.embedding",
-    "load": "ine_jax.pipeline",
-    **dict.fromkeys(_GUARDS, "ine_jax.guidance"),
-}
+# Where the public names live; those not listed are guards.
+_HOME = {"Concept": "ine_jax.negatives", "Embedding": "ine_jax.embedding", "load": "ine_jax.pipeline"}
 __all__ = [
     "Casg",
     "Cfg",
@@ -73,9 +56,9 @@ def __getattr__(name: str) -> Any:
     Raises:
         AttributeError: the name is not public.
     """
-    if name not in _HOME:
+    if name not in __all__:
         raise AttributeError(f"module 'ine_jax' has no attribute {name!r}; it has {', '.join(__all__)}")
-    value = getattr(importlib.import_module(_HOME[name]), name)
+    value = getattr(importlib.import_module(_HOME.get(name, "ine_jax.guidance")), name)
     globals()[name] = value
     return value
 

@@ -35,15 +35,10 @@ class Outcome:
     result: Mapping[str, Any] = field(default_factory=dict)
 
 
-def concept_folder(config: InvertConfig) -> Path:
-    """Folder of the concept's images: the one given, else the bundled one."""
-    return Path(config.images) if config.images else assets.ROOT / "tiny" / "concept"
-
-
 def concepts(config: InvertConfig) -> list[tuple[InversionConfig, Path]]:
     """Inversion setting and image folder of every concept of the run."""
     if not config.concepts:
-        return [(config.inversion, concept_folder(config))]
+        return [(config.inversion, assets.concept_images(config.images))]
     shared = config.inversion
     return [
         (dataclasses.replace(shared, concept=c.concept, init=c.init, words=c.words, seed=c.seed), Path(c.images))

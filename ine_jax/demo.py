@@ -182,7 +182,7 @@ def _invert(model: str, seed: int, settings: Settings, out: Path) -> Found:
 
     config = dataclasses.replace(settings.inversion, seed=seed)
     folder = out / "inversion" / f"{model}-seed-{seed}"
-    images = assets.ROOT / "tiny" / "concept"
+    images = assets.concept_images()
     pictures = {path.name: file_hash(path) for path in sorted(images.glob("*.png"))}
     key = value_hash({"config": dataclasses.asdict(config), "model": model_hashes(model), "images": pictures})
     receipt = folder / "done.json"

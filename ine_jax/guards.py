@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -65,7 +64,7 @@ def _method(config: GuidanceConfig, with_concept: bool, pipe: Pipeline) -> Guida
     w, s = config.scale, config.negative_scale
     match config.method:
         case "safree":
-            inner, own = _base(config, config.inner or "cfg"), config.safree
+            inner, own = _base(config, config.acting), config.safree
             return Safree(
                 inner,
                 alpha=own.alpha,
@@ -78,12 +77,12 @@ def _method(config: GuidanceConfig, with_concept: bool, pipe: Pipeline) -> Guida
                 # a negative with s = w - 1 is an inner Cfg, too
                 negative_in_cfg=own.negative_in_cfg or config.inner == "negative",
             )
-        case "casg" if config.inner in (None, "negative"):
+        case "casg" if config.acting == "negative":
             return Casg(Negative(w, w - 1.0 if s is None else s))
         case "casg":
-            return Casg(_base(config, config.inner or ""))
+            return Casg(_base(config, config.acting))
         case "safe-denoiser":
-            name = (config.inner or "negative") if with_concept else "cfg"
+            name = config.acting if with_concept else "cfg"
             inner = Unaware(Cfg(w)) if name == "cfg" else _base(config, name)
             return _safe_denoiser(config.safe_denoiser, inner, pipe)
         case name:
@@ -117,7 +116,6 @@ def _safe_denoiser(config: SafeDenoiserConfig, inner: Guidance, pipe: Pipeline) 
 
 def references(folder: str, pipe: Pipeline) -> Any:
     """Latents float32 [R, h, w, c], in the UNet's scale, of the images of a folder; empty means the bundled ones."""
-    path = Path(folder) if folder else assets.ROOT / "tiny" / "concept"
     side = pipe.parts.unet_config.sample_size * pipe.parts.vae_config.downscale
-    mean, _ = pipe.encode_images(read_images(path, side, side))
+    mean, _ = pipe.encode_images(read_images(assets.concept_images(folder), side, side))
     return jnp.asarray(np.asarray(mean) * pipe.parts.vae_config.scaling_factor)

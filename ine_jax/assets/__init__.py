@@ -51,3 +51,8 @@ def embedding(name: str) -> Path:
         known = ", ".join(sorted(p.stem for p in folder.glob("*.safetensors"))) or "none in this installation"
         raise InputError(f"embedding {name}", f"a .safetensors file, or a bundled one: {known}", "check the name")
     return path
+
+
+def concept_images(folder: str = "") -> Path:
+    """Folder of images of the concept: the one given, or the bundled one."""
+    return Path(folder) if folder else ROOT / "tiny" / "concept"

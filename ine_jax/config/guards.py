@@ -13,7 +13,7 @@ Reattention = Literal["off", "as-released", "low", "high", "all"]
 NegativeKind = Literal["none", "explicit", "implicit", "blend"]
 Preset = Literal["ine-balanced"]
 Phrases = str | tuple[str, ...]
-WRAPPING = ("safree", "casg", "safe-denoiser")
+WRAPPING = {"safree": "cfg", "casg": "negative", "safe-denoiser": "negative"}  # method: what it wraps by default
 _OWN = {"gated": "gate", "sld": "sld", "safree": "safree", "dng": "dng", "safe-denoiser": "safe_denoiser"}
 
 
@@ -152,6 +152,8 @@ class GuidanceConfig:
         check_min(self, 0.0, "scale", "negative_scale")
         sound = len(self.interval) == 2 and 0 <= self.interval[0] < self.interval[1] <= 1
         check(self, "interval", sound, "two fractions of the run, 0 <= first < last <= 1")
+        scaled = self.negative_scale is None or self.acting in ("negative", "gated")
+        check(self, "negative_scale", scaled, "given where negative or gated is the method, or inner")
         check(self, "inner", self.inner is None or self.method in WRAPPING, f"given with {', '.join(WRAPPING)}")
         free = self.method == "negative" and self.negative_scale is None and self.interval == (0.0, 1.0)
         check(self, "preset", self.preset is None or free, "given without method, negative_scale and interval")
@@ -162,6 +164,11 @@ class GuidanceConfig:
             not chooses or self.inner in (None, "negative", "gated", "sld"),
             "negative, gated or sld under casg",
         )
+
+    @property
+    def acting(self) -> str:
+        """The method that combines the predictions: what a wrapping one wraps, or else the method itself."""
+        return self.inner or WRAPPING.get(self.method, self.method)
 
     def resolved(self) -> "GuidanceConfig":
         """The same with the preset's numbers in place of its name; s goes with w."""

@@ -56,11 +56,12 @@ def evaluate(
         if todo and draw is None:
             draw = Painter()
         done = 0
+        pixels = {n: _pixels(plan, plan.cells[n], models) for n in dict.fromkeys(unit.cell for unit in todo)}
         for unit in todo:
             if stop.is_set():
                 raise Interrupted(f"stopped with {len(todo)} blocks to go", "", "run the same command again")
             assert draw is not None  # noqa: S101  todo is empty otherwise
-            done += _draw_block(run, plan, unit, models, draw)
+            done += _draw_block(run, plan, unit, pixels[unit.cell], draw)
             if progress is not None:
                 progress.update(done)
         if total == 1:
@@ -74,14 +75,18 @@ def pending(plan: Plan, root: str | Path, shard: Shard = (0, 1)) -> int:
     return sum(u.stop - u.start for u in units(plan) if u.k % shard[1] == shard[0] and not run.done(u.k))
 
 
-def _draw_block(run: Run, plan: Plan, unit: Unit, models: Mapping[str, Any], draw: Draw) -> int:
+def _pixels(plan: Plan, cell: Cell, models: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that changes the pixels of a cell's images but prompt and seed."""
+    pixels = {key: value for key, value in cell.record().items() if key not in NAMES}
+    return {**pixels, "hashes": models[cell.model], "sampler": plan.pixels()}
+
+
+def _draw_block(run: Run, plan: Plan, unit: Unit, pixels: Mapping[str, Any], draw: Draw) -> int:
     cell = plan.cells[unit.cell]
     items = plan.lists[unit.list][unit.start : unit.stop]
     begin = time.monotonic()
     images = draw(cell, items, plan)
     seconds = time.monotonic() - begin
-    pixels = {key: value for key, value in cell.record().items() if key not in NAMES}
-    pixels |= {"hashes": models[cell.model], "sampler": plan.pixels()}
     rows = [
         {
             "id": item.id,
@@ -106,6 +111,8 @@ class Painter:
         """Nothing is loaded before the first call."""
         self._name = ""
         self._pipe: Any = None
+        self._cell: Cell | None = None
+        self._guard: dict[str, Any] = {}
 
     def __call__(self, cell: Cell, items: Sequence[Item], plan: Plan) -> np.ndarray:
         """Images uint8 [items, H, W, 3] of the cell."""
@@ -115,12 +122,19 @@ class Painter:
         if self._pipe is None or self._name != cell.model:
             self._name = cell.model
             self._pipe = load(cell.model, scheduler=plan.scheduler, batch_size=plan.batch, unet_impl=plan.unet_impl)
-        concept = guards.concept(cell.negative)
+            self._cell = None
+        if self._cell != cell:
+            # files are read and images encoded once for a cell, not for each of its blocks
+            concept = guards.concept(cell.negative)
+            self._guard = {
+                "guidance": guards.guidance(cell.guidance, concept is not None, self._pipe),
+                "negative": concept,
+            }
+            self._cell = cell
         return np.asarray(
             self._pipe(
                 [item.prompt for item in items],
-                guidance=guards.guidance(cell.guidance, concept is not None, self._pipe),
-                negative=concept,
+                **self._guard,
                 seeds=[item.seed for item in items],
                 steps=plan.steps,
                 height=plan.height,

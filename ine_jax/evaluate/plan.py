@@ -58,7 +58,9 @@ class Cell:
         """The cell as JSON values; embeddings and images are named by their content, so that files may move."""
         guidance = self.guidance.settings()
         if self.guidance.method == "safe-denoiser":
-            guidance["safe_denoiser"]["images"] = _folder_hash(concept_images(self.guidance))
+            guidance["safe_denoiser"]["images"] = _folder_hash(
+                assets.concept_images(self.guidance.safe_denoiser.images)
+            )
         return {
             "model": self.model,
             "guard": self.guard,
@@ -79,11 +81,6 @@ class Cell:
 def embedding_files(negative: NegativeConfig) -> list[Path]:
     """Files of a negative's embeddings; a name without a suffix is a bundled one."""
     return [assets.embedding(name) for name in phrases(negative.embedding)]
-
-
-def concept_images(guidance: GuidanceConfig) -> Path:
-    """Folder of the concept images of a guard that needs some; the bundled one where none is named."""
-    return Path(guidance.safe_denoiser.images or assets.ROOT / "tiny" / "concept")
 
 
 def _folder_hash(folder: Path) -> str:
@@ -181,7 +178,7 @@ def check(plan: Plan) -> None:
             if not path.is_file():
                 raise InputError(f"no embedding {path}", "a .safetensors file", "run `ine invert` first")
         if cell.guidance.method == "safe-denoiser":
-            image_files(concept_images(cell.guidance))
+            image_files(assets.concept_images(cell.guidance.safe_denoiser.images))
 
 
 def read_items(source: str | Path, limit: int | None = None) -> tuple[Item, ...]:

@@ -35,7 +35,6 @@ class Casg:
     inner: Guidance
 
     needs_negative: ClassVar[bool] = True
-    chooses: ClassVar[bool] = True
 
     @property
     def branches(self) -> int:
