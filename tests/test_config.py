@@ -238,6 +238,10 @@ def test_negatives_that_contradict_themselves_are_refused(fields: dict, named: s
         ({"method": "sld", "inner": "negative"}, "inner"),
         ({"method": "casg", "inner": "cfg"}, "inner"),
         ({"method": "casg", "inner": "dng"}, "inner"),
+        ({"method": "sld", "negative_scale": 4.0}, "negative_scale"),
+        ({"method": "dng", "negative_scale": 4.0}, "negative_scale"),
+        ({"method": "safree", "negative_scale": 4.0}, "negative_scale"),
+        ({"method": "casg", "inner": "sld", "negative_scale": 4.0}, "negative_scale"),
     ],
 )
 def test_guidance_that_contradicts_itself_is_refused(fields: dict, named: str) -> None:

@@ -89,9 +89,11 @@ def images(tmp_path: Path) -> Path:
 
 
 def config(images: Path, method: str, inner: str | None = None, **more: Any) -> GuidanceConfig:
-    """OWN with a method."""
+    """OWN with a method, and its scale of the negative where the method reads one."""
     own = dataclasses.replace(OWN.safe_denoiser, images=str(images))
-    return dataclasses.replace(OWN, **{"method": method, "inner": inner, "safe_denoiser": own, **more})
+    asked = {"method": method, "inner": inner, "safe_denoiser": own}
+    reads = GuidanceConfig(method=method, inner=inner).acting in ("negative", "gated")
+    return dataclasses.replace(OWN, **{"negative_scale": S if reads else None, **asked, **more})
 
 
 def run(guard: Guidance, concept: Concept | None) -> np.ndarray:
