@@ -18,9 +18,13 @@ from ine_jax import configfile
 from ine_jax.config import (
     BenchConfig,
     DemoConfig,
+    DetectorConfig,
     EvaluateConfig,
     GenerateConfig,
     InvertConfig,
+    MetricConfig,
+    ModelConfig,
+    PromptsConfig,
     UnlearnConfig,
 )
 from ine_jax.errors import InputError
@@ -30,6 +34,7 @@ _YAML = (".yaml", ".yml")
 _RULE = re.compile(r"[\s\u2500-\u257f|+-]*")  # a line of a box that holds no text
 _FLAG = re.compile(r"--[a-z]")
 Formats = Literal["native", "diffusers-bin", "a1111-pt", "a1111", "comfyui", "sdxl", "npy", "npz", "tensor"]
+SHORT = (ModelConfig, PromptsConfig, DetectorConfig, MetricConfig)
 Flat = tyro.conf.arg(name="")  # the fields of the config are flags without a prefix
 
 
@@ -95,8 +100,8 @@ class Score(Common):
 
     directory: tyro.conf.Positional[Path] = tyro.MISSING
     """Run directory."""
-    detector: str = "world"
-    """Bundled detector, or a folder."""
+    detectors: tuple[DetectorConfig, ...] = (DetectorConfig(),)
+    """Detectors."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,6 +164,25 @@ class ConvertModel(Common):
     """Precision of the written weights."""
 
 
+_REGISTRY = tyro.constructors.ConstructorRegistry()
+
+
+@_REGISTRY.primitive_rule
+def _shorthand(kind: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
+    """Read a word as a record of which only the first field is given; the others are for YAML."""
+    if kind.type not in SHORT:
+        return None
+    record: Any = kind.type
+    first = dataclasses.fields(record)[0].name
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=first.upper(),
+        instance_from_str=lambda words: record(words[0]),
+        is_instance=lambda value: isinstance(value, record),
+        str_from_instance=lambda value: [str(getattr(value, first))],
+    )
+
+
 def parse(record: type[T], words: Sequence[str], prog: str) -> T:
     """Return one `record` from the words of a command line.
 
@@ -178,7 +202,9 @@ def parse(record: type[T], words: Sequence[str], prog: str) -> T:
     try:
         with contextlib.redirect_stderr(errors):
             options = {} if default is None else {"default": default}
-            return tyro.cli(record, args=words, prog=prog, config=(tyro.conf.FlagCreatePairsOff,), **options)
+            return tyro.cli(
+                record, args=words, prog=prog, config=(tyro.conf.FlagCreatePairsOff,), registry=_REGISTRY, **options
+            )
     except SystemExit as exit_:
         if not exit_.code:
             raise

@@ -6,8 +6,9 @@ import jax
 import numpy as np
 
 from ine_jax import assets
-from ine_jax.config import SamplerConfig
+from ine_jax.config import DetectorConfig, SamplerConfig
 from ine_jax.detectors.world import WorldDetector
+from ine_jax.errors import InputError
 from ine_jax.imagefolder import read_images
 from ine_jax.pipeline import Pipeline, load
 
@@ -42,17 +43,17 @@ def process() -> int:
     return jax.process_index()
 
 
-def detector(name: str) -> WorldDetector:
-    """The bundled detector `world`, or the one in a folder.
+def detector(config: DetectorConfig) -> WorldDetector:
+    """The detector of a config.
 
     Raises:
-        InputError: the folder does not hold a detector.
+        InputError: its weights cannot be read, or its package is not installed.
     """
-    match name:
+    match config.kind:
         case "world":
-            return WorldDetector.load(assets.ROOT / "tiny" / "detector")
-        case _:
-            return WorldDetector.load(name)
+            return WorldDetector.load(config.weights or assets.ROOT / "tiny" / "detector")
+        case kind:
+            raise InputError(f"detector {kind}", "world", "choose another")
 
 
 def about(judge: WorldDetector) -> dict[str, object]:

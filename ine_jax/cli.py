@@ -107,7 +107,7 @@ def _outcome(name: str, record: Any, command: Sequence[str]) -> Any:
         case arguments.Demo():
             return commands.demo(record.config, command)
         case arguments.Score():
-            return commands.score(record.directory, record.detector)
+            return commands.score(record.directory, record.detectors)
         case arguments.Report():
             return commands.report(record.directories, record.out, record.threshold)
         case arguments.Inspect():

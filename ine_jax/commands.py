@@ -13,6 +13,7 @@ from ine_jax import assets
 from ine_jax.config import (
     BenchConfig,
     DemoConfig,
+    DetectorConfig,
     EvaluateConfig,
     GenerateConfig,
     InversionConfig,
@@ -124,13 +125,15 @@ def evaluate(config: EvaluateConfig, shard: tuple[int, int], command: Sequence[s
     missing = pending(plan, config.out, shard)
     with Progress(max(1, missing), "images", unit="images", process=build.process()) as progress:
         run = evaluation.evaluate(plan, config.out, shard=shard, progress=progress, command=command)
-    detector = build.detector(config.detector)
-    judged = evaluation.score(run, detector, about=build.about(detector), shard=shard)
+    judged = 0
+    for each in config.detectors:
+        detector = build.detector(each)
+        judged = evaluation.score(run, detector, about=build.about(detector), shard=shard)
     lines = (f"{config.out}: {missing} images drawn, {judged} judged", f"next: ine report {config.out}")
     return Outcome(lines, {"out": config.out, "drawn": missing, "judged": judged, "shard": list(shard)})
 
 
-def score(directory: Path, detector: str) -> Outcome:
+def score(directory: Path, detectors: Sequence[DetectorConfig]) -> Outcome:
     """Judge every image of a run directory again.
 
     Raises:
@@ -142,8 +145,10 @@ def score(directory: Path, detector: str) -> Outcome:
     from ine_jax.runs import open_run
 
     run = open_run(directory)
-    judge = build.detector(detector)
-    judged = evaluation.score(run, judge, about=build.about(judge), rescan=True)
+    judged = 0
+    for each in detectors:
+        judge = build.detector(each)
+        judged = evaluation.score(run, judge, about=build.about(judge), rescan=True)
     return Outcome((f"{directory}: {judged} images judged",), {"out": str(directory), "judged": judged})
 
 

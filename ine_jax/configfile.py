@@ -108,6 +108,8 @@ def build(cls: type[T], data: Any, where: str) -> T:
 
 def _record(cls: Any, data: Any, where: str, path: str) -> Any:
     label = f"{where}: {path}" if path else where
+    if isinstance(data, str) and getattr(cls, "shorthand", False):
+        data = {dataclasses.fields(cls)[0].name: data}
     if not isinstance(data, dict):
         raise InputError(f"{label}: holds {_name(data)}", f"the fields of {cls.__name__}", "indent them below")
     known = {field.name for field in dataclasses.fields(cls)}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from ine_jax import assets, build, evaluate, report
-from ine_jax.config import DemoConfig, GuidanceConfig, InversionConfig, NegativeConfig, SamplerConfig
+from ine_jax.config import DemoConfig, DetectorConfig, GuidanceConfig, InversionConfig, NegativeConfig, SamplerConfig
 from ine_jax.errors import InputError
 from ine_jax.evaluate import Cell, Plan
 from ine_jax.evaluate.drawing import model_hashes, pending
@@ -83,7 +83,7 @@ def run(config: DemoConfig, command: Sequence[str] = ()) -> Outcome:
     missing = pending(plan, out / "evaluation")
     with Progress(max(1, missing), "images", unit="images") as progress:
         drawn = evaluate.evaluate(plan, out / "evaluation", progress=progress, command=command)
-    detector = build.detector("world")
+    detector = build.detector(DetectorConfig())
     evaluate.score(drawn, detector, about=build.about(detector))
     page = report.build([out])
     summary = json.loads((out / "summary.json").read_text())

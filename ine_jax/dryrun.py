@@ -41,8 +41,8 @@ def plan(name: str, config: Any, shard: tuple[int, int] = (0, 1)) -> Outcome:
             from ine_jax.evaluate.drawing import pending
             from ine_jax.evaluate.plan import plan_from_config
 
-            for model in config.models:
-                _model(model)
+            for each in config.models:
+                _model(each.model)
             whole = plan_from_config(config)
             work = {"cells": len(whole.cells), "images to draw": pending(whole, config.out, shard)}
     settings = dataclasses.asdict(config) if dataclasses.is_dataclass(config) else {}  # type: ignore[arg-type]

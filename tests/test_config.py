@@ -1,6 +1,7 @@
 """Strict YAML: what is read, and the three-line refusal of everything else."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from ine_jax import arguments, config, configfile
 from ine_jax.config import (
     DemoConfig,
+    DetectorConfig,
     EsdConfig,
     EvaluateConfig,
     GenerateConfig,
@@ -16,7 +18,10 @@ from ine_jax.config import (
     GuidanceConfig,
     InversionConfig,
     InvertConfig,
+    MetricConfig,
+    ModelConfig,
     NegativeConfig,
+    PromptsConfig,
 )
 from ine_jax.config.guards import SafeDenoiserConfig, SldConfig
 from ine_jax.errors import InputError, clean
@@ -89,7 +94,7 @@ negatives:
     assert [negative.words for negative in read.negatives[1:3]] == ["a knife", ("knife", "gun")]
     assert read.negatives[3].embedding == ("a.safetensors", "tiny-unlearned-0")
     assert read.negatives[4].blend == 1.0
-    assert read.models == ("tiny", "tiny-unlearned-0")
+    assert read.models == (ModelConfig("tiny"), ModelConfig("tiny-unlearned-0"))
 
 
 @pytest.mark.parametrize(
@@ -291,3 +296,37 @@ def test_messages_hold_no_control_characters() -> None:
     error = InputError(hostile, hostile, hostile)
     assert len(str(error).splitlines()) == 3
     assert all(line.isprintable() for line in str(error).splitlines())
+
+
+def test_a_string_stands_for_a_record_with_its_first_field(tmp_path: Path) -> None:
+    path = tmp_path / "e.yaml"
+    path.write_text("models: [tiny, {model: a, unlearned: [b.safetensors], name: c}]\nprompts: [attack]\n")
+    found = configfile.load(path, EvaluateConfig)
+    assert found.models == (ModelConfig("tiny"), ModelConfig("a", unlearned=("b.safetensors",), name="c"))
+    assert found.prompts == (PromptsConfig("attack"),)
+    words = ["--models", "tiny", "tiny-unlearned-0", "--detectors", "nudenet"]
+    flags = arguments.parse(arguments.Evaluate, [str(path), *words], "ine evaluate").config
+    assert [model.label for model in flags.models] == ["tiny", "tiny-unlearned-0"]
+    assert (flags.prompts, flags.detectors) == (found.prompts, (DetectorConfig("nudenet"),))
+    kept = arguments.parse(arguments.Evaluate, [str(path)], "ine evaluate").config
+    assert kept.models == found.models  # what a flag cannot say survives where no flag is given
+    for wrong in (["--detectors", "wrong"], ["--detectors", "clip"], ["--metrics", "lpips"]):
+        with pytest.raises(InputError):
+            arguments.parse(arguments.Evaluate, wrong, "ine evaluate")
+
+
+@pytest.mark.parametrize(
+    ("record", "named"),
+    [
+        (lambda: ModelConfig("tiny", unlearned=("a",)), "name"),
+        (lambda: DetectorConfig("q16", "w"), "prompts"),
+        (lambda: DetectorConfig("clip", "w"), "phrases"),
+        (lambda: DetectorConfig("nudenet", phrases=("gun",)), "phrases"),
+        (lambda: MetricConfig("lpips"), "weights"),
+        (lambda: EvaluateConfig(models=(ModelConfig("a"), ModelConfig("a"))), "models"),
+        (lambda: EvaluateConfig(reference="b"), "reference"),
+    ],
+)
+def test_sources_that_contradict_themselves_are_refused(record: Any, named: str) -> None:
+    with pytest.raises(InputError, match=rf"^{named}: "):
+        record()

@@ -20,11 +20,13 @@ from ine_jax.config.methods import (
     InversionConfig,
     SamplerConfig,
 )
+from ine_jax.config.sources import DetectorConfig, MetricConfig, ModelConfig, PromptsConfig
 
 __all__ = [
     "BenchConfig",
     "ConceptConfig",
     "DemoConfig",
+    "DetectorConfig",
     "EsdConfig",
     "EvaluateConfig",
     "GenerateConfig",
@@ -32,7 +34,10 @@ __all__ = [
     "GuidanceConfig",
     "InversionConfig",
     "InvertConfig",
+    "MetricConfig",
+    "ModelConfig",
     "NegativeConfig",
+    "PromptsConfig",
     "SamplerConfig",
     "UnlearnConfig",
 ]

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from ine_jax.checks import check, check_min, check_seed
 from ine_jax.config.guards import GuardConfig, GuidanceConfig, NegativeConfig
 from ine_jax.config.methods import EsdConfig, InversionConfig, Prompts, SamplerConfig
+from ine_jax.config.sources import DetectorConfig, MetricConfig, ModelConfig, PromptsConfig
 
 
 @dataclass(frozen=True)
@@ -116,28 +117,35 @@ class GenerateConfig:
 class EvaluateConfig:
     """`ine evaluate`: models x guards x negatives x prompts, in blocks that are finished once and never redone."""
 
-    models: tuple[str, ...] = ("tiny",)
-    """Bundled models, folders, or hub ids."""
+    models: tuple[ModelConfig, ...] = (ModelConfig(),)
+    """Models; a name alone stands for one without checkpoints."""
     guards: tuple[GuardConfig, ...] = (GuardConfig(),)
     """Guards; each is used on each model with each negative."""
     negatives: tuple[NegativeConfig, ...] = (NegativeConfig(),)
     """What is avoided; an empty one means plain CFG."""
-    prompts: tuple[str, ...] = ("attack", "benign")
-    """Bundled prompt lists by name, or .jsonl files with id, prompt, objects, seed."""
+    prompts: tuple[PromptsConfig, ...] = (PromptsConfig("attack"), PromptsConfig("benign"))
+    """Prompt lists; a name or file alone stands for all of its rows."""
     limit: int | None = None
     """Use only the first rows of each prompt list."""
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     block: int = 50
     """Items per block, the unit of work that a restart may repeat."""
-    detector: str = "world"
-    """Bundled detector, or a folder."""
+    detectors: tuple[DetectorConfig, ...] = (DetectorConfig(),)
+    """Detectors that judge every image."""
+    metrics: tuple[MetricConfig, ...] = ()
+    """Metrics of every image."""
+    reference: str = ""
+    """Model whose unguarded images metrics compare with; empty means the first."""
     out: str = "runs/evaluate"
     """Run directory."""
 
     def __post_init__(self) -> None:
         check_min(self, 1, "limit", "block")
-        for name in ("models", "guards", "negatives", "prompts"):
+        for name in ("models", "guards", "negatives", "prompts", "detectors"):
             check(self, name, bool(getattr(self, name)), "at least one")
+        names = [model.label for model in self.models]
+        check(self, "models", len(set(names)) == len(names), "models whose names differ")
+        check(self, "reference", not self.reference or self.reference in names, f"one of {', '.join(names)}")
         names = [guard.name for guard in self.guards]
         check(self, "guards", len(set(names)) == len(names), "guards whose names differ")
         names = [negative.name or negative.kind for negative in self.negatives]

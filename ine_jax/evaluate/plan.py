@@ -222,12 +222,16 @@ def plan_from_config(config: EvaluateConfig) -> Plan:
 
     Without a negative most guards are plain CFG, which is drawn once for each scale, under the name "cfg".
     """
-    lists = {_list_name(source): read_items(source, config.limit) for source in config.prompts}
+    lists = {
+        each.name or _list_name(each.source): read_items(each.source, each.limit or config.limit)
+        for each in config.prompts
+    }
     if len(lists) != len(config.prompts):
-        raise InputError(f"prompts: two of {list(config.prompts)} have one name", "names that differ", "rename a file")
+        sources = [each.source for each in config.prompts]
+        raise InputError(f"prompts: two of {sources} have one name", "names that differ", "give one a name")
     counts = tuple((name, len(items)) for name, items in lists.items())
     cells = [
-        _cell(model, guard, negative, counts)
+        _cell(model.label, guard, negative, counts)
         for model in config.models
         for guard in config.guards
         for negative in config.negatives

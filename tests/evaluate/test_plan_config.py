@@ -20,7 +20,9 @@ from ine_jax.config import (
     GuardConfig,
     GuidanceConfig,
     InversionConfig,
+    ModelConfig,
     NegativeConfig,
+    PromptsConfig,
     SamplerConfig,
 )
 from ine_jax.config.guards import SafeDenoiserConfig
@@ -45,13 +47,14 @@ def embedding(folder: Path, name: str = "weapon", value: float = 1.0) -> str:
 def grid(
     folder: Path, guards: tuple[GuardConfig, ...], negatives: tuple[NegativeConfig, ...], **more: Any
 ) -> EvaluateConfig:
-    return EvaluateConfig(guards=guards, negatives=negatives, prompts=(prompt_list(folder),), **more)
+    return EvaluateConfig(guards=guards, negatives=negatives, prompts=(PromptsConfig(prompt_list(folder)),), **more)
 
 
 def test_every_model_has_every_guard_with_every_negative(tmp_path: Path) -> None:
     guards = (GuardConfig("cfg", GuidanceConfig(3.0)), GuardConfig("sld", GuidanceConfig(3.0, method="sld")))
     negatives = (NegativeConfig(words="knife"), NegativeConfig(words=("gun", "bomb"), name="two"))
-    plan = plan_from_config(grid(tmp_path, guards, negatives, models=("tiny", "tiny-unlearned-0")))
+    models = (ModelConfig("tiny"), ModelConfig("tiny-unlearned-0"))
+    plan = plan_from_config(grid(tmp_path, guards, negatives, models=models))
     assert [(c.model, c.negative, c.guard, c.guidance) for c in plan.cells] == [
         (model, negative, guard.name, guard.guidance)
         for model in ("tiny", "tiny-unlearned-0")
@@ -155,7 +158,8 @@ def test_names_change_no_pixel(tmp_path: Path) -> None:
 def test_two_embeddings_have_two_hashes_in_the_summary(tmp_path: Path) -> None:
     paths = [embedding(tmp_path, "one"), embedding(tmp_path, "two", 2.0)]
     negatives = (NegativeConfig("first", embedding=paths[0]), NegativeConfig("both", embedding=tuple(paths)))
-    plan = plan_from_config(grid(tmp_path, (GuardConfig(),), negatives, models=("fake", "fake-unlearned")))
+    models = (ModelConfig("fake"), ModelConfig("fake-unlearned"))
+    plan = plan_from_config(grid(tmp_path, (GuardConfig(),), negatives, models=models))
     run = evaluate(plan, tmp_path / "run", draw=fakes.draw, hashes=fakes.hashes)
     score(run, fakes.Corner(), about=fakes.ABOUT)
     found = summarise(run)["hashes"]["embeddings"]
@@ -174,7 +178,7 @@ def test_the_unet_of_the_sampler_reaches_the_model_and_the_record(
     monkeypatch.setattr("ine_jax.pipeline.load", loaded)
     identities = []
     for impl in ("native", "diffusers"):
-        config = EvaluateConfig(prompts=(prompt_list(tmp_path),), sampler=SamplerConfig(unet_impl=impl))  # type: ignore[arg-type]
+        config = EvaluateConfig(prompts=(PromptsConfig(prompt_list(tmp_path)),), sampler=SamplerConfig(unet_impl=impl))  # type: ignore[arg-type]
         run = evaluate(plan_from_config(config), tmp_path / impl, hashes=fakes.hashes)
         identities.append(run.rows(0)[0]["identity"])
         assert run.config["sampler"].get("unet_impl", "native") == impl
