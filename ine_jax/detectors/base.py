@@ -71,25 +71,32 @@ def detect_checked(
     come back as `Unscored` with the reason; nothing raised by the detector escapes.
     """
     images = list(images)
-    reasons = [check_image(image) for image in images]
-    good = [i for i, reason in enumerate(reasons) if reason is None]
+    return judge_checked(list(map(check_image, images)), lambda rows: score(np.stack([images[i] for i in rows])))
+
+
+def judge_checked(reasons: Sequence[str | None], score: Callable[[list[int]], list[Verdict]]) -> list[Verdict]:
+    """One verdict per item: those with a reason are `Unscored`, `score` judges the others by their numbers.
+
+    Failures as in :func:`detect_checked`.
+    """
     verdicts: list[Verdict] = [Unscored(reason or "") for reason in reasons]
-    for i, verdict in zip(good, _score(score, [images[i] for i in good]), strict=True):
+    good = [i for i, reason in enumerate(reasons) if reason is None]
+    for i, verdict in zip(good, _score(score, good), strict=True):
         verdicts[i] = verdict
     return verdicts
 
 
-def _score(score: Callable[[np.ndarray], list[Verdict]], images: list[np.ndarray]) -> list[Verdict]:
-    if not images:
+def _score(score: Callable[[list[int]], list[Verdict]], rows: list[int]) -> list[Verdict]:
+    if not rows:
         return []
     try:
-        verdicts = list(score(np.stack(images)))
-        if len(verdicts) != len(images):
-            raise ValueError(f"{len(verdicts)} verdicts for {len(images)} images")
+        verdicts = list(score(rows))
+        if len(verdicts) != len(rows):
+            raise ValueError(f"{len(verdicts)} verdicts for {len(rows)} images")
     except Exception as error:  # whatever a detector throws is a missing verdict, not the end of a run
-        if len(images) == 1:
-            return [Unscored(f"detector failed: {type(error).__name__}: {error}"[:200])]
-        return [verdict for image in images for verdict in _score(score, [image])]
+        if len(rows) == 1:
+            return [Unscored(f"failed: {type(error).__name__}: {error}"[:200])]
+        return [verdict for row in rows for verdict in _score(score, [row])]
     return [_finite(verdict) for verdict in verdicts]
 
 
