@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_pipeline import SCHEDULER, SIDE, tiny_folder
 
 from ine_jax.config import EsdConfig
 from ine_jax.errors import InputError, Interrupted
@@ -23,7 +24,6 @@ from ine_jax.trainlog import read_log
 from ine_jax.unlearn import esd
 from ine_jax.unlearn.esd_data import Kept, Pool, build_pool, drawn_latents, pool_scales, target, trajectories
 from ine_jax.unlearn.layers import METHODS, merged, trained
-from tests.tiny_pipeline import SCHEDULER, SIDE, tiny_folder
 
 __all__ = ["tiny_folder"]
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_pipeline import SCHEDULER, SIDE, WIDTH, tiny_folder, tokenizer_folder
 
 from ine_jax.config import InversionConfig
 from ine_jax.embedding import Embedding
@@ -20,7 +21,6 @@ from ine_jax.models.unet import UNet
 from ine_jax.pipeline import Pipeline, load
 from ine_jax.schedule import alphas_cumprod
 from ine_jax.text import PLACEHOLDER, encode_ids
-from tests.tiny_pipeline import SCHEDULER, SIDE, WIDTH, tiny_folder, tokenizer_folder
 
 __all__ = ["tiny_folder", "tokenizer_folder"]
 

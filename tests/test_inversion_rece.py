@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from test_rece import base, pipe, unlearned_folder
+from tiny_pipeline import CELLS, LENGTH, SIDE, WIDTH, tiny_folder, tokenizer_folder
 
 from ine_jax import cli
 from ine_jax.config import InversionConfig, InvertConfig
@@ -19,8 +21,6 @@ from ine_jax.inspect import describe
 from ine_jax.inversion import derive, invert, rece
 from ine_jax.inversion.start import first_vectors
 from ine_jax.pipeline import Pipeline
-from tests.test_rece import base, pipe, unlearned_folder
-from tests.tiny_pipeline import CELLS, LENGTH, SIDE, WIDTH, tiny_folder, tokenizer_folder
 
 __all__ = ["base", "pipe", "tiny_folder", "tokenizer_folder", "unlearned_folder"]
 

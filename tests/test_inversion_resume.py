@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from tests.inversion_child import STEPS
-from tests.tiny_pipeline import tiny_folder
+from inversion_child import STEPS
+from tiny_pipeline import tiny_folder
 
 __all__ = ["tiny_folder"]
 
@@ -22,7 +21,7 @@ PATIENCE = 600.0  # seconds until a child is given up
 def start(folder: Path, out: Path, cache: Path) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     environment.pop("INE_COMPILE_CACHE", None)
-    command = [sys.executable, "-m", "tests.inversion_child", str(folder), str(out), str(cache)]
+    command = [sys.executable, str(ROOT / "tests" / "inversion_child.py"), str(folder), str(out), str(cache)]
     return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE)
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_pipeline import SIDE, WIDTH, tiny_folder, tokenizer_folder
 
 from ine_jax.config import InversionConfig
 from ine_jax.embedding import Embedding
@@ -19,7 +20,6 @@ from ine_jax.inversion.preview import grid, smooth
 from ine_jax.inversion.start import first_vectors
 from ine_jax.inversion.step import ADAM, compiled_step
 from ine_jax.pipeline import Pipeline, load
-from tests.tiny_pipeline import SIDE, WIDTH, tiny_folder, tokenizer_folder
 
 __all__ = ["tiny_folder", "tokenizer_folder"]
 

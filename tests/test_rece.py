@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.optimize
+from tiny_pipeline import CELLS, LENGTH, WIDTH, tiny_folder, tokenizer_folder
 
 from ine_jax.errors import InputError
 from ine_jax.inversion import rece
 from ine_jax.models.weights import read_pipeline, write_pipeline
 from ine_jax.pipeline import Pipeline, load
 from ine_jax.programs import native_unet
-from tests.tiny_pipeline import CELLS, LENGTH, WIDTH, tiny_folder, tokenizer_folder
 
 __all__ = ["tiny_folder", "tokenizer_folder"]
 

@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-
-from tests.tiny_pipeline import tiny_folder
+from tiny_pipeline import tiny_folder
 
 __all__ = ["tiny_folder"]
 

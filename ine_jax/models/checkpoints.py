@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ine_jax.errors import InputError
+from ine_jax.errors import InputError, clean
 from ine_jax.models import compvis, files, lora, tensors
 from ine_jax.models.names import WeightMismatch
 from ine_jax.models.tensors import NotWeights, Source, State, Tensor
@@ -75,8 +75,8 @@ class Checkpoint:
     """One checkpoint's contents; nothing is read but names and shapes.
 
     ``kind`` says what it is; ``parts`` maps ``text_encoder``, ``unet``, ``vae`` to tensors under whatever names they
-    came; ``factors`` are those of a LoRA; ``whole`` says that each part must be complete; ``configs`` hold the
-    ``config.json`` beside a part.
+    came; ``factors`` are those of a LoRA, ``times`` the multiplier that is in their scales already; ``whole`` says that
+    each part must be complete; ``configs`` hold the ``config.json`` beside a part.
     """
 
     path: Path
@@ -87,6 +87,7 @@ class Checkpoint:
     whole: bool = False
     configs: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    times: float = 1.0
 
     def tensors(self) -> list[Tensor]:
         """Every tensor in it."""
@@ -197,7 +198,7 @@ def _identify(path: Path, source: Source) -> Checkpoint:
     for key in state:
         for pattern, reason in _REFUSED:
             if pattern.fullmatch(key):
-                raise _refusal(path, f"{reason} ({key})")
+                raise _refusal(path, f"{reason} ({clean(key, 40)})")
     common = Checkpoint(path, "LoRA", source.files, metadata=source.metadata)
     if any(map(lora.is_lora, state)):
         beside = path.parent / "adapter_config.json"
@@ -229,4 +230,6 @@ _TITLES = {"text_encoder": "text encoder", "unet": "UNet", "vae": "autoencoder"}
 
 
 def _refusal(path: Path, reason: str) -> NotWeights:
-    return NotWeights(f"{path} is {reason}", KNOWN, "merge it with its own tool, or take another checkpoint")
+    return NotWeights(
+        f"{clean(str(path), 80)} is {reason}", KNOWN, "merge it with its own tool, or take another checkpoint"
+    )
