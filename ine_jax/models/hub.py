@@ -1,17 +1,21 @@
 """From what a user gives, a path or a hub id, to files on this machine."""
 
+import dataclasses
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from ine_jax.errors import InputError
-from ine_jax.models import tensors
-from ine_jax.models.checkpoints import STEMS
+from ine_jax.models import checkpoints, tensors
+from ine_jax.models.checkpoints import STEMS, Checkpoint
 
 _REVISION = re.compile(r"[0-9A-Za-z][\w.\-/]{0,127}")
 _ID = re.compile(r"[0-9A-Za-z][\w.\-]{0,95}/[\w.\-]{1,96}")
 _WITHIN = re.compile(rf"({_ID.pattern})((?:/[\w.\-]{{1,128}}){{0,8}})(?:@({_REVISION.pattern}))?")
+_TIMES = re.compile(r"(.+):([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)", re.DOTALL)
 _WEIGHTS = ("safetensors", "bin", "pt", "ckpt", "msgpack")
+_MODEL_FILES = ["*.json", "*.txt", "model.safetensors", "model-*-of-*.safetensors"]
 _SIDE_FILES = ["model_index.json", "scheduler/*.json", "tokenizer/*.json", "tokenizer/*.txt"]
 
 
@@ -42,6 +46,37 @@ def pipeline_folder(path_or_id: str | Path, revision: str | None, variant: str |
     return found
 
 
+def model_folder(path_or_id: str | Path, revision: str | None) -> Path:
+    """Folder of one model of transformers: a local one if there is one of that name, else the hub's copy.
+
+    A full commit hash that is in the cache already is taken from there, without asking the hub. Raises
+    :class:`InputError` where neither has a ``config.json`` with weights.
+    """
+    folder = Path(path_or_id)
+    if not folder.is_dir():
+        name = str(path_or_id)
+        if not isinstance(path_or_id, str) or not _ID.fullmatch(name):
+            raise InputError(f"no folder {name}", "a folder of transformers or a hub id (owner/name)", "check the path")
+        pinned = revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision) is not None
+        found = _download(name, revision, _MODEL_FILES, offline=True) if pinned else None
+        folder = found if found and _is_model(found) else _downloaded(name, revision)
+    if not _is_model(folder):
+        allowed = "config.json beside model.safetensors or pytorch_model.bin"
+        raise InputError(f"{folder} holds no model", allowed, "give the folder that transformers writes")
+    return folder
+
+
+def _downloaded(name: str, revision: str | None) -> Path:
+    found = _download(name, revision, _MODEL_FILES)
+    if not tensors.has_weights(found, "model"):
+        found = _download(name, revision, [*_MODEL_FILES, "pytorch_model*.bin*"])
+    return found
+
+
+def _is_model(folder: Path) -> bool:
+    return (folder / "config.json").is_file() and tensors.has_weights(folder, "model")
+
+
 def checkpoint_path(path_or_id: str | Path) -> Path:
     """A local file or folder if there is one, else the hub's: ``owner/name[/file or folder][@revision]``.
 
@@ -62,6 +97,41 @@ def checkpoint_path(path_or_id: str | Path) -> Path:
     if not found.exists():
         raise InputError(f"{name} holds no {within}", "a file or folder of that repository", "check the name")
     return found
+
+
+def open_checkpoints(given: Sequence[str | Path]) -> tuple[list[Checkpoint], dict[str, Path]]:
+    """What stands at each of the places, opened in order, and its files: ``unlearned-<number>/<name>`` → path.
+
+    A place is what :func:`checkpoint_path` takes; the text ``place:0.8`` is a LoRA (or a folder of them) added 0.8
+    times, and its files are ``unlearned-<number>:0.8/<name>``. Raises :class:`InputError` as
+    :func:`checkpoints.read` does, and for a multiplier of anything but a LoRA.
+    """
+    opened: list[Checkpoint] = []
+    files: dict[str, Path] = {}
+    for number, one in enumerate(given):
+        place, times = _multiplied(one)
+        path = checkpoint_path(place)
+        found = [_scaled(each, times) for each in checkpoints.read(path)]
+        top = path if path.is_dir() else path.parent
+        prefix = f"unlearned-{number}" if times == 1 else f"unlearned-{number}:{times!r}"
+        files |= {f"{prefix}/{file.relative_to(top)}": file for each in found for file in each.files}
+        opened += found
+    return opened, files
+
+
+def _multiplied(given: str | Path) -> tuple[str | Path, float]:
+    match = _TIMES.fullmatch(given) if isinstance(given, str) and not Path(given).exists() else None
+    return (match[1], float(match[2])) if match else (given, 1.0)
+
+
+def _scaled(found: Checkpoint, times: float) -> Checkpoint:
+    if times == 1:
+        return found
+    if not found.factors or not math.isfinite(times):
+        given = f"{found.path}, {found.kind}, {times:g} times"
+        raise InputError(given, "a finite number of times, for a LoRA", "leave the multiplier out")
+    factors = {where: dataclasses.replace(one, scale=times * one.scale) for where, one in found.factors.items()}
+    return dataclasses.replace(found, factors=factors, times=times)
 
 
 def _download(name: str, revision: str | None, patterns: Sequence[str]) -> Path:

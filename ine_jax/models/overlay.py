@@ -42,7 +42,8 @@ def apply(
         else:
             merged = _merged(f"{one.path}, {part}", part, one, state, config, keep_dtype)
             state |= merged
-            changes.append(f"{one.path.name}: LoRA added to {len(merged)} tensors of {part} ({layers(merged)})")
+            often = "" if one.times == 1 else f"{one.times:g} times "
+            changes.append(f"{one.path.name}: LoRA added {often}to {len(merged)} tensors of {part} ({layers(merged)})")
     return state, tuple(changes)
 
 

@@ -73,7 +73,7 @@ def read_pipeline(
 
     ``dtype`` is that of the parameters: ``"float32"`` (also None), ``"float16"``, ``"bfloat16"`` (names or NumPy
     types), or ``"stored"`` for what the files hold. ``variant="fp16"`` takes ``*.fp16.safetensors``. ``unlearned``:
-    checkpoints to apply in this order (:mod:`ine_jax.models.checkpoints`), before anything is rounded to ``dtype``.
+    checkpoints to apply in this order (:func:`hub.open_checkpoints`), before anything is rounded to ``dtype``.
     Raises :class:`InputError` for missing or damaged files, names that leave the folder, unknown config keys, and
     :class:`WeightMismatch` for keys that do not fit.
     """
@@ -111,10 +111,11 @@ def read_pipeline(
     for file in TOKENIZER_FILES:
         if (folder / "tokenizer" / file).is_file():
             hashes[f"tokenizer/{file}"] = files.sha256(files.inside(folder, f"tokenizer/{file}"))
-    changed = _checkpoints(unlearned, hashes)
+    changed, given = hub.open_checkpoints(unlearned)
+    hashes.update({name: files.sha256(file) for name, file in given.items()})
     name = folder.resolve().name if Path(path_or_hub_id).is_dir() else str(path_or_hub_id)
     return ModelParts(
-        name="+".join([name, *dict.fromkeys(Path(given).name for given in unlearned)]),
+        name="+".join([name, *dict.fromkeys(Path(one).name for one in unlearned)]),
         path=folder,
         text_config=text_config,
         text_params=params("text_encoder", text_config),
@@ -135,19 +136,6 @@ def _parameter_dtype(dtype: Any) -> Any:
     if name not in ("stored", *DTYPES):
         raise InputError(f"dtype {name!r}", f"{', '.join(DTYPES)} or stored", "choose one of these")
     return None if name == "stored" else jnp.dtype(name)
-
-
-def _checkpoints(given: Sequence[str | Path], hashes: dict[str, str]) -> list[checkpoints.Checkpoint]:
-    """Open the checkpoints in order; the hashes of their files go into ``hashes``."""
-    found: list[checkpoints.Checkpoint] = []
-    for number, place in enumerate(given):
-        path = hub.checkpoint_path(place)
-        top = path if path.is_dir() else path.parent
-        opened = checkpoints.read(path)
-        for file in (file for one in opened for file in one.files):
-            hashes[f"unlearned-{number}/{file.relative_to(top)}"] = files.sha256(file)
-        found += opened
-    return found
 
 
 def same_weights(ours: ModelParts, theirs: ModelParts) -> bool:
