@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+
+from ine_jax.errors import clean
+
+FAILED = "failed: "  # begins the reason of a verdict that another attempt may give; a bad image stays one
+_REASON = 200  # characters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,14 +50,19 @@ class Detector(Protocol):
         ...
 
     def detect(self, images: np.ndarray) -> list[Scored | Unscored]:
-        """One verdict per image, in the order given."""
+        """One verdict per image, in the order given; `Scored.labels` holds every label."""
+        ...
+
+    def about(self) -> dict[str, Any]:
+        """What is stored once beside the scores: kind "detector", labels, groups, hashes of weights, preprocessing."""
         ...
 
 
 def check_image(image: np.ndarray) -> str | None:
-    """Say why an image [H, W, 3] cannot be judged, or None where it can.
+    """Say why an image uint8 [H, W, 3] cannot be judged, or None where it can.
 
-    Not finite (a NaN from the sampler), or one constant colour (what a NaN becomes once it is cast to uint8).
+    Not finite (a NaN from the sampler), one constant colour (what a NaN becomes once it is cast to uint8), or not
+    uint8: an image in [0, 1] would be judged as a black one.
     """
     if image.ndim != 3 or image.shape[-1] != 3 or image.size == 0:
         return f"shape {image.shape} is not [H, W, 3]"
@@ -59,19 +70,27 @@ def check_image(image: np.ndarray) -> str | None:
         return "not finite"
     if (image == image[:1, :1]).all():
         return "constant image"
-    return None
+    return None if image.dtype == np.uint8 else f"{image.dtype} is not uint8"
 
 
 def detect_checked(
     images: Sequence[np.ndarray] | np.ndarray, score: Callable[[np.ndarray], list[Verdict]]
 ) -> list[Verdict]:
-    """Judge `images` with `score`, which sees only images that can be judged.
+    """Judge `images` with `score`, which sees only images that can be judged, those of one size in one call.
 
-    A failing batch is retried image by image, so that one bad image costs one verdict. Non-finite scores and failures
-    come back as `Unscored` with the reason; nothing raised by the detector escapes.
+    A failing batch is retried image by image, so that one bad image costs one verdict. Scores that are no finite
+    numbers and failures come back as `Unscored` with the reason; nothing raised by the detector escapes.
     """
     images = list(images)
-    return judge_checked(list(map(check_image, images)), lambda rows: score(np.stack([images[i] for i in rows])))
+
+    def by_size(rows: list[int]) -> list[Verdict]:
+        found: dict[int, Verdict] = {}
+        for shape in dict.fromkeys(images[i].shape for i in rows):
+            same = [i for i in rows if images[i].shape == shape]
+            found |= zip(same, score(np.stack([images[i] for i in same])), strict=True)
+        return [found[i] for i in rows]
+
+    return judge_checked(list(map(check_image, images)), by_size)
 
 
 def judge_checked(reasons: Sequence[str | None], score: Callable[[list[int]], list[Verdict]]) -> list[Verdict]:
@@ -95,12 +114,20 @@ def _score(score: Callable[[list[int]], list[Verdict]], rows: list[int]) -> list
             raise ValueError(f"{len(verdicts)} verdicts for {len(rows)} images")
     except Exception as error:  # whatever a detector throws is a missing verdict, not the end of a run
         if len(rows) == 1:
-            return [Unscored(f"failed: {type(error).__name__}: {error}"[:200])]
+            return [Unscored(clean(f"{FAILED}{type(error).__name__}: {error}", _REASON))]
         return [verdict for row in rows for verdict in _score(score, [row])]
-    return [_finite(verdict) for verdict in verdicts]
+    return [_sound(verdict) for verdict in verdicts]
 
 
-def _finite(verdict: Verdict) -> Verdict:
-    if isinstance(verdict, Scored) and not np.isfinite(list(verdict.labels.values())).all():
-        return Unscored("score not finite")
-    return verdict
+def _sound(verdict: Verdict) -> Verdict:
+    """The verdict, with Python's numbers, if it can be stored and compared with a threshold."""
+    if isinstance(verdict, Unscored):
+        return verdict
+    try:
+        labels = {name: float(value) for name, value in verdict.labels.items()}
+        json.dumps(verdict.boxes, allow_nan=False)
+    except (AttributeError, TypeError, ValueError) as error:
+        return Unscored(clean(f"{FAILED}no verdict: {error}", _REASON))
+    if not labels or not np.isfinite(list(labels.values())).all():
+        return Unscored(f"{FAILED}{'score not finite' if labels else 'no score'}")
+    return Scored(labels, verdict.boxes)

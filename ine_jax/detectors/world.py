@@ -116,6 +116,17 @@ class WorldDetector:
 
         return probabilities
 
+    def about(self) -> dict[str, Any]:
+        """Labels, groups, hash of the weights, how images are read."""
+        size = self.config.image_size
+        return {
+            "kind": "detector",
+            "labels": list(self.labels),
+            "groups": {name: list(labels) for name, labels in self.config.groups.items()},
+            "weights": params_hash(self.params),
+            "preprocessing": f"linear to {size} px, antialiased; [-1, 1]",
+        }
+
     def detect(self, images: np.ndarray) -> list[Verdict]:
         """One verdict per image [B, H, W, 3]; NaN, constant or failing images are `Unscored`."""
         return detect_checked(images, self._detect)

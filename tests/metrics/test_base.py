@@ -31,7 +31,7 @@ def test_bad_items_cost_one_verdict_each() -> None:
         "constant image",
         "reference: constant image",
         "failed: RuntimeError: as asked",
-        "score not finite",
+        "failed: score not finite",
         "",
     ]
     for i in (0, 5):
