@@ -1,9 +1,13 @@
-"""Initial noise that belongs to the item, never to its place in a batch, on a device or in an order."""
+"""Initial noise that belongs to the item, never to its place in a batch, on a device or in an order.
+
+``NoiseMode`` says what numbers a seed means: JAX's own, or those of ``torch.randn`` (:mod:`ine_jax.torch_noise`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +15,11 @@ import numpy as np
 
 from ine_jax.checks import MAX_SEED
 from ine_jax.errors import InputError
+from ine_jax.latents import as_noise
+from ine_jax.torch_noise import torch_noise
 from ine_jax.types import Array
+
+NoiseMode = Literal["jax", "torch-cpu", "torch-cuda"]
 
 
 def item_seeds(seeds: int | Sequence[int], count: int) -> np.ndarray:
@@ -46,3 +54,28 @@ def item_noise(seeds: int | Sequence[int], shape: tuple[int, int, int], count: i
 def draw(seeds: Array | np.ndarray, shape: tuple[int, int, int]) -> Array:
     """The noise of :func:`item_noise` for uint32 seeds ``[B]``, left on the device."""
     return jax.lax.map(lambda seed: jax.random.normal(jax.random.key(seed), shape, jnp.float32), seeds)
+
+
+def starts_of(
+    noise: NoiseMode | np.ndarray, seeds: int | Sequence[int], count: int, shape: tuple[int, int, int]
+) -> np.ndarray:
+    """What sampling starts from: the seeds, uint32 ``[B]``, where the device draws the noise, else the noise, float32
+    ``[B, h, w, c]``.
+
+    Raises ``InputError`` for wrong seeds, an array that is not ``[B, h, w, c]`` or ``[B, c, h, w]``, an unknown mode,
+    and torch-cuda noise whose layout depends on the GPU.
+    """
+    if not isinstance(noise, str):
+        if np.shape(noise)[:1] != (count,):
+            raise InputError(f"noise of shape {np.shape(noise)}", f"{count} rows", "give one row per prompt")
+        return as_noise(np.asarray(noise), shape)
+    starts = item_seeds(seeds, count)
+    match noise:
+        case "jax":
+            return starts
+        case "torch-cpu":
+            return torch_noise("cpu", starts, shape)
+        case "torch-cuda":
+            return torch_noise("cuda", starts, shape)
+        case _:
+            raise InputError(f"noise {noise!r}", "jax, torch-cpu, torch-cuda, or an array", "mend noise")

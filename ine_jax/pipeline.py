@@ -19,7 +19,7 @@ from ine_jax.errors import InputError
 from ine_jax.guidance.base import Guidance, Texts, is_per_item
 from ine_jax.models.weights import ModelParts, read_pipeline
 from ine_jax.negatives import Encode, NegativeLike, as_concept
-from ine_jax.noise import draw, item_seeds
+from ine_jax.noise import NoiseMode, draw, starts_of
 from ine_jax.programs import Programs, build
 from ine_jax.text import Tokenizer, learned_rows
 from ine_jax.types import Params
@@ -106,7 +106,7 @@ class Pipeline:
         steps: int = 50,
         height: int | None = None,
         width: int | None = None,
-        noise: np.ndarray | None = None,
+        noise: NoiseMode | np.ndarray = "jax",
         embeddings: Sequence[Embedding] = (),
         batch_size: int | None = None,
         output: Output = "uint8",
@@ -116,13 +116,14 @@ class Pipeline:
         ``guidance`` is ``Cfg(7.5)`` by default. ``negative`` says what is to be avoided: a phrase, several, an
         embedding, several, or a :class:`~ine_jax.negatives.Concept`; it fills the slots that the guard has. Under CFG
         it takes the place of the empty prompt, and with ``negative_scale`` s it gets a row and a scale of its own, ε_u
-        + w(ε_c − ε_u) − s(ε_n − ε_u). ``seeds``: one per prompt, or a number s for s, s + 1, ...; ``noise`` ``[B, h,
-        w, c]`` replaces what the seeds draw. ``height`` and ``width`` are in pixels. Raises ``InputError`` for
-        whatever does not fit together.
+        + w(ε_c − ε_u) − s(ε_n − ε_u). ``seeds``: one per prompt, or a number s for s, s + 1, ...; ``noise`` says what
+        they mean: ``"jax"``, or the numbers of ``torch.randn`` on ``"torch-cpu"`` or ``"torch-cuda"``; an array ``[B,
+        h, w, c]`` or ``[B, c, h, w]`` takes their place. ``height`` and ``width`` are in pixels. Raises ``InputError``
+        for whatever does not fit together.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         shape = self._latent_shape(height, width)
-        starts = item_seeds(seeds, len(prompts)) if noise is None else _given_noise(noise, (len(prompts), *shape))
+        starts = starts_of(noise, seeds, len(prompts), shape)
         tables = self._tables(steps)
         concept = as_concept(negative)
         guard = _as_arrays(conditioning.resolve(guidance, concept, negative_scale))
@@ -143,7 +144,7 @@ class Pipeline:
                 where = self.parts.text_params, ids, learned, end
                 found = self.programs.project(*where, projects, prompt, columns, calls)
                 texts = dataclasses.replace(texts, safe=found.safe, until=found.until)
-            if noise is None:
+            if start.ndim == 1:  # seeds: drawn on the device
                 start = jax.device_put(draw(np.asarray(start), shape), self.programs.batch_sharding())
             latents = self.programs.sample(self.parts.unet_params, self.scheduler, tables, guided, texts, start)
             return latents if output == "latents" else self.programs.decode(self.parts.vae_params, latents)
@@ -187,13 +188,6 @@ class Pipeline:
             return np.zeros((0, *shape), np.float32)
         cell = self.parts.vae_config.downscale
         return np.zeros((0, shape[0] * cell, shape[1] * cell, 3), np.uint8)
-
-
-def _given_noise(noise: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    given = np.asarray(noise, np.float32)
-    if given.shape != shape:
-        raise InputError(f"noise of shape {given.shape}", f"{shape}", "give one row per prompt")
-    return given
 
 
 def _as_arrays(guidance: Guidance) -> Guidance:
@@ -256,9 +250,9 @@ def read_model(
 
     ``name``: ``"tiny"``, ``"tiny-unlearned-0"``, a diffusers folder, or a hub id (with ``revision``). ``unlearned``: a
     published checkpoint to put on top of it, or several in this order: a file or folder of any layout that
-    :mod:`ine_jax.models.checkpoints` knows, or ``owner/name[/file or folder][@revision]`` of the hub; what each changed
-    stands in ``parts.changes``. ``dtype`` as in :func:`ine_jax.models.weights.read_pipeline`, which also says what is
-    raised.
+    :mod:`ine_jax.models.checkpoints` knows, or ``owner/name[/file or folder][@revision]`` of the hub; ``place:0.8``
+    adds a LoRA 0.8 times. What each changed stands in ``parts.changes``. ``dtype`` as in
+    :func:`ine_jax.models.weights.read_pipeline`, which also says what is raised.
     """
     given = [unlearned] if isinstance(unlearned, str | Path) else list(unlearned)
     bundled = assets.resolve(str(name))

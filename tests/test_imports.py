@@ -31,6 +31,8 @@ FLOORS = {
     "ine_jax.schedule": 1,
     "ine_jax.embedding": 1,
     "ine_jax.noise": 1,
+    "ine_jax.torch_noise": 1,
+    "ine_jax.latents": 1,
     "ine_jax.prompts": 1,
     "ine_jax.checkpoint": 1,
     "ine_jax.trainlog": 1,

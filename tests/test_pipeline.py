@@ -1,6 +1,7 @@
 """The pipeline on random weights: images belong to items, one program per shape, negatives in their slots."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from ine_jax.noise import item_noise
 from ine_jax.pipeline import Pipeline, load
 from ine_jax.sampling import sample
 from ine_jax.text import encode
+from ine_jax.torch_noise import torch_noise
 
 __all__ = ["tiny_folder"]
 
@@ -170,6 +172,15 @@ def test_given_noise_replaces_the_seeds(pipe: Pipeline) -> None:
     noise = item_noise([4, 5], (CELLS, CELLS, 4))
     given = pipe(["cat", "dog"], noise=noise, steps=STEPS)
     np.testing.assert_array_equal(given, pipe(["cat", "dog"], seeds=[4, 5], steps=STEPS))
+    np.testing.assert_array_equal(given, pipe(["cat", "dog"], noise=noise.transpose(0, 3, 1, 2), steps=STEPS))
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_seeds_may_mean_what_they_mean_in_torch(pipe: Pipeline, device: Any) -> None:
+    noise = torch_noise(device, np.array([4, 5]), (CELLS, CELLS, 4))
+    given = pipe(["cat", "dog"], noise=noise, steps=STEPS)
+    np.testing.assert_array_equal(given, pipe(["cat", "dog"], seeds=[4, 5], noise=f"torch-{device}", steps=STEPS))
+    assert not np.array_equal(given, pipe(["cat", "dog"], seeds=[4, 5], steps=STEPS))
 
 
 def test_sizes_other_than_the_models_own(pipe: Pipeline) -> None:
@@ -199,7 +210,9 @@ WRONG = {
     "side": ({"height": 30}, "image side 30"),
     "zero side": ({"width": 0}, "image side 0"),
     "seeds": ({"seeds": [1, 2]}, "2 seeds for 1 prompts"),
-    "noise": ({"noise": np.zeros((1, 4, 4, 4))}, "noise of shape"),
+    "noise": ({"noise": np.zeros((1, 4, 4, 4))}, "latents of shape"),
+    "rows of noise": ({"noise": np.zeros((2, CELLS, CELLS, 4))}, "noise of shape"),
+    "noise mode": ({"noise": "torch"}, "noise 'torch'"),
     "batch size": ({"batch_size": 0}, "batch_size 0"),
     "output": ({"output": "jpeg"}, "output 'jpeg'"),
     "scale without negative": ({"negative_scale": 2.0}, "without a negative"),
