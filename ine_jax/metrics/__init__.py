@@ -1,4 +1,4 @@
-"""Numbers made of verdicts: rates with intervals, paired tests. Standard library only."""
+"""Numbers made of verdicts, and what else is measured of images; importing this package imports no JAX."""
 
 from ine_jax.metrics.paired import Paired, mcnemar
 from ine_jax.metrics.rates import Rate, wilson
