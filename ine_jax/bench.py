@@ -45,7 +45,14 @@ def run(config: BenchConfig) -> dict[str, Any]:
     the largest difference of its latents from ours, and the number of compilations. ``missing`` says why a baseline
     did not run.
     """
-    pipe = load(config.model, scheduler="ddim", batch_size=config.sampler.batch, dtype=jnp.float32)
+    pipe = load(
+        config.model,
+        revision=config.revision,
+        unlearned=config.unlearned,
+        scheduler="ddim",
+        batch_size=config.sampler.batch,
+        dtype=jnp.float32,
+    )
     result = measure(pipe, config)
     storage.write_atomic(Path(config.out), json.dumps(result, indent=1, sort_keys=True) + "\n")
     return result

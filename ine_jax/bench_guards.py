@@ -47,7 +47,13 @@ def run(config: BenchConfig) -> dict[str, Any]:
     the first (median of the turns, lowest, highest), and how many programs the embedding compiled after the words.
     Raises ``InputError`` for a model that cannot be read.
     """
-    pipe = load(config.model, scheduler=config.sampler.scheduler, batch_size=config.sampler.batch)
+    pipe = load(
+        config.model,
+        revision=config.revision,
+        unlearned=config.unlearned,
+        scheduler=config.sampler.scheduler,
+        batch_size=config.sampler.batch,
+    )
     result = measure(pipe, config)
     storage.write_atomic(Path(config.out), json.dumps(result, indent=1, sort_keys=True) + "\n")
     return result

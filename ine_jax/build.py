@@ -1,5 +1,6 @@
 """From config records to runtime objects: which value of a config means which class is decided here only."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -13,8 +14,8 @@ from ine_jax.imagefolder import read_images
 from ine_jax.pipeline import Pipeline, load
 
 
-def pipeline(model: str, revision: str | None, sampler: SamplerConfig) -> Pipeline:
-    """Load the model with the sampler's method, batch and UNet.
+def pipeline(model: str, revision: str | None, sampler: SamplerConfig, unlearned: Sequence[str] = ()) -> Pipeline:
+    """Load the model, with checkpoints on top, with the sampler's method, batch and UNet.
 
     Raises:
         InputError: the model cannot be found or read.
@@ -22,6 +23,7 @@ def pipeline(model: str, revision: str | None, sampler: SamplerConfig) -> Pipeli
     return load(
         model,
         revision=revision,
+        unlearned=unlearned,
         scheduler=sampler.scheduler,
         batch_size=sampler.batch,
         unet_impl=sampler.unet_impl,

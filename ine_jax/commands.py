@@ -59,7 +59,7 @@ def invert(config: InvertConfig) -> Outcome:
     closed, settings = config.inversion.method == "rece", concepts(config)
     for _, folder in () if closed else settings:
         image_files(folder)  # before the model is read: a wrong folder is told at once
-    pipe = build.pipeline(config.model, config.revision, SamplerConfig())
+    pipe = build.pipeline(config.model, config.revision, SamplerConfig(), config.unlearned)
     base = build.pipeline(config.base, config.base_revision, SamplerConfig()) if config.base else None
     images = [] if closed else [build.images(folder, pipe) for _, folder in settings]
     with Progress(1 if closed else config.inversion.steps, "inversion", process=build.process()) as progress:

@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from ine_jax import assets, build, evaluate, report
-from ine_jax.config import DemoConfig, DetectorConfig, GuidanceConfig, InversionConfig, NegativeConfig, SamplerConfig
+from ine_jax.config import (
+    DemoConfig,
+    DetectorConfig,
+    GuidanceConfig,
+    InversionConfig,
+    ModelConfig,
+    NegativeConfig,
+    SamplerConfig,
+)
 from ine_jax.errors import InputError
 from ine_jax.evaluate import Cell, Plan
 from ine_jax.evaluate.drawing import model_hashes, pending
@@ -184,7 +192,9 @@ def _invert(model: str, seed: int, settings: Settings, out: Path) -> Found:
     folder = out / "inversion" / f"{model}-seed-{seed}"
     images = assets.concept_images()
     pictures = {path.name: file_hash(path) for path in sorted(images.glob("*.png"))}
-    key = value_hash({"config": dataclasses.asdict(config), "model": model_hashes(model), "images": pictures})
+    key = value_hash(
+        {"config": dataclasses.asdict(config), "model": model_hashes(ModelConfig(model)), "images": pictures}
+    )
     receipt = folder / "done.json"
     if receipt.is_file():
         record = json.loads(receipt.read_text())

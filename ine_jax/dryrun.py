@@ -1,6 +1,7 @@
 """The plan of a command: what it would read, do and write. Nothing is written, no model is loaded."""
 
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,29 +23,27 @@ def plan(name: str, config: Any, shard: tuple[int, int] = (0, 1)) -> Outcome:
     work: dict[str, Any] = {}
     match config:
         case InvertConfig():
-            for model in filter(None, (config.model, config.base)):
-                _model(model)
+            work = _sources(filter(None, (config.model, config.base)), config.unlearned)
             if config.inversion.method == "inversion":
-                work = {"steps": config.inversion.steps}
+                work["steps"] = config.inversion.steps
                 work["images"] = {setting.concept: len(image_files(folder)) for setting, folder in concepts(config)}
         case UnlearnConfig():
-            _model(config.model)
+            work = _sources([config.model])
             if not config.esd.erase:
                 raise InputError("esd.erase: empty", "at least one prompt", "name what is to be erased")
-            work = {"steps": config.esd.steps, "method": config.esd.method}
+            work |= {"steps": config.esd.steps, "method": config.esd.method}
         case GenerateConfig():
             from ine_jax.generate import wanted_items
 
-            _model(config.model)
-            work = {"images": len(wanted_items(config))}
+            work = _sources([config.model], config.unlearned)
+            work["images"] = len(wanted_items(config))
         case EvaluateConfig():
             from ine_jax.evaluate.drawing import pending
             from ine_jax.evaluate.plan import plan_from_config
 
-            for each in config.models:
-                _model(each.model)
+            work = _sources([m.model for m in config.models], [c for m in config.models for c in m.unlearned])
             whole = plan_from_config(config)
-            work = {"cells": len(whole.cells), "images to draw": pending(whole, config.out, shard)}
+            work |= {"cells": len(whole.cells), "images to draw": pending(whole, config.out, shard)}
     settings = dataclasses.asdict(config) if dataclasses.is_dataclass(config) else {}  # type: ignore[arg-type]
     lines = [f"plan of ine {name} (nothing is written)"]
     lines += yaml.safe_dump(_plain(settings), sort_keys=False, allow_unicode=True, width=110).splitlines()
@@ -55,14 +54,26 @@ def plan(name: str, config: Any, shard: tuple[int, int] = (0, 1)) -> Outcome:
     return Outcome(tuple(lines), {"config": _plain(settings), **work, "out": out})
 
 
-def _model(name: str) -> None:
-    """Refuse a model that is plainly absent: a bundled name without its files, or a path without a folder."""
-    if (
-        assets.resolve(name) is None
-        and (name.startswith((".", "/")) or name.count("/") > 1)
-        and not Path(name).is_dir()
-    ):
-        raise InputError(f"model {name}: no such folder", "a bundled name, a model folder, a hub id", "check the path")
+def _sources(models: Iterable[str], checkpoints: Iterable[str] = ()) -> dict[str, Any]:
+    """Open the checkpoints that are here; name what would come from the hub.
+
+    Refused: a checkpoint that is none, a bundled name without its files, a path that leads nowhere.
+    """
+    far = []
+    for name in models:
+        if assets.resolve(name) is None and not Path(name).is_dir():
+            if name.startswith((".", "/")) or name.count("/") > 1 or ("/" in name and Path(name).parent.is_dir()):
+                allowed = "a bundled name, a model folder, a hub id"
+                raise InputError(f"model {name}: no such folder", allowed, "check the path")
+            far.append(name)
+    for given in checkpoints:
+        from ine_jax.models import hub
+
+        if hub.elsewhere(given):
+            far.append(given)
+        else:
+            hub.open_checkpoints([given])
+    return {"from the hub": list(dict.fromkeys(far))} if far else {}
 
 
 def _plain(value: Any) -> Any:

@@ -60,6 +60,7 @@ def generate(config: GenerateConfig, progress: Progress | None = None) -> Genera
     pipe = load(
         config.model,
         revision=config.revision,
+        unlearned=config.unlearned,
         scheduler=config.sampler.scheduler,
         batch_size=config.sampler.batch,
         unet_impl=config.sampler.unet_impl,

@@ -38,6 +38,8 @@ class InvertConfig:
     """Bundled model, folder, or hub id."""
     revision: str | None = None
     """Commit of the hub repository."""
+    unlearned: tuple[str, ...] = ()
+    """Published checkpoints on top, in this order: files, folders, hub ids; a LoRA may be weighted, `file:0.8`."""
     base: str = ""
     """The original of an unlearned model, given for RECE alone: bundled model, folder, or hub id."""
     base_revision: str | None = None
@@ -91,6 +93,8 @@ class GenerateConfig:
     """Bundled model, folder, or hub id."""
     revision: str | None = None
     """Commit of the hub repository."""
+    unlearned: tuple[str, ...] = ()
+    """Published checkpoints on top, in this order: files, folders, hub ids; a LoRA may be weighted, `file:0.8`."""
     prompts: Prompts = ()
     """Prompts."""
     prompts_file: str = ""
@@ -178,6 +182,10 @@ class BenchConfig:
 
     model: str = "tiny"
     """Bundled model, folder, or hub id."""
+    revision: str | None = None
+    """Commit of the hub repository."""
+    unlearned: tuple[str, ...] = ()
+    """Published checkpoints on top, in this order: files, folders, hub ids; a LoRA may be weighted, `file:0.8`."""
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     repeats: int = 3
     """Timed runs after the one that compiles."""

@@ -21,7 +21,7 @@ class ModelConfig:
     revision: str | None = None
     """Commit of the hub repository."""
     unlearned: tuple[str, ...] = ()
-    """Published checkpoints to apply in this order: files, folders, owner/name[/file or folder][@revision]."""
+    """Published checkpoints on top, in this order: files, folders, hub ids; a LoRA may be weighted, `file:0.8`."""
     name: str = ""
     """Name in tables; empty means the model's."""
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ine_jax import assets, runs, storage
+from ine_jax.config import ModelConfig
 from ine_jax.errors import InputError, Interrupted
 from ine_jax.evaluate.plan import Cell, Item, Plan, Unit, check, units
 from ine_jax.provenance import file_hash
@@ -41,15 +42,15 @@ def evaluate(
     """Draw what is missing of shard i of N of `plan` into the run directory `root`, and return the opened run.
 
     A finished shard is a no-op that loads no model. `draw` (cell, items, plan) -> uint8 [items, H, W, 3] and `hashes`
-    (model name -> file hashes) default to the real models. InputError: a plan that cannot be drawn, or a directory
+    (a cell's model -> file hashes) default to the real models. InputError: a plan that cannot be drawn, or a directory
     started with another config; Interrupted: asked to stop, finished blocks are kept.
     """
     i, total = shard
     if not 0 <= i < total:
         raise InputError(f"shard {i}/{total}", "i/N with 0 <= i < N", "correct --shard")
     check(plan)
-    find = hashes or model_hashes
-    models = {cell.model: dict(find(cell.model)) for cell in plan.cells}
+    find = hashes or (lambda label: model_hashes(plan.model(label)))
+    models = {label: dict(find(label)) for label in dict.fromkeys(cell.model for cell in plan.cells)}
     with storage.lock(root, f"draw-{i}-of-{total}"), stop_requests() as stop:
         run = runs.create(root, plan.record(), {"models": models}, command)
         todo = [unit for unit in units(plan) if unit.k % total == i and not run.done(unit.k)]
@@ -121,7 +122,15 @@ class Painter:
 
         if self._pipe is None or self._name != cell.model:
             self._name = cell.model
-            self._pipe = load(cell.model, scheduler=plan.scheduler, batch_size=plan.batch, unet_impl=plan.unet_impl)
+            model = plan.model(cell.model)
+            self._pipe = load(
+                model.model,
+                revision=model.revision,
+                unlearned=model.unlearned,
+                scheduler=plan.scheduler,
+                batch_size=plan.batch,
+                unet_impl=plan.unet_impl,
+            )
             self._cell = None
         if self._cell != cell:
             # files are read and images encoded once for a cell, not for each of its blocks
@@ -143,17 +152,25 @@ class Painter:
         )
 
 
-def model_hashes(name: str) -> dict[str, str]:
-    """sha256 of every file of a model that can change a pixel, without loading it; a hub id is resolved and hashed."""
-    bundled = assets.resolve(name)
-    folder, delta = bundled if bundled is not None else (Path(name), None)
-    if not folder.is_dir():
-        from ine_jax.pipeline import load
+def model_hashes(model: ModelConfig) -> dict[str, str]:
+    """sha256 of every file that can change a pixel, of the model and of each checkpoint on top, without loading them.
 
-        return dict(load(name).parts.hashes)
+    What stands on the hub is fetched first.
+    """
+    bundled = assets.resolve(model.model)
+    folder, delta = bundled if bundled is not None else (Path(model.model), None)
+    if not folder.is_dir():
+        from ine_jax.models import hub
+
+        folder = hub.pipeline_folder(model.model, model.revision, None)
     parts = [folder / part for part in ("tokenizer", "text_encoder", "unet", "vae", "scheduler")]
     files = sorted(path for part in parts for pattern in MODEL_FILES for path in part.glob(pattern))
     found = {str(path.relative_to(folder)): file_hash(path) for path in files}
     if delta is not None:
         found["unet_delta"] = file_hash(delta)
+    if model.unlearned:
+        from ine_jax.models import hub
+
+        _, given = hub.open_checkpoints(model.unlearned)
+        found |= {name: file_hash(path) for name, path in given.items()}
     return found

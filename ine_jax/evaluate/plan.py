@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from ine_jax import assets
 from ine_jax.checks import MAX_SEED
-from ine_jax.config import EvaluateConfig, GuardConfig, GuidanceConfig, NegativeConfig
+from ine_jax.config import EvaluateConfig, GuardConfig, GuidanceConfig, ModelConfig, NegativeConfig
 from ine_jax.config.guards import phrases
 from ine_jax.config.methods import UnetImpl
 from ine_jax.errors import InputError
@@ -89,7 +89,10 @@ def _folder_hash(folder: Path) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Cells over named lists of items, with the sampler they share. `batch` is the fixed shape of a call."""
+    """Cells over named lists of items, with the sampler they share. `batch` is the fixed shape of a call.
+
+    `models` holds what the labels of cells stand for; a label that is not in it is itself a model's name.
+    """
 
     cells: tuple[Cell, ...]
     lists: Mapping[str, tuple[Item, ...]]
@@ -100,6 +103,11 @@ class Plan:
     batch: int = 32
     block: int = 50
     unet_impl: UnetImpl = "native"
+    models: Mapping[str, ModelConfig] = dataclasses.field(default_factory=dict)
+
+    def model(self, label: str) -> ModelConfig:
+        """The model, with checkpoints on top, that a cell's label stands for."""
+        return self.models.get(label) or ModelConfig(label)
 
     def pixels(self) -> dict[str, Any]:
         """What of the sampler changes pixels. This package's own UNet goes without saying."""
@@ -238,7 +246,16 @@ def plan_from_config(config: EvaluateConfig) -> Plan:
     ]
     s = config.sampler
     return Plan(
-        tuple(dict.fromkeys(cells)), lists, s.steps, s.scheduler, s.height, s.width, s.batch, config.block, s.unet_impl
+        tuple(dict.fromkeys(cells)),
+        lists,
+        s.steps,
+        s.scheduler,
+        s.height,
+        s.width,
+        s.batch,
+        config.block,
+        s.unet_impl,
+        {model.label: model for model in config.models},
     )
 
 

@@ -57,13 +57,21 @@ def model_folder(path_or_id: str | Path, revision: str | None) -> Path:
         name = str(path_or_id)
         if not isinstance(path_or_id, str) or not _ID.fullmatch(name):
             raise InputError(f"no folder {name}", "a folder of transformers or a hub id (owner/name)", "check the path")
-        pinned = revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision) is not None
-        found = _download(name, revision, _MODEL_FILES, offline=True) if pinned else None
-        folder = found if found and _is_model(found) else _downloaded(name, revision)
+        cached = _cached(name, revision)
+        folder = cached if cached and _is_model(cached) else _downloaded(name, revision)
     if not _is_model(folder):
         allowed = "config.json beside model.safetensors or pytorch_model.bin"
         raise InputError(f"{folder} holds no model", allowed, "give the folder that transformers writes")
     return folder
+
+
+def _cached(name: str, revision: str | None) -> Path | None:
+    if revision is None or not re.fullmatch(r"[0-9a-f]{40}", revision):
+        return None
+    import huggingface_hub
+
+    found = huggingface_hub.try_to_load_from_cache(name, "config.json", revision=revision)
+    return Path(found).parent if isinstance(found, str) else None
 
 
 def _downloaded(name: str, revision: str | None) -> Path:
@@ -117,6 +125,13 @@ def open_checkpoints(given: Sequence[str | Path]) -> tuple[list[Checkpoint], dic
         files |= {f"{prefix}/{file.relative_to(top)}": file for each in found for file in each.files}
         opened += found
     return opened, files
+
+
+def elsewhere(given: str) -> bool:
+    """Whether a place is to be had from the hub: not here, nor below a folder that is here."""
+    place = str(_multiplied(given)[0])
+    here = Path(place).exists() or Path(place.split("/")[0]).is_dir()
+    return not here and ".." not in place and _WITHIN.fullmatch(place) is not None
 
 
 def _multiplied(given: str | Path) -> tuple[str | Path, float]:

@@ -1,6 +1,6 @@
-"""Makes `fakes` importable."""
+"""Makes `fakes`, and the makers of published checkpoints, importable."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "models")]
