@@ -7,19 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ine_jax.checks import MAX_SEED
+from ine_jax.config.methods import NoiseMode
 from ine_jax.errors import InputError
 from ine_jax.latents import as_noise
 from ine_jax.torch_noise import torch_noise
 from ine_jax.types import Array
-
-NoiseMode = Literal["jax", "torch-cpu", "torch-cuda"]
 
 
 def item_seeds(seeds: int | Sequence[int], count: int) -> np.ndarray:

@@ -22,6 +22,7 @@ FLOORS = {
     "ine_jax.assets": 0,
     "ine_jax.storage": 0,
     "ine_jax.stopping": 0,
+    "ine_jax.shards": 1,
     "ine_jax.config": 1,
     "ine_jax.configfile": 1,
     "ine_jax.progress": 1,

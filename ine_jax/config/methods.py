@@ -10,6 +10,7 @@ InversionMethod = Literal["inversion", "rece"]
 Scheduler = Literal["ddim", "dpm++", "pndm", "euler"]
 EsdMethod = Literal["esd-x-strict", "esd-x", "esd-u", "esd-all"]
 UnetImpl = Literal["native", "diffusers"]
+NoiseMode = Literal["jax", "torch-cpu", "torch-cuda"]
 Prompts = tuple[str, ...]
 
 
@@ -29,12 +30,19 @@ class SamplerConfig:
     """Images per call; does not change any image."""
     unet_impl: UnetImpl = "native"
     """native, or diffusers: its 0.39 Flax UNet on the same weights, as a check (needs the extra `diffusers`)."""
+    noise: NoiseMode = "jax"
+    """What a seed means: JAX's own numbers, or those of torch.randn on the CPU or on CUDA (published seeds)."""
+    latents: str = ""
+    """File of initial noise in place of the seeds: .npy or .safetensors, [N, c, h, w] or [N, h, w, c], item by item."""
 
     def __post_init__(self) -> None:
         check_min(self, 1, "steps", "batch")
         for name in ("height", "width"):
             value = getattr(self, name)
             check(self, name, value is None or (8 <= value <= 4096 and value % 8 == 0), "8 to 4096, divisible by 8")
+        known = not self.latents or self.latents.endswith((".npy", ".safetensors"))
+        check(self, "latents", known, "a .npy or .safetensors file")
+        check(self, "latents", not self.latents or self.noise == "jax", f"none with noise {self.noise}")
 
 
 @dataclass(frozen=True)
