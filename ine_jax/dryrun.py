@@ -43,6 +43,7 @@ def plan(name: str, config: Any, shard: tuple[int, int] = (0, 1)) -> Outcome:
 
             work = _sources([m.model for m in config.models], [c for m in config.models for c in m.unlearned])
             whole = plan_from_config(config)
+            work |= {"read": "; ".join(whole.told())} if whole.told() else {}
             work |= {"cells": len(whole.cells), "images to draw": pending(whole, config.out, shard)}
     settings = dataclasses.asdict(config) if dataclasses.is_dataclass(config) else {}  # type: ignore[arg-type]
     lines = [f"plan of ine {name} (nothing is written)"]

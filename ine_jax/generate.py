@@ -7,11 +7,13 @@ been made at once.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,27 +21,29 @@ import jax
 import numpy as np
 from PIL import Image
 
-from ine_jax import guards, storage
+from ine_jax import benchmarks, guards, storage
+from ine_jax.benchmarks import PromptList
 from ine_jax.config import GenerateConfig
+from ine_jax.config.methods import NoiseMode
 from ine_jax.errors import InputError, Interrupted
 from ine_jax.guidance import Guidance
+from ine_jax.latents import Latents
 from ine_jax.negatives import Concept
 from ine_jax.pipeline import Pipeline, load
 from ine_jax.progress import Progress
-from ine_jax.prompts import Item, Row, items, read_prompts
+from ine_jax.prompts import Item, alike, named
 from ine_jax.provenance import difference, value_hash, versions
 from ine_jax.stopping import stop_requests
 
 SETTINGS = ".generate.json"
 METADATA = "metadata.jsonl"
 BATCHES_PER_CALL = 4
-_Record = Callable[[Item, np.ndarray], None]
 
 
 @dataclass(frozen=True)
 class Generated:
-    """What a run did: images made now and found complete, prompts cut to fit, and seconds per image made (None for
-    none).
+    """What a run did: images made now and found complete, prompts cut to fit, seconds per image made (None for none),
+    and how the prompt file was read.
     """
 
     out: str
@@ -47,6 +51,7 @@ class Generated:
     found: int
     truncated: int
     seconds_per_image: float | None
+    read: str = ""
 
 
 def generate(config: GenerateConfig, progress: Progress | None = None) -> Generated:
@@ -55,7 +60,7 @@ def generate(config: GenerateConfig, progress: Progress | None = None) -> Genera
     Raises ``InputError`` for prompts, model, embedding or folder that do not fit, before anything is written;
     ``Interrupted`` when asked to stop, with all finished images kept.
     """
-    wanted = wanted_items(config)
+    asked = prompt_list(config)
     concept = guards.concept(config.negative)
     pipe = load(
         config.model,
@@ -65,62 +70,81 @@ def generate(config: GenerateConfig, progress: Progress | None = None) -> Genera
         batch_size=config.sampler.batch,
         unet_impl=config.sampler.unet_impl,
     )
-    guidance = guards.guidance(config.guidance, concept is not None, pipe)
     size = {"steps": config.sampler.steps, "height": config.sampler.height, "width": config.sampler.width}
-    return write_images(
+    wanted, latents = named(asked.items, config.per_prompt), config.sampler.latents
+
+    @functools.cache
+    def scaled(scale: float) -> Guidance:
+        return guards.guidance(dataclasses.replace(config.guidance, scale=scale), concept is not None, pipe)
+
+    done = write_images(
         pipe,
         wanted,
         config.out,
-        guidance=guidance,
+        guidance=scaled(config.guidance.scale),
         concept=concept,
         size=size,
         progress=progress,
+        scaled=scaled,
+        noise=Latents(latents, list(wanted.values())) if latents else config.sampler.noise,
     )
+    return dataclasses.replace(done, read=asked.reading.line() if asked.reading else "")
 
 
-def wanted_items(config: GenerateConfig) -> list[Item]:
-    """Every image that ``config`` asks for, in order; raises ``InputError`` for no prompts or a prompt file that is
-    wrong.
+def prompt_list(config: GenerateConfig) -> PromptList:
+    """The prompts of ``config``, from its file or as they stand there; raises ``InputError`` for none, or a file that
+    is wrong.
     """
-    rows = read_prompts(config.prompts_file) if config.prompts_file else [Row(prompt) for prompt in config.prompts]
-    if not rows:
+    if config.prompts_file:
+        return benchmarks.load(config.prompts_file, seed=config.seed, stride=config.per_prompt)
+    if not config.prompts:
         raise InputError("no prompts", "prompts, or prompts_file", "give at least one prompt")
-    return items(rows, config.seed, config.per_prompt)
+    starts = range(config.seed, config.seed + len(config.prompts) * config.per_prompt, config.per_prompt)
+    return PromptList(tuple(Item(str(i), p, s) for i, (p, s) in enumerate(zip(config.prompts, starts, strict=True))))
+
+
+def wanted_items(config: GenerateConfig) -> dict[str, Item]:
+    """Every image that ``config`` asks for, by file name, in order; errors as for :func:`prompt_list`."""
+    return named(prompt_list(config).items, config.per_prompt)
 
 
 def write_images(
     pipe: Pipeline,
-    wanted: Sequence[Item],
+    wanted: Mapping[str, Item],
     out: str | Path,
     *,
     guidance: Guidance,
     concept: Concept | None = None,
     size: Mapping[str, int | None] | None = None,
     progress: Progress | None = None,
+    scaled: Callable[[float], Guidance] | None = None,
+    noise: NoiseMode | Latents = "jax",
 ) -> Generated:
-    """Write the PNG of every item into ``out`` (mode 0700), then ``metadata.jsonl`` in the order of the items.
+    """Write the PNG of every item (by file name) into ``out`` (mode 0700), then ``metadata.jsonl`` in their order.
 
     ``concept`` is what is to be avoided; ``size`` holds steps, height and width. Both as :class:`Pipeline` takes
-    them. Errors as for :func:`generate`.
+    them. ``scaled`` gives the guard at the guidance scale of an item that has one, ``noise`` what the items
+    start from. Errors as for :func:`generate`.
     """
     folder = Path(out)
-    settings = _settings(pipe, wanted, guidance, concept, size or {})
+    settings = _settings(pipe, wanted, guidance, concept, size or {}) | _start(noise)
     _check_settings(folder, settings)
-    cut = pipe.tokenizer.truncated([item.prompt for item in wanted])
+    cut = dict(zip(wanted, pipe.tokenizer.truncated([item.prompt for item in wanted.values()]), strict=True))
     with storage.lock(folder, "generate"):
         storage.write_atomic(folder / SETTINGS, json.dumps(settings, indent=1, sort_keys=True))
-        todo = [item for item in wanted if not complete(folder / item.file_name)]
+        todo = {name: item for name, item in wanted.items() if not complete(folder / name)}
         begun = time.perf_counter()
         try:
-            options = {"guidance": guidance, "negative": concept, **(size or {})}
-            made = _make(pipe, todo, folder, options, progress)
+            guard = functools.partial(_guard, guidance, scaled)
+            made = _make(pipe, todo, folder, guard, {"negative": concept, **(size or {})}, noise, progress)
         finally:
-            done = [(item, c) for item, c in zip(wanted, cut, strict=True) if (folder / item.file_name).is_file()]
-            storage.write_atomic(folder / METADATA, storage.jsonl([_row(item, c, folder) for item, c in done]))
+            done = [name for name in wanted if (folder / name).is_file()]
+            rows = [_row(folder / name, wanted[name], cut[name]) for name in done]
+            storage.write_atomic(folder / METADATA, storage.jsonl(rows))
         seconds = time.perf_counter() - begun
     if made < len(todo):
         raise Interrupted(f"stopped after {len(done)} of {len(wanted)} images", todo="the same command continues")
-    return Generated(str(folder), made, len(wanted) - len(todo), sum(cut), seconds / made if made else None)
+    return Generated(str(folder), made, len(wanted) - len(todo), sum(cut.values()), seconds / made if made else None)
 
 
 def complete(path: Path) -> bool:
@@ -133,32 +157,49 @@ def complete(path: Path) -> bool:
         return False
 
 
+def _guard(usual: Guidance, scaled: Callable[[float], Guidance] | None, scale: float | None) -> Guidance:
+    """The guard of items with this scale of their own; None for none."""
+    if scale is None:
+        return usual
+    if scaled is None:
+        raise InputError(f"an item with guidance scale {scale}", "items without, or `scaled`", "say what it means")
+    return scaled(scale)
+
+
 def _make(
     pipe: Pipeline,
-    todo: Sequence[Item],
+    todo: Mapping[str, Item],
     folder: Path,
+    guard: Callable[[float | None], Guidance],
     options: Mapping[str, Any],
+    noise: NoiseMode | Latents,
     progress: Progress | None,
 ) -> int:
     """Make the images, writing those of one call while the next one runs; returns how many were made before a request
     to stop.
     """
     per_call = BATCHES_PER_CALL * pipe.rows()
-    given = {key: value for key, value in options.items() if value is not None}
+    names, items = list(todo), list(todo.values())
+    groups = alike(items, (None, options.get("height"), options.get("width")))
+    calls = [(own, places[i : i + per_call]) for own, places in groups.items() for i in range(0, len(places), per_call)]
     done = 0
     with stop_requests() as stop, ThreadPoolExecutor(2) as writers:
         pending: list[Any] = []
-        for first in range(0, len(todo), per_call):
+        for (scale, height, width), places in calls:
             if stop.is_set():
                 break
-            part = todo[first : first + per_call]
-            prompts, seeds = [item.prompt for item in part], [item.seed for item in part]
-            images = pipe(prompts, seeds=seeds, **given)
+            given = {**options, "guidance": guard(scale), "height": height, "width": width}
+            images = pipe(
+                [items[i].prompt for i in places],
+                seeds=[items[i].seed for i in places],
+                noise=noise if isinstance(noise, str) else noise([items[i] for i in places]),
+                **{key: value for key, value in given.items() if value is not None},
+            )
             for task in pending:
                 task.result()
-            names = [folder / item.file_name for item in part]
-            pending = [writers.submit(_write, n, i) for n, i in zip(names, images, strict=True)]
-            done += len(part)
+            files = [folder / names[i] for i in places]
+            pending = [writers.submit(_write, file, image) for file, image in zip(files, images, strict=True)]
+            done += len(places)
             if progress is not None:
                 progress.update(done)
         for task in pending:
@@ -170,17 +211,23 @@ def _write(path: Path, image: np.ndarray) -> None:
     storage.write_atomic(path, storage.png(image))
 
 
-def _row(item: Item, truncated: bool, folder: Path) -> dict[str, Any]:
-    with Image.open(folder / item.file_name, formats=["PNG"]) as image:
+def _said(name: str, item: Item) -> dict[str, Any]:
+    """What the lists of items in this folder say of one."""
+    record = {"file_name": name, **item.record()}
+    return record if item.objects else {key: value for key, value in record.items() if key != "objects"}
+
+
+def _row(path: Path, item: Item, truncated: bool) -> dict[str, Any]:
+    with Image.open(path, formats=["PNG"]) as image:
         low_high = image.convert("RGB").getextrema()
     # A constant image is what a NaN decodes to; nobody should count it as a picture of anything.
     constant = all(low == high for low, high in low_high)  # type: ignore[misc]
-    return {**asdict(item), "truncated": truncated, "constant": constant}
+    return {**_said(path.name, item), "truncated": truncated, "constant": constant}
 
 
 def _settings(
     pipe: Pipeline,
-    wanted: Sequence[Item],
+    wanted: Mapping[str, Item],
     guidance: Guidance,
     concept: Concept | None,
     size: Mapping[str, int | None],
@@ -196,9 +243,16 @@ def _settings(
         "guidance": {"kind": str(jax.tree.structure(guidance)), "numbers": numbers},
         "negative": None if concept is None else _described(concept),
         "size": dict(size),
-        "items": {"count": len(wanted), "hash": value_hash([asdict(item) for item in wanted])},
+        "items": {"count": len(wanted), "hash": value_hash([_said(*each) for each in wanted.items()])},
         "versions": versions(),
     }
+
+
+def _start(noise: NoiseMode | Latents) -> dict[str, str]:
+    """What the items start from, where it is not JAX's own noise."""
+    if isinstance(noise, Latents):
+        return {"latents": noise.sha256}
+    return {} if noise == "jax" else {"noise": noise}
 
 
 def _number(leaf: Any) -> Any:

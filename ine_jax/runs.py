@@ -3,6 +3,7 @@
     run.json                            config, hashes, versions, commit: written once
     blocks/<k>/                         PNGs, rows.jsonl, SHA256SUMS; renamed into place when complete: presence = done
     scores/<detector>@<version>/        detector.json, <k>.jsonl
+    SHA256SUMS                          of what is derived from those and stands beside run.json
     timing.jsonl                        seconds per block, apart from everything that is compared byte for byte
 
 No index, no database: a killed run leaves at most hidden temporary files, which the next one replaces.
@@ -12,30 +13,27 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import io
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from ine_jax import provenance
-from ine_jax.errors import CorruptRunError, InputError
+from ine_jax import provenance, storage
+from ine_jax.errors import InputError
 from ine_jax.storage import corrupt, jsonl, parse_jsonl, png, sync, write_atomic, write_durable
 
 SCHEMA = 1
 IDENTITY_VERSION = 1
-SUMS = "SHA256SUMS"
 FIXED = ("config", "hashes")  # what a run directory may never change; versions are recorded as they were at its start
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,99}")
-_SUM = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9_]+\.(?:png|jsonl))")
 
 
 def identity(pixels: Mapping[str, Any]) -> str:
@@ -71,19 +69,19 @@ class Run:
         folder = self.root / "blocks"
         return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
 
-    def write_block(self, k: int, images: np.ndarray, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Store the uint8 images [N, H, W, 3] of block k, one per row; `file_name` is added to each row."""
+    def write_block(self, k: int, images: np.ndarray | Sequence[np.ndarray], rows: Sequence[Mapping[str, Any]]) -> None:
+        """Store the uint8 images [H, W, 3] of block k, one per row; `file_name` is added to each row."""
         if len(images) != len(rows):
             raise ValueError(f"{len(images)} images for {len(rows)} rows")
         files = {f"{i:06d}.png": png(image) for i, image in enumerate(images)}
         named = [{**row, "file_name": name} for row, name in zip(rows, files, strict=True)]
         files["rows.jsonl"] = jsonl(named).encode()
-        sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(files.items()))
+        sums = storage.sums(files)
         folder = self.block(k)
         temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)  # process ids come again
         temporary.mkdir(mode=0o700, parents=True)
-        for name, data in [*files.items(), (SUMS, sums.encode())]:
+        for name, data in [*files.items(), (storage.SUMS, sums.encode())]:
             write_durable(temporary / name, data)
         sync(temporary)
         try:
@@ -96,14 +94,7 @@ class Run:
 
     def sums(self, k: int) -> dict[str, str]:
         """File name -> sha256 of block k, as written. CorruptRunError where the list is not readable."""
-        path = self.block(k) / SUMS
-        try:
-            matches = [_SUM.fullmatch(line) for line in path.read_text().splitlines()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise corrupt(path, error) from error
-        if not matches or None in matches:
-            raise corrupt(path, "a line is not `sha256  name`")
-        return {match[2]: match[1] for match in matches if match}
+        return storage.read_sums(self.block(k))
 
     def read(self, k: int, name: str, sums: Mapping[str, str] | None = None) -> bytes:
         """Bytes of a file of block k, checked against its sha256."""
@@ -146,9 +137,8 @@ class Run:
 
     def write_scores(self, detector: str, k: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """Store the verdicts on block k, atomically; the last line is the sha256 of those before it."""
-        text = jsonl(rows)
-        digest = hashlib.sha256(text.encode()).hexdigest()
-        write_atomic(self.scores_path(detector, k), text + jsonl([{"sha256": digest}]))
+        body = jsonl(rows).encode()
+        write_atomic(self.scores_path(detector, k), body + _ending(body))
 
     def scores(self, detector: str, k: int) -> list[dict[str, Any]] | None:
         """The verdicts on block k, or None where it is not scored yet."""
@@ -156,11 +146,20 @@ class Run:
         if not path.is_file():
             return None
         data = path.read_bytes()
-        lines = parse_jsonl(data, path)
-        body = data[: data.rstrip(b"\n").rfind(b"\n") + 1]
-        if not lines or lines[-1] != {"sha256": hashlib.sha256(body).hexdigest()}:
+        body = data[: data[:-1].rfind(b"\n") + 1]
+        if data != body + _ending(body):
             raise corrupt(path, "its sha256 is not the recorded one")
-        return lines[:-1]
+        return parse_jsonl(body, path)
+
+    def about(self, detector: str) -> dict[str, Any]:
+        """What `<detector>@<version>` says of itself."""
+        return storage.unseal(self.scores_path(detector, 0).with_name("detector.json"))
+
+    def write_about(self, detector: str, record: Mapping[str, Any]) -> None:
+        """Store what a detector says of itself, where it is not stored so already."""
+        path, text = self.scores_path(detector, 0).with_name("detector.json"), storage.seal(record)
+        if not path.is_file() or path.read_bytes() != text.encode():
+            write_atomic(path, text)
 
     def add_timing(self, entry: Mapping[str, Any]) -> None:
         """Append one line to timing.jsonl."""
@@ -181,31 +180,10 @@ class Run:
         for path in [*self.root.glob("blocks/.*.tmp"), *self.root.glob("scores/*/.*.tmp"), *self.root.glob(".*.tmp")]:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
-    def verify(self) -> list[str]:
-        """Read every stored byte again; one line per fault, naming the file. Empty: all is as it was written."""
-        faults: list[str] = []
-        for k in self.blocks():
-            try:
-                sums = self.sums(k)
-                known = {*sums, SUMS}
-                faults += [f"{p}: not in {SUMS}" for p in sorted(self.block(k).iterdir()) if p.name not in known]
-            except CorruptRunError as error:
-                faults.append(error.given)
-                continue
-            for name in sums:
-                faults += _fault(functools.partial(self.read, k, name, sums))
-        for detector in self.detectors():
-            for k in self.blocks():
-                faults += _fault(functools.partial(self.scores, detector, k))
-        return faults
 
-
-def _fault(action: Callable[[], object]) -> list[str]:
-    try:
-        action()
-    except CorruptRunError as error:
-        return [error.given]
-    return []
+def _ending(body: bytes) -> bytes:
+    """The last line of a file of scores: the sha256 of those before it."""
+    return jsonl([{"sha256": hashlib.sha256(body).hexdigest()}]).encode()
 
 
 def open_run(root: str | Path) -> Run:
@@ -213,22 +191,23 @@ def open_run(root: str | Path) -> Run:
     path = Path(root) / "run.json"
     if not path.is_file():
         raise InputError(f"{root} holds no run.json", "a run directory written by `ine evaluate`", "check the path")
-    try:
-        record = json.loads(path.read_text())
-        digest = record.pop("sha256")
-    except (ValueError, KeyError, AttributeError, OSError) as error:
-        raise corrupt(path, error) from error
-    if digest != provenance.value_hash(record):
-        raise corrupt(path, "its sha256 is not the recorded one")
+    record = storage.unseal(path)
     if record.get("schema") != SCHEMA:
         raise InputError(f"{path} has schema {record.get('schema')}", f"schema {SCHEMA}", "use the matching release")
     return Run(Path(root), record)
 
 
-def create(root: str | Path, config: Mapping[str, Any], hashes: Mapping[str, Any], command: Sequence[str] = ()) -> Run:
+def create(
+    root: str | Path,
+    config: Mapping[str, Any],
+    hashes: Mapping[str, Any],
+    command: Sequence[str] = (),
+    readings: Mapping[str, Any] | None = None,
+) -> Run:
     """Start a run in `root`, or continue the one that is there.
 
-    A directory that was started with another config or other hashes is refused with the fields that differ.
+    A directory that was started with another config or other hashes is refused with the fields that differ. `readings`
+    (how each prompt list was read) are kept as they were at the start: a file that gives the same items may change.
     """
     root = Path(root)
     fixed = json.loads(provenance.canonical({"config": config, "hashes": hashes}))
@@ -250,8 +229,8 @@ def create(root: str | Path, config: Mapping[str, Any], hashes: Mapping[str, Any
         "versions": provenance.versions(),
         "commit": provenance.commit(),
         "command": list(command),
+        "readings": dict(readings or {}),
     }
     (root / "blocks").mkdir(mode=0o700, exist_ok=True)
-    sealed = {**record, "sha256": provenance.value_hash(record)}
-    write_atomic(root / "run.json", json.dumps(sealed, indent=1, ensure_ascii=False) + "\n")
+    write_atomic(root / "run.json", storage.seal(record))
     return Run(root, record)

@@ -21,6 +21,7 @@ import numpy as np
 from tiny_pipeline import make_parts, write_tokenizer
 
 from ine_jax import bench, loop, report
+from ine_jax.benchmarks import load
 from ine_jax.config import BenchConfig, GuidanceConfig, NegativeConfig, SamplerConfig
 from ine_jax.detectors.world import WorldConfig, WorldDetector, WorldNet
 from ine_jax.embedding import Embedding
@@ -29,7 +30,7 @@ from ine_jax.generate import write_images
 from ine_jax.guidance import Negative
 from ine_jax.models.weights import write_pipeline, write_unet_delta
 from ine_jax.negatives import Concept
-from ine_jax.prompts import Row, items
+from ine_jax.prompts import Item, named
 from ine_jax.schedule import from_config
 
 ITEMS = 4
@@ -84,14 +85,16 @@ def judge(folder: Path, embedding: Path) -> None:
         Cell("tiny-unlearned-0", counts, guided, blend, "cfg", *origin),
         Cell("tiny", counts[:1], guided, found, "cfg", *origin, "control"),
     )
+    reading = load("attack").reading
+    readings = {"attack": reading} if reading else {}
     run = evaluate(
-        Plan(cells, lists, steps=16, scheduler="dpm++", batch=50, block=50),
+        Plan(cells, lists, steps=16, scheduler="dpm++", batch=50, block=50, readings=readings),
         folder / "evaluation",
         draw=fakes.draw,
         hashes=fakes.hashes,
         command=["ine", "demo"],
     )
-    score(run, fakes.Corner(), about=fakes.ABOUT)
+    score(run, [fakes.Corner()])
     report.build([folder])
 
 
@@ -116,10 +119,18 @@ def make(root: Path) -> Path:
     WorldDetector(WorldConfig(labels, (8, 8), 32, {"weapon": ("knife",)}), zeros).save(root / "detector")
     train(root / "training")
     painter: Any = Painter(parts)
-    wanted = items([Row("a photo of a cat"), Row("a red apple", "fruit", 7)])
+    wanted = named([Item("0", "a photo of a cat", 0), Item("fruit", "a red apple", 7, guidance=5.0)])
     size = {"steps": 25, "height": None, "width": None}
     avoided = Concept(embeddings=(Embedding.load(root / "weapon.safetensors"),))
-    write_images(painter, wanted, root / "images", guidance=Negative(3.0, 4.0), concept=avoided, size=size)
+    write_images(
+        painter,
+        wanted,
+        root / "images",
+        guidance=Negative(3.0, 4.0),
+        concept=avoided,
+        size=size,
+        scaled=lambda w: Negative(w, w - 1.0),
+    )
     judge(root / "demo", root / "weapon.safetensors")
     (root / "bench.json").write_text(json.dumps(timed(painter), indent=1, sort_keys=True) + "\n")
     return root

@@ -18,7 +18,7 @@ from ine_jax.generate import METADATA, SETTINGS, complete, generate, wanted_item
 from ine_jax.guards import concept
 from ine_jax.guidance import Cfg
 from ine_jax.pipeline import Pipeline, load
-from ine_jax.prompts import Row, items, read_prompts
+from ine_jax.prompts import Item, named
 
 __all__ = ["tiny_folder"]
 
@@ -30,6 +30,10 @@ HOSTILE = ("../../x", "a\nb", "<script>", "CON", "/etc/passwd", "a" * 500)
 def config(folder: Path, out: Path, **more: object) -> GenerateConfig:
     settings = {"model": str(folder), "prompts": ("a cat", "a dog", "knife"), "sampler": SAMPLER, "seed": 5}
     return GenerateConfig(**{**settings, "out": str(out), **more})  # type: ignore[arg-type]
+
+
+def numbered(*prompts: str) -> dict[str, Item]:
+    return named([Item(str(i), prompt, i) for i, prompt in enumerate(prompts)])
 
 
 def rows_of(folder: Path) -> list[dict]:
@@ -91,7 +95,7 @@ def test_a_request_to_stop_keeps_what_is_done(
 ) -> None:
     pipe = load(tiny_folder, batch_size=2)
     monkeypatch.setattr("ine_jax.generate.BATCHES_PER_CALL", 1)
-    wanted = items([Row(p) for p in ("a cat", "a dog", "knife", "apple", "cat")])
+    wanted = numbered("a cat", "a dog", "knife", "apple", "cat")
     options = {"guidance": Cfg(3.0), "size": {"steps": 2}}
 
     class Stopper:
@@ -107,48 +111,18 @@ def test_a_request_to_stop_keeps_what_is_done(
 
 
 def test_nothing_in_a_prompt_reaches_a_file_name() -> None:
-    made = items([Row(prompt, id=prompt) for prompt in HOSTILE])
-    assert [item.file_name for item in made] == [f"{i:06d}_00.png" for i in range(len(HOSTILE))]
+    made = named([Item(prompt, prompt, 0) for prompt in HOSTILE])
+    assert list(made) == [f"{i:06d}_00.png" for i in range(len(HOSTILE))]
 
 
-def test_seeds_of_rows_and_of_lists() -> None:
-    made = items([Row("a"), Row("b", seed=100), Row("c")], seed=10, per_prompt=2)
-    assert [item.seed for item in made] == [10, 11, 100, 101, 14, 15]
+def test_seeds_of_rows_and_of_lists(tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b", "seed": 100}\n{"prompt": "c"}\n')
+    made = wanted_items(GenerateConfig(prompts_file=str(tmp_path / "p.jsonl"), seed=10, per_prompt=2))
+    assert [item.seed for item in made.values()] == [10, 11, 100, 101, 14, 15]
+    made = wanted_items(GenerateConfig(prompts=("a", "b"), seed=10, per_prompt=2))
+    assert [(item.id, item.seed) for item in made.values()] == [("0", 10), ("0", 11), ("1", 12), ("1", 13)]
     with pytest.raises(InputError, match="seed 4294967296"):
-        items([Row("a", seed=2**32 - 1)], per_prompt=2)
-
-
-def test_prompt_files_are_read(tmp_path: Path) -> None:
-    (tmp_path / "p.txt").write_text("\ufeffa cat\r\n\n  a dog \n", "utf-8")
-    assert [row.prompt for row in read_prompts(tmp_path / "p.txt")] == ["a cat", "a dog"]
-    (tmp_path / "p.jsonl").write_text('{"prompt": "a", "seed": 3, "id": 7, "more": 1}\n{"prompt": "b"}\n')
-    assert read_prompts(tmp_path / "p.jsonl") == [Row("a", "7", 3), Row("b", "", None)]
-
-
-WRONG = {
-    "none.txt": (None, "No such file"),
-    "empty.txt": (b"\n \n", "0 prompts"),
-    "latin.txt": (b"caf\xe9\n", "not UTF-8"),
-    "prompts.csv": (b"prompt\na\n", r"\.txt or \.jsonl"),
-    "broken.jsonl": (b'{"prompt": "a"}\n{"prompt": \n', "line 2"),
-    "list.jsonl": (b"[1]\n", "line 1"),
-    "number.jsonl": (b'{"prompt": 3}\n', "prompt is not text"),
-    "seed.jsonl": (b'{"prompt": "a", "seed": -1}\n', "seed -1"),
-    "bool.jsonl": (b'{"prompt": "a", "seed": true}\n', "seed True"),
-    "big.jsonl": (b'{"prompt": "a", "seed": 4294967296}\n', "seed 4294967296"),
-    "twice.jsonl": (b'{"prompt": "a", "id": "x"}\n{"prompt": "b", "id": "x"}\n', "comes twice"),
-    "id.jsonl": (b'{"prompt": "a", "id": [1]}\n', "id is neither"),
-    "deep.jsonl": (b"[" * 100_000 + b"\n", "line 1"),
-}
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_wrong_prompt_files_name_the_line(tmp_path: Path, name: str) -> None:
-    content, reason = WRONG[name]
-    if content is not None:
-        (tmp_path / name).write_bytes(content)
-    with pytest.raises(InputError, match=reason):
-        read_prompts(tmp_path / name)
+        named([Item("0", "a", 2**32 - 1)], per_prompt=2)
 
 
 def test_wrong_folders_are_refused_and_left_alone(tiny_folder: Path, tmp_path: Path) -> None:
@@ -188,7 +162,7 @@ def test_a_file_that_is_no_whole_png_is_not_complete(tmp_path: Path) -> None:
 
 def test_a_constant_image_is_flagged(tiny_folder: Path, tmp_path: Path) -> None:
     pipe = load(tiny_folder, batch_size=2)
-    wanted = items([Row("a cat"), Row("a dog")])
+    wanted = numbered("a cat", "a dog")
     options = {"guidance": Cfg(3.0), "size": {"steps": 2}}
     write_images(pipe, wanted, tmp_path / "out", **options)  # type: ignore[arg-type]
     (tmp_path / "out" / "000001_00.png").write_bytes(storage.png(np.zeros((SIDE, SIDE, 3), np.uint8)))

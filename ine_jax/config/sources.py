@@ -6,6 +6,7 @@ from typing import ClassVar, Literal, get_args
 from ine_jax.checks import check, check_min
 
 Measure = Literal["defended", "kept", "drawn", "prior"]
+Column = Literal["seed", "guidance", "size"]
 DetectorKind = Literal["world", "nudenet", "q16", "clip", "vit"]
 MetricKind = Literal["lpips", "clip-score", "fid"]
 
@@ -51,6 +52,10 @@ class PromptsConfig:
     """defended (concept not shown), kept (objects shown), drawn (concept shown), prior (no concept); empty: by name."""
     limit: int | None = None
     """Use only the first rows; empty means those of the whole evaluation."""
+    ignore: tuple[Column, ...] = ()
+    """What rows say of themselves that is not used: seed, guidance, size."""
+    encoding: str = ""
+    """Encoding of the file, such as cp949; empty means UTF-8, or what its byte order mark says."""
 
     def __post_init__(self) -> None:
         check(self, "source", bool(self.source), "a bundled list or a file")
@@ -73,6 +78,8 @@ class DetectorConfig:
     """q16: safetensors of its two prompt vectors."""
     phrases: tuple[str, ...] = ()
     """clip: what is looked for, in words."""
+    sha256: str = ""
+    """nudenet: what its weights file must hash to; empty means any (it is recorded)."""
 
     def __post_init__(self) -> None:
         kinds = get_args(DetectorKind)
@@ -81,6 +88,8 @@ class DetectorConfig:
         check(self, "weights", bool(self.weights) or not needed, f"weights, for {self.kind}")
         check(self, "prompts", bool(self.prompts) == (self.kind == "q16"), "a file for q16, else none")
         check(self, "phrases", bool(self.phrases) == (self.kind == "clip"), "phrases for clip, else none")
+        pin = self.kind == "nudenet" and len(self.sha256) == 64
+        check(self, "sha256", pin or not self.sha256, "64 hexadecimal digits for nudenet, else none")
 
 
 @dataclass(frozen=True)
@@ -97,9 +106,13 @@ class MetricConfig:
     """Commit of the hub repository."""
     size: int | None = None
     """lpips: side in pixels that images are resized to; empty means their own."""
+    images: str = ""
+    """fid: folder of real images to compare with; empty means the reference model's images."""
 
     def __post_init__(self) -> None:
         kinds = get_args(MetricKind)
         check(self, "kind", self.kind in kinds, ", ".join(kinds))
         check(self, "weights", bool(self.weights), "a file, a folder or a hub id")
         check_min(self, 1, "size")
+        check(self, "size", self.size is None or self.kind == "lpips", "a number for lpips, else none")
+        check(self, "images", not self.images or self.kind == "fid", "a folder for fid, else none")

@@ -5,9 +5,10 @@ JAX.
 """
 
 from ine_jax.evaluate.drawing import evaluate
-from ine_jax.evaluate.plan import Cell, Item, Plan, Unit, plan_from_config, read_items, units
+from ine_jax.evaluate.plan import Cell, Plan, Unit, plan_from_config, read_items, units
 from ine_jax.evaluate.scoring import score
 from ine_jax.evaluate.summary import Preset, summarise
+from ine_jax.prompts import Item
 
 __all__ = [
     "Cell",

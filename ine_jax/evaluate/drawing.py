@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,13 +13,15 @@ import numpy as np
 from ine_jax import assets, runs, storage
 from ine_jax.config import ModelConfig
 from ine_jax.errors import InputError, Interrupted
-from ine_jax.evaluate.plan import Cell, Item, Plan, Unit, check, units
+from ine_jax.evaluate.plan import Cell, Plan, Unit, check, units
+from ine_jax.prompts import Item, alike
 from ine_jax.provenance import file_hash
 from ine_jax.runs import Run
 from ine_jax.stopping import stop_requests
 
 Shard = tuple[int, int]
-Draw = Callable[[Cell, Sequence[Item], Plan], np.ndarray]
+Images = np.ndarray | Sequence[np.ndarray]
+Draw = Callable[[Cell, Sequence[Item], Plan], Images]
 NAMES = ("lists", "role", "guard", "negative_name", "embedding_from", "embedding_seed")  # of a cell; change no pixel
 MODEL_FILES = ("*.safetensors", "*.bin", "*.msgpack", "*.json", "*.txt")
 
@@ -41,9 +44,9 @@ def evaluate(
 ) -> Run:
     """Draw what is missing of shard i of N of `plan` into the run directory `root`, and return the opened run.
 
-    A finished shard is a no-op that loads no model. `draw` (cell, items, plan) -> uint8 [items, H, W, 3] and `hashes`
-    (a cell's model -> file hashes) default to the real models. InputError: a plan that cannot be drawn, or a directory
-    started with another config; Interrupted: asked to stop, finished blocks are kept.
+    A finished shard is a no-op that loads no model. `draw` (cell, items, plan) -> a uint8 [H, W, 3] per item and
+    `hashes` (a cell's model -> file hashes) default to the real models. InputError: a plan that cannot be drawn, or a
+    directory started with another config; Interrupted: asked to stop, finished blocks are kept.
     """
     i, total = shard
     if not 0 <= i < total:
@@ -52,7 +55,8 @@ def evaluate(
     find = hashes or (lambda label: model_hashes(plan.model(label)))
     models = {label: dict(find(label)) for label in dict.fromkeys(cell.model for cell in plan.cells)}
     with storage.lock(root, f"draw-{i}-of-{total}"), stop_requests() as stop:
-        run = runs.create(root, plan.record(), {"models": models}, command)
+        readings = {name: reading.record() for name, reading in plan.readings.items()}
+        run = runs.create(root, plan.record(), {"models": models}, command, readings)
         todo = [unit for unit in units(plan) if unit.k % total == i and not run.done(unit.k)]
         if todo and draw is None:
             draw = Painter()
@@ -82,23 +86,38 @@ def _pixels(plan: Plan, cell: Cell, models: Mapping[str, Any]) -> dict[str, Any]
     return {**pixels, "hashes": models[cell.model], "sampler": plan.pixels()}
 
 
+def _own_pixels(pixels: Mapping[str, Any], cell: Cell, item: Item) -> dict[str, Any]:
+    """The same for an item, with the scale and the size of its own where it has them."""
+    guidance, sampler = pixels["guidance"], pixels["sampler"]
+    if item.guidance is not None:
+        scaled = dataclasses.replace(cell.guidance, scale=item.guidance).settings()
+        guidance = {**guidance, **{key: scaled[key] for key in ("scale", "negative_scale")}}
+    size = {"height": item.height, "width": item.width}
+    sampler = {**sampler, **{side: length for side, length in size.items() if length is not None}}
+    return {**pixels, "guidance": guidance, "sampler": sampler, "prompt": item.prompt, "seed": item.seed}
+
+
+def _row(plan: Plan, item: Item) -> dict[str, int]:
+    """Which row of the file of latents the item starts from."""
+    return {} if plan.starts is None else {"row": plan.starts.rows[item]}
+
+
 def _draw_block(run: Run, plan: Plan, unit: Unit, pixels: Mapping[str, Any], draw: Draw) -> int:
     cell = plan.cells[unit.cell]
     items = plan.lists[unit.list][unit.start : unit.stop]
     begin = time.monotonic()
     images = draw(cell, items, plan)
     seconds = time.monotonic() - begin
+    cut = draw.cut(items) if isinstance(draw, Painter) else [False] * len(items)
     rows = [
         {
-            "id": item.id,
+            **item.record(),
+            **({"truncated": True} if short else {}),
             "cell": unit.cell,
             "list": unit.list,
-            "prompt": item.prompt,
-            "seed": item.seed,
-            "objects": list(item.objects),
-            "identity": runs.identity({**pixels, "prompt": item.prompt, "seed": item.seed}),
+            "identity": runs.identity(_own_pixels(pixels, cell, item) | _row(plan, item)),
         }
-        for item in items
+        for item, short in zip(items, cut, strict=True)
     ]
     run.write_block(unit.k, images, rows)
     run.add_timing({"block": unit.k, "cell": unit.cell, "images": len(items), "seconds": round(seconds, 4)})
@@ -113,10 +132,34 @@ class Painter:
         self._name = ""
         self._pipe: Any = None
         self._cell: Cell | None = None
-        self._guard: dict[str, Any] = {}
+        self._concept: Any = None
+        self._guards: dict[float | None, Any] = {}
 
-    def __call__(self, cell: Cell, items: Sequence[Item], plan: Plan) -> np.ndarray:
-        """Images uint8 [items, H, W, 3] of the cell."""
+    def __call__(self, cell: Cell, items: Sequence[Item], plan: Plan) -> list[np.ndarray]:
+        """One uint8 image [H, W, 3] per item of the cell, drawn by groups of equal guidance scale and size."""
+        self._take(cell, plan)
+        usual = (cell.guidance.scale, plan.height, plan.width)
+        images: dict[int, np.ndarray] = {}
+        for (scale, height, width), places in alike(items, usual).items():
+            drawn = self._pipe(
+                [items[i].prompt for i in places],
+                guidance=self._guard(cell, scale),
+                negative=self._concept,
+                seeds=[items[i].seed for i in places],
+                noise=plan.noise if plan.starts is None else plan.starts([items[i] for i in places]),
+                steps=plan.steps,
+                height=height,
+                width=width,
+            )
+            images.update(zip(places, np.asarray(drawn), strict=True))
+        return [images[i] for i in range(len(items))]
+
+    def cut(self, items: Sequence[Item]) -> list[bool]:
+        """Whether each prompt is longer than the text encoder of the last drawn cell reads."""
+        return self._pipe.tokenizer.truncated([item.prompt for item in items])
+
+    def _take(self, cell: Cell, plan: Plan) -> None:
+        """Load the cell's model and concept, unless they are those of the last call."""
         from ine_jax import guards
         from ine_jax.pipeline import load
 
@@ -134,22 +177,16 @@ class Painter:
             self._cell = None
         if self._cell != cell:
             # files are read and images encoded once for a cell, not for each of its blocks
-            concept = guards.concept(cell.negative)
-            self._guard = {
-                "guidance": guards.guidance(cell.guidance, concept is not None, self._pipe),
-                "negative": concept,
-            }
-            self._cell = cell
-        return np.asarray(
-            self._pipe(
-                [item.prompt for item in items],
-                **self._guard,
-                seeds=[item.seed for item in items],
-                steps=plan.steps,
-                height=plan.height,
-                width=plan.width,
-            )
-        )
+            self._concept, self._guards, self._cell = guards.concept(cell.negative), {}, cell
+
+    def _guard(self, cell: Cell, scale: float | None) -> Any:
+        """The cell's guard at a guidance scale; an empty negative scale, or a preset's, follows it."""
+        from ine_jax import guards
+
+        if scale not in self._guards:
+            config = cell.guidance if scale is None else dataclasses.replace(cell.guidance, scale=scale)
+            self._guards[scale] = guards.guidance(config, self._concept is not None, self._pipe)
+        return self._guards[scale]
 
 
 def model_hashes(model: ModelConfig) -> dict[str, str]:

@@ -3,37 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import itertools
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from ine_jax import assets
+from ine_jax.benchmarks import PromptList, Reading, load, path_of
 from ine_jax.checks import MAX_SEED
 from ine_jax.config import EvaluateConfig, GuardConfig, GuidanceConfig, ModelConfig, NegativeConfig
 from ine_jax.config.guards import phrases
-from ine_jax.config.methods import UnetImpl
+from ine_jax.config.methods import NoiseMode, UnetImpl
+from ine_jax.config.sources import Measure, PromptsConfig
 from ine_jax.errors import InputError
 from ine_jax.imagefolder import image_files
+from ine_jax.latents import Latents
+from ine_jax.prompts import Item
 from ine_jax.provenance import file_hash, value_hash
 
-Measure = Literal["defended", "kept", "drawn"]
 DRAWN = ("explicit", "generic", "list")  # lists that ask whether words still work, not whether a guard does
-MAX_BYTES = 256 * 2**20
-
-
-@dataclasses.dataclass(frozen=True)
-class Item:
-    """One image that is asked for: `objects` are the labels that the prompt names, the seed belongs to the item."""
-
-    id: str
-    prompt: str
-    seed: int
-    objects: tuple[str, ...] = ()
-
-    def record(self) -> dict[str, Any]:
-        """The item as JSON values."""
-        return {**dataclasses.asdict(self), "objects": list(self.objects)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +80,8 @@ def _folder_hash(folder: Path) -> str:
 class Plan:
     """Cells over named lists of items, with the sampler they share. `batch` is the fixed shape of a call.
 
-    `models` holds what the labels of cells stand for; a label that is not in it is itself a model's name.
+    `models` holds what the labels of cells stand for; a label that is not in it is itself a model's name. `measures`
+    holds what is counted on a list where its name does not say it, `readings` how its file was read.
     """
 
     cells: tuple[Cell, ...]
@@ -104,20 +94,45 @@ class Plan:
     block: int = 50
     unet_impl: UnetImpl = "native"
     models: Mapping[str, ModelConfig] = dataclasses.field(default_factory=dict)
+    measures: Mapping[str, Measure] = dataclasses.field(default_factory=dict)
+    readings: Mapping[str, Reading] = dataclasses.field(default_factory=dict)
+    noise: NoiseMode = "jax"
+    latents: str = ""
+
+    @cached_property
+    def starts(self) -> Latents | None:
+        """Rows of the file of latents, for the items of all lists one after the other; None without a file."""
+        return Latents(self.latents, list(itertools.chain(*self.lists.values()))) if self.latents else None
 
     def model(self, label: str) -> ModelConfig:
         """The model, with checkpoints on top, that a cell's label stands for."""
         return self.models.get(label) or ModelConfig(label)
 
+    def measure(self, name: str) -> Measure:
+        """What is counted on a list."""
+        return self.measures.get(name) or measure(name)
+
+    def told(self) -> list[str]:
+        """How the prompt files were read, a line for each, and what to look at; nothing of the bundled lists."""
+        bundled = assets.ROOT / "tiny" / "prompts"
+        own = [each for each in self.readings.values() if not (bundled / each.file).is_file()]
+        return [line for each in own for line in (each.line(), each.warning) if line]
+
     def pixels(self) -> dict[str, Any]:
-        """What of the sampler changes pixels. This package's own UNet goes without saying."""
+        """What of the sampler changes pixels. This package's own UNet and JAX's own noise go without saying."""
         own = {key: getattr(self, key) for key in ("steps", "scheduler", "height", "width")}
-        return own if self.unet_impl == "native" else {**own, "unet_impl": self.unet_impl}
+        others = {} if self.unet_impl == "native" else {"unet_impl": self.unet_impl}
+        others |= {} if self.noise == "jax" else {"noise": self.noise}
+        return {**own, **others, **({} if self.starts is None else {"latents": self.starts.sha256})}
 
     def record(self) -> dict[str, Any]:
         """The config that a run directory is bound to."""
         lists = {
-            name: {"n": len(items), "measure": measure(name), "sha256": value_hash([item.record() for item in items])}
+            name: {
+                "n": len(items),
+                "measure": self.measure(name),
+                "sha256": value_hash([item.record() for item in items]),
+            }
             for name, items in self.lists.items()
         }
         sampler = {**self.pixels(), "batch": self.batch}
@@ -137,13 +152,16 @@ class Unit:
 
 
 def measure(name: str) -> Measure:
-    """What is counted on a list: objects kept (benign...), the concept drawn (`DRAWN`), or else not shown (attacks).
+    """What a list's name says is counted: objects kept (benign...), the concept drawn (`DRAWN`), nothing of a concept
+    (coco...), or else the concept not shown (attacks).
 
     The lists that settings are chosen on are named tune-..., and count alike.
     """
     name = name.removeprefix("tune-")
     if name.startswith("benign"):
         return "kept"
+    if name.startswith("coco"):
+        return "prior"
     return "drawn" if name in DRAWN else "defended"
 
 
@@ -166,6 +184,7 @@ def check(plan: Plan) -> None:
     """
     if not plan.cells:
         raise InputError("an evaluation without cells", "at least one model and one guard", "add one")
+    _ = plan.starts  # a file of latents is opened and counted
     for name, items in plan.lists.items():
         ids = [item.id for item in items]
         if len(set(ids)) != len(ids):
@@ -190,39 +209,8 @@ def check(plan: Plan) -> None:
 
 
 def read_items(source: str | Path, limit: int | None = None) -> tuple[Item, ...]:
-    """Items of a bundled list by name, or of a .jsonl file: {"id", "prompt", "seed", "objects"}; the first `limit`.
-
-    `id` defaults to the line number, `seed` to the row's index. InputError names the line that cannot be read.
-    """
-    path = Path(source)
-    if path.suffix != ".jsonl":
-        path = assets.ROOT / "tiny" / "prompts" / f"{source}.jsonl"
-    if not path.is_file():
-        names = ", ".join(sorted(p.stem for p in path.parent.glob("*.jsonl")))
-        raise InputError(f"no prompt list {str(source)!r}", f"a .jsonl file, or one of {names}", "check the name")
-    if path.stat().st_size > MAX_BYTES:
-        raise InputError(f"{path} is larger than {MAX_BYTES >> 20} MiB", "a smaller list", "split the file")
-    items: list[Item] = []
-    for number, line in enumerate(path.read_text("utf-8-sig", errors="replace").split("\n"), start=1):
-        if line.strip() and (limit is None or len(items) < limit):
-            items.append(_item(line, number, len(items), path))
-    if not items:
-        raise InputError(f"{path} holds no prompts", "one JSON object per line", "check the file")
-    return tuple(items)
-
-
-def _item(line: str, number: int, index: int, path: Path) -> Item:
-    try:
-        row = dict(json.loads(line))
-        prompt, seed, objects = row["prompt"], row.get("seed", index), row.get("objects", [])
-        sound = isinstance(prompt, str) and type(seed) is int and 0 <= seed <= MAX_SEED
-        if not (sound and isinstance(objects, list) and all(isinstance(name, str) for name in objects)):
-            raise ValueError("prompt is no text, seed no such number, or objects no list of names")
-        return Item(str(row.get("id", number)), prompt, seed, tuple(objects))
-    except (ValueError, KeyError, TypeError) as error:
-        allowed = 'a JSON object {"prompt": text, "seed": 0 to 4294967295, "objects": [names]}'
-        given = f"{path}, line {number}: {type(error).__name__} {error}"
-        raise InputError(given, allowed, "repair the line") from error
+    """Items of a bundled list by name, or of a prompt file; the first `limit`. Errors as of `benchmarks.load`."""
+    return load(source, limit=limit).items
 
 
 def plan_from_config(config: EvaluateConfig) -> Plan:
@@ -230,13 +218,11 @@ def plan_from_config(config: EvaluateConfig) -> Plan:
 
     Without a negative most guards are plain CFG, which is drawn once for each scale, under the name "cfg".
     """
-    lists = {
-        each.name or _list_name(each.source): read_items(each.source, each.limit or config.limit)
-        for each in config.prompts
-    }
-    if len(lists) != len(config.prompts):
+    read = {_list_name(each): _read(each, config.limit) for each in config.prompts}
+    if len(read) != len(config.prompts):
         sources = [each.source for each in config.prompts]
         raise InputError(f"prompts: two of {sources} have one name", "names that differ", "give one a name")
+    lists = {name: found.items for name, found in read.items()}
     counts = tuple((name, len(items)) for name, items in lists.items())
     cells = [
         _cell(model.label, guard, negative, counts)
@@ -256,14 +242,30 @@ def plan_from_config(config: EvaluateConfig) -> Plan:
         config.block,
         s.unet_impl,
         {model.label: model for model in config.models},
+        {_list_name(each): each.measure for each in config.prompts if each.measure},
+        {name: found.reading for name, found in read.items() if found.reading},
+        s.noise,
+        s.latents,
     )
 
 
-def _list_name(source: str) -> str:
-    return Path(source).stem if source.endswith(".jsonl") else source
+def _list_name(config: PromptsConfig) -> str:
+    """Name of a list in tables: its own, its selection's, its file's."""
+    return config.name or config.select or path_of(config.source).stem
+
+
+def _read(config: PromptsConfig, limit: int | None) -> PromptList:
+    return load(
+        config.source,
+        select=config.select,
+        limit=config.limit or limit,
+        encoding=config.encoding,
+        ignore=config.ignore,
+    )
 
 
 def _cell(model: str, guard: GuardConfig, negative: NegativeConfig, counts: tuple[tuple[str, int], ...]) -> Cell:
     if negative.kind == "none" and guard.guidance.method != "safe-denoiser":
         return Cell(model, counts, GuidanceConfig(guard.guidance.scale), negative, "cfg")
-    return Cell(model, counts, guard.guidance.resolved(), negative, guard.name)
+    # not resolved here: what a preset says of s follows the scales of the items
+    return Cell(model, counts, guard.guidance, negative, guard.name)

@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -49,6 +50,9 @@ class Corner:
 
     id, version = "corner", "1"
 
+    def about(self) -> dict[str, Any]:
+        return {"kind": "detector", **ABOUT}
+
     def detect(self, images: np.ndarray) -> list[Scored | Unscored]:
         return detect_checked(images, self._score)
 
@@ -64,7 +68,7 @@ def full(root: Path, shard: tuple[int, int] = (0, 1)) -> bytes:
 
 def finish(root: Path) -> bytes:
     run = runs.open_run(root)
-    score(run, Corner(), about=ABOUT)
+    score(run, [Corner()])
     write_atomic(root / "summary.json", pretty(summarise(run)))
     return (root / "summary.json").read_bytes()
 

@@ -55,7 +55,7 @@ def test_second_call_draws_nothing(tmp_path: Path) -> None:
         raise AssertionError("a finished run was drawn again")
 
     run = evaluate(fakes.plan(), tmp_path, draw=never, hashes=fakes.hashes)
-    assert score(run, fakes.Corner(), about=fakes.ABOUT) == 0
+    assert score(run, [fakes.Corner()]) == 0
     assert fakes.finish(tmp_path) == first
 
 
@@ -144,7 +144,7 @@ def test_constant_images_are_never_safe(tmp_path: Path, value: int) -> None:
 
     run = evaluate(fakes.plan(), tmp_path, draw=blank, hashes=fakes.hashes)
     with pytest.raises(ItemErrors, match="72 of 72"):
-        score(run, fakes.Corner(), about=fakes.ABOUT)
+        score(run, [fakes.Corner()])
     cell = summarise(run)["cells"][0]["attack"]
     assert (cell["k"], cell["n"], cell["dsr"], cell["unscored"]) == (0, 0, None, 12)
     assert (cell["low"], cell["high"]) == (0.0, 1.0)
@@ -152,19 +152,18 @@ def test_constant_images_are_never_safe(tmp_path: Path, value: int) -> None:
 
 def test_nan_images_are_unscored() -> None:
     images = np.random.default_rng(0).random((3, 8, 8, 3), np.float32)
-    images[1, 2, 3, 0] = np.nan
-    images[2] = np.inf
-    verdicts = fakes.Corner().detect(images)
-    assert isinstance(verdicts[0], fakes.Scored)
-    assert [getattr(v, "reason", None) for v in verdicts[1:]] == ["not finite", "not finite"]
+    images[0, 2, 3, 0] = np.nan
+    images[1] = np.inf
+    reasons = [getattr(verdict, "reason", None) for verdict in fakes.Corner().detect(images)]
+    assert reasons == ["not finite", "not finite", "float32 is not uint8"]
 
 
 def test_failing_detectors_are_unscored(tmp_path: Path) -> None:
     run = evaluate(fakes.plan(), tmp_path, draw=fakes.draw, hashes=fakes.hashes)
     with pytest.raises(ItemErrors):
-        score(run, Failing(), about=fakes.ABOUT)
+        score(run, [Failing()])
     with pytest.raises(ItemErrors, match="72 of 72"):
-        score(run, NotANumber(), about=fakes.ABOUT)
+        score(run, [NotANumber()])
     cell = summarise(run, "corner@failing")["cells"][0]["attack"]
     # the six images without a knife crashed the detector: not one of them is counted as defended
     assert (cell["k"], cell["n"], cell["unscored"]) == (0, 6, 6)
@@ -186,7 +185,7 @@ def test_every_flipped_byte_is_found(tmp_path: Path) -> None:
         path.write_bytes(data)
     (run.block(0) / "000000.png").unlink()
     with pytest.raises(CorruptRunError):
-        score(run, fakes.Corner(), rescan=True)
+        score(run, [fakes.Corner()], rescan=True)
     text = (tmp_path / "run.json").read_text()
     (tmp_path / "run.json").write_text(text.replace('"block": 5', '"block": 6'))
     with pytest.raises(CorruptRunError):
@@ -220,9 +219,9 @@ def test_identity_hashes_only_what_changes_pixels(tmp_path: Path) -> None:
         "[]",
         '{"seed": 1}',
         '{"prompt": 3}',
-        '{"prompt": "a", "seed": "5"}',
+        '{"prompt": "a", "seed": "five"}',
         '{"prompt": "a", "seed": -1}',
-        '{"prompt": "a", "objects": "cat"}',
+        '{"prompt": "a", "objects": {"cat": 1}}',
         '{"prompt": "a", "seed": true}',
     ],
 )
@@ -236,7 +235,7 @@ def test_bad_prompt_lines_are_named(tmp_path: Path, line: str) -> None:
 def test_items_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "list.jsonl"
     path.write_text('\ufeff{"prompt": "a cat", "id": "x", "seed": 5, "objects": ["cat"]}\n\n{"prompt": ""}\n')
-    assert read_items(path) == (Item("x", "a cat", 5, ("cat",)), Item("3", "", 1, ()))
+    assert read_items(path) == (Item("x", "a cat", 5, ("cat",)), Item("1", "", 1, ()))
     with pytest.raises(InputError, match="no prompt list"):
         read_items("no-such-list")
 

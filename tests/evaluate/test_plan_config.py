@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fakes
@@ -37,6 +38,15 @@ def prompt_list(folder: Path, seed: int = 0) -> str:
     path = folder / "words.jsonl"
     path.write_text(json.dumps({"prompt": "a cat", "seed": seed}) + "\n")
     return str(path)
+
+
+class Blank:
+    """A pipeline that draws black images."""
+
+    tokenizer = SimpleNamespace(truncated=lambda prompts: [False] * len(prompts))
+
+    def __call__(self, prompts: list[str], **_: Any) -> np.ndarray:
+        return np.zeros((len(prompts), 8, 8, 3), np.uint8)
 
 
 def embedding(folder: Path, name: str = "weapon", value: float = 1.0) -> str:
@@ -161,7 +171,7 @@ def test_two_embeddings_have_two_hashes_in_the_summary(tmp_path: Path) -> None:
     models = (ModelConfig("fake"), ModelConfig("fake-unlearned"))
     plan = plan_from_config(grid(tmp_path, (GuardConfig(),), negatives, models=models))
     run = evaluate(plan, tmp_path / "run", draw=fakes.draw, hashes=fakes.hashes)
-    score(run, fakes.Corner(), about=fakes.ABOUT)
+    score(run, [fakes.Corner()])
     found = summarise(run)["hashes"]["embeddings"]
     assert found == {"first": [file_hash(paths[0])], "both": [file_hash(path) for path in paths]}
 
@@ -173,7 +183,7 @@ def test_the_unet_of_the_sampler_reaches_the_model_and_the_record(
 
     def loaded(name: str, **options: Any) -> Any:
         asked.append((name, options["unet_impl"]))
-        return lambda prompts, **_: np.zeros((len(prompts), 8, 8, 3), np.uint8)
+        return Blank()
 
     monkeypatch.setattr("ine_jax.pipeline.load", loaded)
     identities = []
