@@ -18,7 +18,19 @@ REFUSED: dict[str, tuple[Any, ...]] = {"hidden_act": ("quick_gelu", "gelu")}
 
 
 @dataclasses.dataclass(frozen=True)
-class ClipTextConfig:
+class EncoderConfig:
+    """Shape of a stack of CLIP's layers, of either tower."""
+
+    hidden_size: int = 768
+    intermediate_size: int = 3072
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    hidden_act: str = "quick_gelu"
+    layer_norm_eps: float = 1e-5
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipTextConfig(EncoderConfig):
     """Shape of the text encoder; field names are those of transformers' ``text_encoder/config.json``.
 
     ``eos_token_id`` marks the pooled position. Configs older than transformers 4.31 say 2 there although the
@@ -26,13 +38,7 @@ class ClipTextConfig:
     """
 
     vocab_size: int = 49408
-    hidden_size: int = 768
-    intermediate_size: int = 3072
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
     max_position_embeddings: int = 77
-    hidden_act: str = "quick_gelu"
-    layer_norm_eps: float = 1e-5
     eos_token_id: int = 49407
 
     @classmethod
@@ -55,8 +61,15 @@ def embed_tokens(params: Params, input_ids: Array) -> Array:
     return params["text_model"]["embeddings"]["token_embedding"]["embedding"][input_ids]
 
 
+def pooled(hidden: Array, input_ids: Array, config: ClipTextConfig) -> ClipTextOutput:
+    """``hidden`` with its row at the first end token of each of ``input_ids``."""
+    end = jnp.argmax(input_ids == config.eos_token_id, axis=-1)
+    return ClipTextOutput(hidden, jnp.take_along_axis(hidden, end[:, None, None], axis=1)[:, 0])
+
+
 class _Attention(nn.Module):
     heads: int
+    causal: bool
     dtype: Dtype
 
     @nn.compact
@@ -66,12 +79,13 @@ class _Attention(nn.Module):
         def project(name: str) -> Array:
             return nn.Dense(d, dtype=self.dtype, name=name)(x).reshape(b, t, self.heads, d // self.heads)
 
-        out = jax.nn.dot_product_attention(project("q_proj"), project("k_proj"), project("v_proj"), is_causal=True)
+        query, key, value = project("q_proj"), project("k_proj"), project("v_proj")
+        out = jax.nn.dot_product_attention(query, key, value, is_causal=self.causal)
         return nn.Dense(d, dtype=self.dtype, name="out_proj")(out.reshape(b, t, d))
 
 
 class _Mlp(nn.Module):
-    config: ClipTextConfig
+    config: EncoderConfig
     dtype: Dtype
 
     @nn.compact
@@ -83,7 +97,8 @@ class _Mlp(nn.Module):
 
 
 class _Layer(nn.Module):
-    config: ClipTextConfig
+    config: EncoderConfig
+    causal: bool
     dtype: Dtype
 
     @nn.compact
@@ -93,27 +108,32 @@ class _Layer(nn.Module):
         def norm(name: str, h: Array) -> Array:
             return nn.LayerNorm(epsilon=cfg.layer_norm_eps, dtype=self.dtype, name=name)(h)
 
-        x = x + _Attention(cfg.num_attention_heads, self.dtype, name="self_attn")(norm("layer_norm1", x))
+        attend = _Attention(cfg.num_attention_heads, self.causal, self.dtype, name="self_attn")
+        x = x + attend(norm("layer_norm1", x))
         return x + _Mlp(cfg, self.dtype, name="mlp")(norm("layer_norm2", x))
 
 
 class _Layers(nn.Module):
-    config: ClipTextConfig
+    config: EncoderConfig
+    causal: bool
     dtype: Dtype
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         for i in range(self.config.num_hidden_layers):
-            x = _Layer(self.config, self.dtype, name=str(i))(x)
+            x = _Layer(self.config, self.causal, self.dtype, name=str(i))(x)
         return x
 
 
-class _Encoder(nn.Module):
-    config: ClipTextConfig
+class Encoder(nn.Module):
+    """The stack of pre-norm layers that both towers have; causal in the text tower."""
+
+    config: EncoderConfig
+    causal: bool
     dtype: Dtype
 
     def setup(self) -> None:
-        self.layers = _Layers(self.config, self.dtype)
+        self.layers = _Layers(self.config, self.causal, self.dtype)
 
     def __call__(self, x: Array) -> Array:
         return self.layers(x)
@@ -133,13 +153,15 @@ class _Embeddings(nn.Module):
         return tokens + self.position_embedding(jnp.arange(input_ids.shape[1]))[None]
 
 
-class _TextModel(nn.Module):
+class TextModel(nn.Module):
+    """Hidden states ``[batch, token, dim]`` after the final layer norm."""
+
     config: ClipTextConfig
     dtype: Dtype
 
     def setup(self) -> None:
         self.embeddings = _Embeddings(self.config, self.dtype)
-        self.encoder = _Encoder(self.config, self.dtype)
+        self.encoder = Encoder(self.config, True, self.dtype)
         self.final_layer_norm = nn.LayerNorm(epsilon=self.config.layer_norm_eps, dtype=self.dtype)
 
     def __call__(self, input_ids: Array, token_embeddings: Array | None) -> Array:
@@ -153,7 +175,7 @@ class ClipText(nn.Module):
     dtype: Dtype = jnp.float32
 
     def setup(self) -> None:
-        self.text_model = _TextModel(self.config, self.dtype)
+        self.text_model = TextModel(self.config, self.dtype)
 
     def __call__(self, input_ids: Array, token_embeddings: Array | None = None) -> ClipTextOutput:
         """Encode ``input_ids [batch, token]``.
@@ -161,6 +183,4 @@ class ClipText(nn.Module):
         ``token_embeddings [batch, token, dim]`` replace the table's rows (that is where learned vectors are spliced
         in); ``input_ids`` then only locate the end token.
         """
-        hidden = self.text_model(input_ids, token_embeddings)
-        end = jnp.argmax(input_ids == self.config.eos_token_id, axis=-1)
-        return ClipTextOutput(hidden, jnp.take_along_axis(hidden, end[:, None, None], axis=1)[:, 0])
+        return pooled(self.text_model(input_ids, token_embeddings), input_ids, self.config)

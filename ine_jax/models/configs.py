@@ -10,12 +10,14 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
 from ine_jax.errors import InputError
-from ine_jax.models import clip, unet, vae
+from ine_jax.models import clip, unet, vae, vit
 from ine_jax.models.clip import ClipTextConfig
+from ine_jax.models.clip_vision import ClipConfig, ClipVisionConfig
 from ine_jax.models.unet import UNetConfig
 from ine_jax.models.vae import VaeConfig
+from ine_jax.models.vit import VitConfig
 
-C = TypeVar("C", ClipTextConfig, UNetConfig, VaeConfig)
+C = TypeVar("C", ClipTextConfig, ClipVisionConfig, UNetConfig, VaeConfig, VitConfig)
 _LIMIT = 1 << 20  # no width, vocabulary or depth of a text-to-image model comes near
 _DEPTH_LIMIT = 128
 _DEPTHS = ("layers_per_block", "num_hidden_layers")
@@ -27,40 +29,53 @@ _CHECKED: dict[type, Collection[str]] = {
     UNetConfig: unet.REFUSED.keys(),
     VaeConfig: {*vae.REFUSED, "down_block_types", "up_block_types"},
     ClipTextConfig: clip.REFUSED.keys(),
+    ClipVisionConfig: clip.REFUSED.keys(),
+    VitConfig: vit.REFUSED.keys(),
 }
 # Options with the one value that leaves the network as it is.
 _FIXED: dict[type, dict[str, Any]] = {
     UNetConfig: {"resnet_out_scale_factor": 1.0, "attention_type": "default"},
     VaeConfig: {},
     ClipTextConfig: {"model_type": ("clip_text_model", "clip")},
+    ClipVisionConfig: {"model_type": ("clip_vision_model", "clip"), "num_channels": 3},
+    VitConfig: {"model_type": "vit", "num_channels": 3},
 }
 # Keys without effect on the values computed here: notes, training settings, options of parts that are off.
+_TRANSFORMERS = {  # of any model of transformers; its older releases also wrote down the defaults of text generation
+    *("architectures", "dtype", "initializer_factor", "initializer_range", "torch_dtype", "transformers_version"),
+    *("chunk_size_feed_forward", "diversity_penalty", "encoder_no_repeat_ngram_size", "id2label", "label2id"),
+    *("length_penalty", "max_length", "min_length", "no_repeat_ngram_size", "num_beam_groups", "num_beams"),
+    *("num_return_sequences", "pruned_heads", "repetition_penalty", "return_dict", "temperature", "top_k", "top_p"),
+    *("tie_word_embeddings", "typical_p"),
+}
 _HARMLESS: dict[type, Collection[str]] = {
     UNetConfig: {"dropout", "upcast_attention", "addition_embed_type_num_heads"},
     VaeConfig: {"force_upcast"},
     ClipTextConfig: {
-        "architectures",
-        "attention_dropout",
-        "bos_token_id",
-        "dropout",
-        "dtype",
-        "initializer_factor",
-        "initializer_range",
-        "pad_token_id",
-        "projection_dim",
-        "torch_dtype",
-        "transformers_version",
+        *_TRANSFORMERS,
+        *("attention_dropout", "bos_token_id", "dropout", "pad_token_id", "projection_dim"),
+    },
+    ClipVisionConfig: {*_TRANSFORMERS, "attention_dropout", "dropout", "projection_dim"},
+    VitConfig: {
+        *_TRANSFORMERS,
+        *("attention_probs_dropout_prob", "hidden_dropout_prob", "encoder_stride", "pooler_act", "pooler_output_size"),
     },
 }
+_SD = "Stable Diffusion 1.x and 2.x"
+_FAMILY: dict[type, str] = {ClipVisionConfig: "CLIP", VitConfig: "ViTForImageClassification"}
+# What transformers means where a CLIPModel's config.json leaves a key out: the base model's text tower.
+_BASE_TEXT = {"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8}
+_MAX_LABELS = 1 << 15
 
 
 def read_config(cls: type[C], values: Mapping[str, Any], source: str) -> C:
     """The config dataclass for a published ``config.json``; ``source`` names the file in messages.
 
     Raises :class:`InputError` for an unknown key that is on, a value of the wrong type or out of range, and for
-    options that Stable Diffusion 1.x and 2.x do not use.
+    options that the family does not use.
     """
     fields = {f.name: f.default for f in dataclasses.fields(cls) if f.name != "reference"}
+    family = _FAMILY.get(cls, _SD)
     for key, value in values.items():
         if key.startswith("_") or key in _HARMLESS[cls]:
             continue
@@ -72,14 +87,54 @@ def read_config(cls: type[C], values: Mapping[str, Any], source: str) -> C:
         elif key in _FIXED[cls]:
             allowed = _FIXED[cls][key]
             if value not in (allowed if isinstance(allowed, tuple) else (allowed,)):
-                raise InputError(f"{source}: {key} is {value!r}", f"{allowed!r}", "use an SD 1.x/2.x checkpoint")
+                raise InputError(f"{source}: {key} is {value!r}", f"{allowed!r}", f"use a checkpoint of {family}")
         elif value is not None and value is not False:
             raise InputError(
                 f"{source}: unknown key {key!r} = {value!r}",
-                "the keys of Stable Diffusion 1.x and 2.x",
+                f"the keys of {family}",
                 "remove the key",
             )
     return cls.from_dict({k: v for k, v in values.items() if k in fields or k in _CHECKED[cls]})
+
+
+def read_clip(values: Mapping[str, Any], source: str) -> ClipConfig:
+    """Both towers of a CLIPModel's ``config.json``, keys left out as transformers understands them.
+
+    Raises :class:`InputError` as :func:`read_config` does, and for any other kind of model.
+    """
+    if values.get("model_type", "clip") != "clip":
+        raise InputError(f"{source}: model_type is {values['model_type']!r}", "clip", "use a folder of a CLIPModel")
+
+    def tower(name: str) -> dict[str, Any]:
+        parts = [values.get(key) for key in (name, f"{name}_dict")]  # older files say both; the latter prevails
+        if not all(isinstance(part, dict | None) for part in parts):
+            raise InputError(f"{source}: {name} is no object", "an object", "take an undamaged copy")
+        return {key: value for part in parts for key, value in (part or {}).items() if value is not None}
+
+    vision = read_config(ClipVisionConfig, tower("vision_config"), source)
+    text = read_config(ClipTextConfig, _BASE_TEXT | tower("text_config"), source)
+    width = values.get("projection_dim") or ClipConfig.projection_dim
+    _check(source, "projection_dim", ClipConfig.projection_dim, width)
+    return ClipConfig(text, vision, width)
+
+
+def read_vit(values: Mapping[str, Any], source: str) -> VitConfig:
+    """Shape and labels of a ViTForImageClassification's ``config.json``.
+
+    Raises :class:`InputError` as :func:`read_config` does, for another kind of model or problem, and unless
+    ``id2label`` names every logit by a label of its own.
+    """
+    problem = values.get("problem_type") or "single_label_classification"
+    if problem not in ("single_label_classification", "multi_label_classification"):
+        raise InputError(f"{source}: problem_type {problem!r}", "single or multi_label_classification", "take another")
+    rest = {key: value for key, value in values.items() if key not in ("problem_type", "labels", "independent")}
+    config = read_config(VitConfig, rest, source)
+    named = values.get("id2label") or {str(i): label for i, label in enumerate(config.labels)}
+    labels = [named.get(str(i)) for i in range(len(named))] if isinstance(named, dict) else []
+    good = all(isinstance(label, str) and 0 < len(label) <= 200 for label in labels)
+    if not good or not 0 < len(set(labels)) == len(labels) <= _MAX_LABELS:
+        raise InputError(f"{source}: id2label is no list of labels", '{"0": "first", ...}, each once', "mend it")
+    return dataclasses.replace(config, labels=tuple(map(str, labels)), independent=problem.startswith("multi"))
 
 
 def _check(source: str, key: str, default: Any, value: Any) -> None:

@@ -26,11 +26,14 @@ import numpy as np
 
 from ine_jax.errors import InputError
 from ine_jax.models.clip import ClipText, ClipTextConfig
+from ine_jax.models.clip_vision import Clip, ClipConfig
 from ine_jax.models.unet import UNet, UNetConfig
 from ine_jax.models.vae import Vae, VaeConfig
+from ine_jax.models.vit import Vit, VitConfig
 from ine_jax.types import Params
 
 ModelConfig = ClipTextConfig | UNetConfig | VaeConfig
+Config = ModelConfig | ClipConfig | VitConfig  # the parts of a text-to-image model, and what judges images
 Path = tuple[str, ...]
 Shape = tuple[int, ...]
 
@@ -41,7 +44,9 @@ LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": 
 _VAE_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _OLD_ATTENTION = re.compile(r"(?<=\.)(query|key|value|proj_attn)(?=\.(?:weight|bias)$)")
 _TEXT_PREFIX = "text_model."
-_TEXT_IGNORED = re.compile(r"(text_model\.)?embeddings\.position_ids")  # a constant range that old files store
+# Constant ranges that old files store.
+_TEXT_IGNORED = re.compile(r"(text_model\.)?embeddings\.position_ids")
+_CLIP_IGNORED = re.compile(r"(text|vision)_model\.embeddings\.position_ids")
 _SHOWN = 2  # keys of each kind that the message shows; the exception carries all of them
 
 
@@ -65,8 +70,14 @@ def _first(keys: list[str]) -> str:
 
 def torch_name(path: Path) -> str:
     """PyTorch name of the Flax parameter at ``path``."""
-    modules = (_NUMBERED.sub(r"\1.\2", m) if _NUMBERED.fullmatch(m) else _VAE_ATTENTION.get(m, m) for m in path[:-1])
-    return ".".join((*modules, LEAVES[path[-1]]))
+
+    def module(before: str, name: str) -> str:
+        if before.startswith("attentions_"):  # the VAE's: a vision transformer has a "query" of that name
+            name = _VAE_ATTENTION.get(name, name)
+        return _NUMBERED.sub(r"\1.\2", name) if _NUMBERED.fullmatch(name) else name
+
+    modules = map(module, ("", *path), path[:-1])
+    return ".".join((*modules, LEAVES.get(path[-1], path[-1])))
 
 
 def torch_shape(path: Path, shape: Shape) -> Shape:
@@ -90,7 +101,7 @@ def to_flax_layout(path: Path, array: np.ndarray) -> np.ndarray:
     return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
 
 
-def _module_and_inputs(config: ModelConfig) -> tuple[nn.Module, tuple[jax.ShapeDtypeStruct, ...]]:
+def _module_and_inputs(config: Config) -> tuple[nn.Module, tuple[jax.ShapeDtypeStruct, ...]]:
     def array(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype)
 
@@ -103,10 +114,14 @@ def _module_and_inputs(config: ModelConfig) -> tuple[nn.Module, tuple[jax.ShapeD
             return UNet(config), (latents, array(1), array(1, 1, config.cross_attention_dim))
         case VaeConfig():
             return Vae(config), (array(1, config.downscale, config.downscale, config.in_channels),)
+        case ClipConfig(vision=vision):
+            return Clip(config), (array(1, vision.image_size, vision.image_size, 3), array(1, 2, dtype=jnp.int32))
+        case VitConfig():
+            return Vit(config), (array(1, config.image_size, config.image_size, 3),)
 
 
 @functools.lru_cache(maxsize=16)
-def parameter_shapes(config: ModelConfig) -> Mapping[Path, Shape]:
+def parameter_shapes(config: Config) -> Mapping[Path, Shape]:
     """Path → shape of every parameter of the network that ``config`` describes; nothing is allocated.
 
     Raises :class:`InputError` where the numbers do not fit together (heads or groups that do not divide a width).
@@ -123,12 +138,12 @@ def parameter_shapes(config: ModelConfig) -> Mapping[Path, Shape]:
     return {path: leaf.shape for path, leaf in flax.traverse_util.flatten_dict(tree).items()}
 
 
-def torch_shapes(config: ModelConfig) -> dict[str, Shape]:
+def torch_shapes(config: Config) -> dict[str, Shape]:
     """Name → shape of the same network's PyTorch ``state_dict``."""
     return {torch_name(path): torch_shape(path, shape) for path, shape in parameter_shapes(config).items()}
 
 
-def canonical(config: ModelConfig, key: str) -> str | None:
+def canonical(config: Config, key: str) -> str | None:
     """Today's name for a key as some release wrote it; None for a key that holds no parameter."""
     match config:
         case ClipTextConfig():
@@ -137,6 +152,8 @@ def canonical(config: ModelConfig, key: str) -> str | None:
             return key if key.startswith(_TEXT_PREFIX) else _TEXT_PREFIX + key
         case VaeConfig():
             return _OLD_ATTENTION.sub(lambda found: _VAE_ATTENTION[found[1]], key)
+        case ClipConfig():
+            return None if _CLIP_IGNORED.fullmatch(key) else key
     return key
 
 
@@ -146,7 +163,7 @@ def fits(given: Shape, wanted: Shape) -> bool:
     return given == wanted or (len(short) == 2 and long == (*short, 1, 1))
 
 
-def from_torch(what: str, state: Mapping[str, Any], config: ModelConfig, dtype: Any = jnp.float32) -> Params:
+def from_torch(what: str, state: Mapping[str, Any], config: Config, dtype: Any = jnp.float32) -> Params:
     """Flax parameters of ``config``'s network from a PyTorch ``state_dict`` of arrays, in ``dtype`` (None: as given).
 
     Raises :class:`WeightMismatch` with every missing, unexpected and misshapen key, and :class:`InputError` for
