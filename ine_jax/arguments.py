@@ -128,13 +128,16 @@ class Inspect(Common):
 
 @dataclasses.dataclass(frozen=True)
 class Convert(Common):
-    """An embedding from the format of one tool to that of another; the new file is read back and compared."""
+    """An embedding from the format of one tool to that of another; the new file is read back and compared.
+
+    With `--to q16`, the prompt vectors of the detector Q16 from the pickle they were released as.
+    """
 
     source: tyro.conf.Positional[Path] = tyro.MISSING
-    """Embedding file in any of the formats; which one is found out."""
+    """Embedding file in any of the formats; which one is found out. With --to q16 its prompts.p."""
     target: tyro.conf.Positional[Path] = tyro.MISSING
     """New file, or a folder for it."""
-    to: Formats = tyro.MISSING
+    to: Literal[Formats, "q16"] = tyro.MISSING
     """Format of the new file; native is diffusers' learned_embeds.safetensors."""
     token: str = ""
     """New name of the embedding."""

@@ -217,7 +217,10 @@ def convert(words: Any) -> Outcome:
         InputError: the source cannot be read, the format cannot hold it, or the target exists.
     """
     from ine_jax import convert as conversion
+    from ine_jax.convert import q16
 
+    if words.to == "q16":
+        return Outcome(*q16.command(words))
     done = conversion.convert(
         words.source,
         words.target,
