@@ -91,8 +91,7 @@ def run(config: DemoConfig, command: Sequence[str] = ()) -> Outcome:
     missing = pending(plan, out / "evaluation")
     with Progress(max(1, missing), "images", unit="images") as progress:
         drawn = evaluate.evaluate(plan, out / "evaluation", progress=progress, command=command)
-    detector = build.detector(DetectorConfig())
-    evaluate.score(drawn, detector, about=build.about(detector))
+    evaluate.score(drawn, [build.detector(DetectorConfig())])
     page = report.build([out])
     summary = json.loads((out / "summary.json").read_text())
     lines = (*report.plain(summary), *report.sentences(summary), *_measured(world), str(page))
@@ -181,7 +180,8 @@ def demo_plan(settings: Settings, found: Sequence[Found], items: int | None) -> 
     cells.sort(key=lambda cell: [BASE, *models].index(cell.model))  # so that each model is loaded once
     sampler = settings.sampler
     size = sampler.height, sampler.width
-    return Plan(tuple(cells), lists, sampler.steps, sampler.scheduler, *size, sampler.batch, BLOCK, sampler.unet_impl)
+    first = Plan(tuple(cells), lists, sampler.steps, sampler.scheduler, *size, sampler.batch, BLOCK, sampler.unet_impl)
+    return dataclasses.replace(first, noise=sampler.noise, latents=sampler.latents)
 
 
 def _invert(model: str, seed: int, settings: Settings, out: Path) -> Found:

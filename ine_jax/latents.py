@@ -2,15 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from ine_jax.errors import InputError
+from ine_jax.prompts import Item
+from ine_jax.provenance import file_hash
 
 SUFFIXES = (".npy", ".safetensors")
 KINDS = "F16", "F32", "F64"
 ALLOWED = "one float array [N, c, h, w] or [N, h, w, c], in .npy or .safetensors"
+
+
+class Latents:
+    """The rows of a file, one for each of ``items`` in their order.
+
+    Raises ``InputError`` as :func:`read_latents` does, and for an item that comes twice.
+    """
+
+    def __init__(self, path: str | Path, items: Sequence[Item]) -> None:
+        """Open the file; its rows are read when they are asked for."""
+        self.path = Path(path)
+        self.rows = {item: row for row, item in enumerate(items)}
+        if len(self.rows) != len(items):
+            twice = next(item for row, item in enumerate(items) if self.rows[item] != row)
+            raise InputError(f"latents {path}: item {twice.id!r} comes twice", "items that differ", "name it once")
+        self._found = read_latents(path, len(items))
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the file."""
+        return file_hash(self.path)
+
+    def __call__(self, items: Sequence[Item]) -> np.ndarray:
+        """The rows of these items, as they were stored."""
+        return np.stack([self._found[self.rows[item]] for item in items])
 
 
 def read_latents(path: str | Path, count: int) -> np.ndarray:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,10 @@ import numpy as np
 from PIL import Image
 
 from ine_jax.errors import CorruptRunError, InputError
-from ine_jax.provenance import canonical
+from ine_jax.provenance import canonical, value_hash
+
+SUMS = "SHA256SUMS"
+_SUM = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9_.-]+)")
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
@@ -69,6 +74,53 @@ def parse_jsonl(data: bytes, path: Path) -> list[dict[str, Any]]:
         except (ValueError, TypeError) as error:
             raise corrupt(path, f"line {number}: {error}") from error
     return rows
+
+
+def seal(record: Mapping[str, Any]) -> str:
+    """A JSON record for people, its last field the sha256 of the others."""
+    return json.dumps({**record, "sha256": value_hash(record)}, indent=1, ensure_ascii=False) + "\n"
+
+
+def unseal(path: Path) -> dict[str, Any]:
+    """The record that `seal` wrote; CorruptRunError where one byte of it is another."""
+    try:
+        text = path.read_bytes().decode()
+        record = json.loads(text)
+        del record["sha256"]
+        sound = seal(record) == text
+    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
+        raise corrupt(path, error) from error
+    if not sound:
+        raise corrupt(path, "its sha256 is not the recorded one")
+    return dict(record)
+
+
+def sums(files: Mapping[str, bytes]) -> str:
+    """Text of SHA256SUMS for the bytes of files, by name; `sha256sum -c` reads it."""
+    return _sums({name: hashlib.sha256(data).hexdigest() for name, data in files.items()})
+
+
+def _sums(digests: Mapping[str, str]) -> str:
+    return "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items()))
+
+
+def write_sums(folder: Path, names: Iterable[str]) -> None:
+    """Write SHA256SUMS of files of the folder beside them."""
+    write_atomic(folder / SUMS, sums({name: (folder / name).read_bytes() for name in names}))
+
+
+def read_sums(folder: Path) -> dict[str, str]:
+    """File name -> sha256, as the folder's SHA256SUMS says. CorruptRunError where the list is not as it was written."""
+    path = folder / SUMS
+    try:
+        text = path.read_bytes().decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise corrupt(path, error) from error
+    matches = [_SUM.fullmatch(line) for line in text.split("\n")[:-1]]
+    digests = {match[2]: match[1] for match in matches if match}
+    if not matches or _sums(digests) != text:
+        raise corrupt(path, "a line is not `sha256  name`")
+    return digests
 
 
 def corrupt(path: Path, why: object) -> CorruptRunError:

@@ -54,6 +54,7 @@ FLOORS = {
     "ine_jax.metrics": 4,
     "ine_jax.benchmarks": 4,
     "ine_jax.runs": 4,
+    "ine_jax.verify": 5,
     "ine_jax.evaluate": 5,
     "ine_jax.report": 5,
     "ine_jax.generate": 5,
@@ -62,6 +63,7 @@ FLOORS = {
     "ine_jax.inspect": 5,
     "ine_jax.describing": 5,
     "ine_jax.build": 6,
+    "ine_jax.judging": 6,
     "ine_jax.commands": 6,
     "ine_jax.dryrun": 6,
     "ine_jax.demo": 6,
@@ -77,6 +79,7 @@ NEVER = [
     ("ine_jax.detectors", ("ine_jax.pipeline",)),
     ("ine_jax.metrics", ("ine_jax.pipeline",)),
     *((f"ine_jax.metrics.{name}", ("jax", "flax")) for name in ("base", "fid", "paired", "rates")),  # the report reads
+    ("ine_jax.benchmarks", ("ine_jax.pipeline", "jax")),
     ("ine_jax.runs", ("ine_jax.pipeline", "jax")),
     ("ine_jax.report", ("ine_jax.pipeline", "ine_jax.models", "jax")),
     ("ine_jax.config", ("jax", "numpy")),

@@ -121,7 +121,7 @@ class Plan:
     def pixels(self) -> dict[str, Any]:
         """What of the sampler changes pixels. This package's own UNet and JAX's own noise go without saying."""
         own = {key: getattr(self, key) for key in ("steps", "scheduler", "height", "width")}
-        others = {} if self.unet_impl == "native" else {"unet_impl": self.unet_impl}
+        others: dict[str, str] = {} if self.unet_impl == "native" else {"unet_impl": self.unet_impl}
         others |= {} if self.noise == "jax" else {"noise": self.noise}
         return {**own, **others, **({} if self.starts is None else {"latents": self.starts.sha256})}
 

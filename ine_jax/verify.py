@@ -1,0 +1,95 @@
+"""Whether every stored byte of a run directory is the one that was written."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ine_jax import storage
+from ine_jax.errors import CorruptRunError, IneError
+from ine_jax.provenance import file_hash
+from ine_jax.runs import Run, open_run
+
+WRONG = "its sha256 is not the recorded one"
+
+
+@dataclasses.dataclass(frozen=True)
+class Verified:
+    """What was read, and one line per fault that names the file; none where all is as it was written.
+
+    Blocks that are not drawn or not judged yet are no faults: `blocks` of `planned` are there.
+    """
+
+    faults: tuple[str, ...]
+    blocks: int
+    planned: int
+    images: int
+    scores: int
+    derived: int
+
+
+def verify(root: str | Path) -> Verified:
+    """Read every stored byte of a run directory again: run.json, blocks, scores, and what SHA256SUMS beside run.json
+    lists. Clock times (timing.jsonl) and hidden files are not compared with anything.
+
+    Raises `InputError` where there is no run, `CorruptRunError` where run.json itself is damaged.
+    """
+    run = open_run(root)
+    faults = [*_blocks(run), *_scores(run), *_derived(run.root)]
+    images = sum(1 for _ in run.root.glob("blocks/[0-9]*/*.png"))
+    scores = sum(1 for _ in run.root.glob("scores/*/[0-9]*.jsonl"))
+    listed = (run.root / storage.SUMS).is_file() and not any(storage.SUMS in fault for fault in faults)
+    derived = len(storage.read_sums(run.root)) if listed else 0
+    return Verified(tuple(faults), len(run.blocks()), int(run.config["blocks"]), images, scores, derived)
+
+
+def _blocks(run: Run) -> Iterator[str]:
+    known = {f"{k:05d}" for k in range(run.config["blocks"])}
+    yield from _strangers(run.root / "blocks", known)
+    for k in run.blocks():
+        try:
+            sums = run.sums(k)
+        except CorruptRunError as error:
+            yield error.given
+            continue
+        yield from _strangers(run.block(k), {*sums, storage.SUMS})
+        for name in sums:
+            yield from _fault(functools.partial(run.read, k, name, sums))
+
+
+def _scores(run: Run) -> Iterator[str]:
+    files = {"detector.json", *(f"{k:05d}.jsonl" for k in run.blocks())}
+    for folder in sorted((run.root / "scores").glob("[!.]*")):
+        yield from _fault(functools.partial(run.about, folder.name))
+        yield from _strangers(folder, files)
+        for k in run.blocks():
+            yield from _fault(functools.partial(run.scores, folder.name, k))
+
+
+def _derived(root: Path) -> Iterator[str]:
+    if not (root / storage.SUMS).exists():
+        return
+    try:
+        sums = storage.read_sums(root)
+    except CorruptRunError as error:
+        yield error.given
+        return
+    for name, digest in sums.items():
+        if not (root / name).is_file() or file_hash(root / name) != digest:
+            yield f"{root / name}: {WRONG}"
+
+
+def _strangers(folder: Path, known: set[str]) -> list[str]:
+    """Files that no run writes there; hidden ones are temporary."""
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [f"{path}: no file of this run" for path in found if path.name not in known and path.name[0] != "."]
+
+
+def _fault(action: Callable[[], object]) -> list[str]:
+    try:
+        action()
+    except IneError as error:
+        return [error.given]
+    return []
