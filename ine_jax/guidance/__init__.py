@@ -1,13 +1,13 @@
 """Guards: values that say how rows of network output become one prediction. See `docs/guidance.md`."""
 
 from ine_jax.guidance.base import Guidance, Moment, NoGuidance, Scale, State, Texts
-from ine_jax.guidance.casg import Casg, closest_subspace
+from ine_jax.guidance.casg import Casg
 from ine_jax.guidance.cfg import Cfg
 from ine_jax.guidance.dng import DynamicNegative
 from ine_jax.guidance.gated import Gated
 from ine_jax.guidance.interval import Interval
 from ine_jax.guidance.negative import Negative, negative_guidance
-from ine_jax.guidance.safe_denoiser import SafeDenoiser, kernel_threshold, unit_channels
+from ine_jax.guidance.safe_denoiser import SafeDenoiser
 from ine_jax.guidance.safree import Safree
 from ine_jax.guidance.sld import SLD_PRESETS, Sld, sld_preset
 
@@ -28,9 +28,6 @@ __all__ = [
     "Sld",
     "State",
     "Texts",
-    "closest_subspace",
-    "kernel_threshold",
     "negative_guidance",
     "sld_preset",
-    "unit_channels",
 ]

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 
 from ine_jax.errors import InputError
 from ine_jax.guidance.base import Guidance, Moment, State, Texts, phases, rows
-from ine_jax.guidance.projection import basis, onto
 from ine_jax.types import Array, BranchContext, BranchLatents, Latents
 
 _TINY = 1e-12  # as in the released code
@@ -78,22 +77,6 @@ def closest_direction(eps: BranchLatents) -> Array:
     lengths = jnp.sqrt(jnp.sum(away * away, axes))
     # without |ε_c - ε_u|, which all choices have in common
     return jnp.argmax(jnp.sum(away * toward, axes) / (lengths + _TINY), axis=1)
-
-
-def closest_subspace(columns: Array, mask: Array, pooled: Array) -> Array:
-    """Return which concept's span each vector is nearest to, int [batch]: argmin_i ||(I - P_i) p||.
-
-    The choice for SAFREE. Its released code chooses for every token that SAFREE replaces, p being the pooled vector of
-    the prompt with that token hidden; the choice for the prompt is this with the prompt's own pooled vector.
-
-    Args:
-        columns: pooled vectors of each concept's phrases, [choice, phrase, dim].
-        mask: bool [choice, phrase], which of them there are; a concept without phrases is farthest from everything.
-        pooled: p, [batch, dim].
-    """
-    spans = basis(jnp.where(mask[..., None], columns, 0.0))
-    vectors = pooled.astype(jnp.float32)[None]
-    return jnp.argmin(jnp.linalg.norm(vectors - onto(spans, vectors), axis=-1), axis=0)
 
 
 def _bank(texts: Texts) -> BranchContext:

@@ -40,11 +40,11 @@ class SafeDenoiser:
     Attributes:
         inner: the guard whose prediction is corrected.
         references: x_j [R, h, w, c], in the scale of the UNet; shared by all items. The released code divides every
-            position of them by its length over the channels (`unit_channels`).
+            position of them by its length over the channels.
         strength: s; 0 is the guard inside.
         sigma: σ, the kernel's width.
         from_timestep: the lowest timestep that is corrected; 780 leaves the first 22 % of a run.
-        threshold: what the sum of kernels must exceed; 0 corrects always. See `kernel_threshold`.
+        threshold: what the sum of kernels must exceed; 0 corrects always.
         squared: whether the kernel takes squared distances; static.
     """
 
@@ -104,16 +104,3 @@ def _kernels(clean: Latents, references: Latents, sigma: Scale, squared: bool) -
     distance = distance if squared else jnp.sqrt(distance)
     width = jnp.asarray(sigma, jnp.float32).reshape(-1, 1)
     return jnp.exp(-distance / (2.0 * width**2))
-
-
-def unit_channels(latents: Latents) -> Latents:
-    """Return latents [R, h, w, c] with every position divided by its length over the channels."""
-    return latents / jnp.maximum(jnp.linalg.norm(latents, axis=-1, keepdims=True), _TINY)
-
-
-def kernel_threshold(references: Latents, sigma: Scale = 3.15, margin: float = 0.0, squared: bool = False) -> Array:
-    """Return min_i Σ_j k_j at x_0 = x_i, less a margin: what the most isolated of the references would reach.
-
-    The released code measures the same at references that carry the noise of the last step.
-    """
-    return _kernels(references, references, sigma, squared).sum(axis=1).min() - margin

@@ -7,7 +7,7 @@ import pytest
 from guards import moment
 
 from ine_jax.errors import InputError
-from ine_jax.guidance import Casg, Cfg, Negative, Sld, Texts, closest_subspace, sld_preset
+from ine_jax.guidance import Casg, Cfg, Negative, Sld, Texts, sld_preset
 from ine_jax.guidance.base import phases
 from ine_jax.guidance.casg import closest_direction
 
@@ -85,28 +85,3 @@ def test_what_cannot_be_chosen_from_or_wrapped_is_refused() -> None:
             call()
     with pytest.raises(InputError, match="three rows"):
         Casg(Cfg()).init(texts(), jnp.zeros((2, *SHAPE)))
-
-
-def test_the_nearest_subspace_is_the_one_with_the_smallest_residual() -> None:
-    """Against (I - C (CᵀC)⁺ Cᵀ) p in float64, with subspaces of different rank and padding that is not zero."""
-    rng = np.random.default_rng(3)
-    columns, pooled = rng.standard_normal((4, 5, 12)), rng.standard_normal((40, 12))
-    mask = np.arange(5) < np.array([5, 3, 4, 1])[:, None]
-    columns[2, 3] = columns[2, 0] + columns[2, 1]  # rank 3 of 4 phrases
-    residuals = []
-    for each, there in zip(columns, mask, strict=True):
-        c = each[there].T
-        residuals.append(np.linalg.norm(pooled.T - c @ np.linalg.pinv(c.T @ c) @ c.T @ pooled.T, axis=0))
-    found = jax.jit(closest_subspace)(jnp.asarray(columns), jnp.asarray(mask), jnp.asarray(pooled))
-    np.testing.assert_array_equal(found, np.argmin(residuals, axis=0))
-    assert set(np.asarray(found)) >= {0, 2}
-
-
-def test_a_vector_of_a_concept_is_nearest_to_it_and_an_empty_concept_to_none() -> None:
-    columns = np.random.default_rng(4).standard_normal((3, 2, 6))
-    mask = np.array([[True, True], [False, False], [True, True]])
-    inside = 2.0 * columns[2, 0] - columns[2, 1]
-    vectors = jnp.asarray(np.stack([inside, columns[1, 0]]))
-    found = closest_subspace(jnp.asarray(columns), jnp.asarray(mask), vectors)
-    assert int(found[0]) == 2
-    assert int(found[1]) != 1

@@ -12,7 +12,7 @@ from toys import ToyDenoiser
 
 from ine_jax import schedule
 from ine_jax.errors import InputError
-from ine_jax.guidance import Cfg, Interval, Moment, Negative, SafeDenoiser, Sld, Texts, kernel_threshold, unit_channels
+from ine_jax.guidance import Cfg, Interval, Moment, Negative, SafeDenoiser, Sld, Texts
 from ine_jax.guidance.base import phases
 from ine_jax.sampling import sample
 from ine_jax.schedule.base import predictions
@@ -122,25 +122,6 @@ def test_references_of_another_size_are_refused() -> None:
     texts = Texts(jnp.zeros((1, 2, 2)), jnp.zeros((1, 2, 2)))
     with pytest.raises(InputError, match=r"\[R, 8, 8, 2\]"):
         GUARD.init(texts, jnp.zeros((1, 8, 8, 2)))
-
-
-def test_the_threshold_is_what_the_most_isolated_reference_reaches() -> None:
-    gap = np.sqrt(((REFERENCES[:, None].astype(np.float64) - REFERENCES[None]) ** 2).sum((2, 3, 4)))
-    expected = np.exp(-gap / 8.0).sum(1).min()
-    np.testing.assert_allclose(kernel_threshold(jnp.asarray(REFERENCES), 2.0, 0.25), expected - 0.25, rtol=1e-5)
-    alone = kernel_threshold(jnp.asarray(REFERENCES), 0.01, squared=True)
-    np.testing.assert_allclose(alone, 1.0)
-
-
-def test_unit_channels_have_length_one_at_every_position() -> None:
-    latents = jnp.asarray(REFERENCES).at[0, 0, 0].set(0.0)
-    unit = np.asarray(unit_channels(latents))
-    lengths = np.linalg.norm(unit, axis=-1)
-    assert lengths[0, 0, 0] == 0.0
-    np.testing.assert_allclose(lengths.reshape(-1)[1:], 1.0, rtol=1e-6)
-    np.testing.assert_allclose(
-        unit[1] * np.linalg.norm(REFERENCES[1], axis=-1, keepdims=True), REFERENCES[1], rtol=1e-5
-    )
 
 
 def test_the_toy_denoiser_is_steered_within_jit() -> None:
