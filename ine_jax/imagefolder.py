@@ -19,20 +19,20 @@ MAX_PIXELS = 64 * 10**6
 MAX_IMAGES = 10_000
 
 
-def image_files(folder: str | Path) -> list[Path]:
+def image_files(folder: str | Path, most: int = MAX_IMAGES) -> list[Path]:
     """List the image files of `folder` by name.
 
     Raises:
-        InputError: no folder, no image in it, or more than 10 000.
+        InputError: no folder, no image in it, or more than `most`.
     """
     folder = Path(folder)
     if not folder.is_dir():
         state = "is not a folder" if folder.exists() else "does not exist"
         raise InputError(f"{folder}: {state}", "a folder of PNG, JPEG or WebP images", "check the path")
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
-    if not 1 <= len(files) <= MAX_IMAGES:
+    if not 1 <= len(files) <= most:
         given = f"{folder}: {len(files) or 'no'} images"
-        raise InputError(given, f"1 to {MAX_IMAGES} PNG, JPEG or WebP files", "check the folder")
+        raise InputError(given, f"1 to {most} PNG, JPEG or WebP files", "check the folder")
     return files
 
 
@@ -47,8 +47,10 @@ def read_images(folder: str | Path, height: int, width: int) -> np.ndarray:
     return np.stack([read_image(path, height, width) for path in image_files(folder)])
 
 
-def read_image(path: Path, height: int, width: int) -> np.ndarray:
+def read_image(path: Path, height: int | None = None, width: int | None = None) -> np.ndarray:
     """Return one image as uint8 [height, width, 3], cropped at the centre and resized where its shape differs.
+
+    Without a height and a width it stays as it is.
 
     Raises:
         InputError: the file is too large or cannot be decoded.
@@ -76,6 +78,6 @@ def read_image(path: Path, height: int, width: int) -> np.ndarray:
         Image.DecompressionBombError,
     ) as error:
         raise InputError(f"{path}: {error}", allowed, "remove or convert the file") from error
-    if upright.size != (width, height):
+    if height is not None and width is not None and upright.size != (width, height):
         upright = ImageOps.fit(upright, (width, height), method=Image.Resampling.BICUBIC)
     return np.asarray(upright, dtype=np.uint8)

@@ -1,13 +1,15 @@
 """Evaluation: models x guards x negatives x prompts -> blocks of images -> scores -> summary, joined by files.
 
-`plan` says what is drawn, `drawing` draws it, `scoring` judges it, `summary` counts. Importing this package imports no
-JAX.
+`plan` says what is drawn, `drawing` draws it, `scoring` and `measuring` judge it, `summary` counts. Importing this
+package imports no JAX.
 """
 
+from ine_jax.detectors.presets import Preset
 from ine_jax.evaluate.drawing import evaluate
+from ine_jax.evaluate.measuring import measure_folder, score_metrics
 from ine_jax.evaluate.plan import Cell, Plan, Unit, plan_from_config, read_items, units
 from ine_jax.evaluate.scoring import score
-from ine_jax.evaluate.summary import Preset, summarise
+from ine_jax.evaluate.summary import summarise
 from ine_jax.prompts import Item
 
 __all__ = [
@@ -17,9 +19,11 @@ __all__ = [
     "Preset",
     "Unit",
     "evaluate",
+    "measure_folder",
     "plan_from_config",
     "read_items",
     "score",
+    "score_metrics",
     "summarise",
     "units",
 ]

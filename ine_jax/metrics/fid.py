@@ -11,11 +11,16 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+from collections.abc import Mapping
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
+import safetensors
+import safetensors.numpy
 
 from ine_jax.detectors.base import Scored
+from ine_jax.storage import corrupt
 
 NORM = "norm"
 NOTE = "FID is biased upwards at small n: compare values of equal n only"
@@ -57,6 +62,22 @@ class Moments:
         shift = other.mean - self.mean
         between = np.outer(shift, shift) * (self.n * other.n / n)
         return Moments(n, self.mean + shift * (other.n / n), self.scatter + other.scatter + between)
+
+    def save(self, notes: Mapping[str, str]) -> bytes:
+        """The bytes of a safetensors file of these moments, with `notes` in its header."""
+        tensors = {"mean": self.mean, "scatter": self.scatter}
+        return safetensors.numpy.save(tensors, {**notes, "n": str(self.n)})
+
+    @classmethod
+    def load(cls, path: Path) -> tuple[Moments, dict[str, str]]:
+        """Moments and notes of a file of :meth:`save`. CorruptRunError for any other."""
+        try:
+            with safetensors.safe_open(path, framework="numpy") as file:
+                notes = dict(file.metadata())
+                moments = cls(int(notes.pop("n")), file.get_tensor("mean"), file.get_tensor("scatter"))
+        except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+            raise corrupt(path, error) from error
+        return moments, notes
 
     @property
     def covariance(self) -> np.ndarray:

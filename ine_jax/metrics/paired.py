@@ -31,11 +31,14 @@ def exact_p(only_a: int, only_b: int) -> float:
     return min(1.0, 2 * tail / 2**n) if n < 1000 else min(1.0, math.exp(math.log(2 * tail) - n * math.log(2)))
 
 
+def from_counts(n: int, both: int, only_a: int, only_b: int) -> Paired:
+    """The test of `n` common items, of which `both` sides, or only the one, succeeded."""
+    return Paired(n, both, only_a, only_b, (only_b - only_a) / n if n else 0.0, exact_p(only_a, only_b))
+
+
 def mcnemar(a: Mapping[str, bool], b: Mapping[str, bool]) -> Paired:
     """Compare outcomes keyed by item id; items that only one side has (unscored on the other) are left out."""
     common = sorted(a.keys() & b.keys())
     only_a = sum(a[i] and not b[i] for i in common)
     only_b = sum(b[i] and not a[i] for i in common)
-    both = sum(a[i] and b[i] for i in common)
-    n = len(common)
-    return Paired(n, both, only_a, only_b, (only_b - only_a) / n if n else 0.0, exact_p(only_a, only_b))
+    return from_counts(len(common), sum(a[i] and b[i] for i in common), only_a, only_b)
