@@ -3,6 +3,7 @@
     run.json                            config, hashes, versions, commit: written once
     blocks/<k>/                         PNGs, rows.jsonl, SHA256SUMS; renamed into place when complete: presence = done
     scores/<detector>@<version>/        detector.json, <k>.jsonl
+    metadata.jsonl                      every image with its record, once all are there: Hugging Face's ImageFolder
     SHA256SUMS                          of what is derived from those and stands beside run.json
     timing.jsonl                        seconds per block, apart from everything that is compared byte for byte
 

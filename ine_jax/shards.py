@@ -6,7 +6,7 @@ Nothing is negotiated between the processes: each does its own blocks, and a dea
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ine_jax.errors import InputError
 
@@ -58,7 +58,7 @@ def _jax() -> tuple[int, int] | None:
     return int(jax.process_index()), int(jax.process_count())
 
 
-def without(words: list[str]) -> list[str]:
+def without(words: Sequence[str]) -> list[str]:
     """A command line without its shard: the parts of one evaluation record one command."""
     kept: list[str] = []
     rest = iter(words)

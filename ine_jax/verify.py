@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ine_jax import storage
 from ine_jax.errors import CorruptRunError, IneError
+from ine_jax.evaluate import metadata
 from ine_jax.provenance import file_hash
 from ine_jax.runs import Run, open_run
 
@@ -29,15 +30,30 @@ class Verified:
     scores: int
     derived: int
 
+    def __str__(self) -> str:
+        """The counts in a line."""
+        read = f"{self.images} images, {self.scores} files of scores, {self.derived} derived files"
+        return f"{self.blocks} of {self.planned} blocks, {read}: {len(self.faults) or 'no'} faults"
+
+
+def sound(root: str | Path) -> Verified:
+    """As `verify`, but raise `CorruptRunError`, which names the first faults and counts all, where there are any."""
+    found = verify(root)
+    if found.faults:
+        more = f"; and {len(found.faults) - 3} more" if len(found.faults) > 3 else ""
+        todo = "remove the blocks or scores that are named; the same `ine evaluate` and `ine report` make them again"
+        raise CorruptRunError("; ".join(found.faults[:3]) + more, f"no faults; read: {found}", todo)
+    return found
+
 
 def verify(root: str | Path) -> Verified:
-    """Read every stored byte of a run directory again: run.json, blocks, scores, and what SHA256SUMS beside run.json
-    lists. Clock times (timing.jsonl) and hidden files are not compared with anything.
+    """Read every stored byte of a run directory again: run.json, blocks, scores, metadata, and what SHA256SUMS beside
+    run.json lists. Clock times (timing.jsonl) and hidden files are not compared with anything.
 
     Raises `InputError` where there is no run, `CorruptRunError` where run.json itself is damaged.
     """
     run = open_run(root)
-    faults = [*_blocks(run), *_scores(run), *_derived(run.root)]
+    faults = [*_blocks(run), *_scores(run), *_metadata(run), *_derived(run.root)]
     images = sum(1 for _ in run.root.glob("blocks/[0-9]*/*.png"))
     scores = sum(1 for _ in run.root.glob("scores/*/[0-9]*.jsonl"))
     listed = (run.root / storage.SUMS).is_file() and not any(storage.SUMS in fault for fault in faults)
@@ -66,6 +82,17 @@ def _scores(run: Run) -> Iterator[str]:
         yield from _strangers(folder, files)
         for k in run.blocks():
             yield from _fault(functools.partial(run.scores, folder.name, k))
+
+
+def _metadata(run: Run) -> Iterator[str]:
+    """It has no hash, being written from the records of the blocks: those that can be read must give it again."""
+    path = run.root / metadata.NAME
+    try:
+        sound = not path.exists() or path.read_bytes() == metadata.metadata(run).encode()
+    except CorruptRunError:
+        return  # told already
+    if not sound:
+        yield f"{path}: not what the blocks say"
 
 
 def _derived(root: Path) -> Iterator[str]:

@@ -13,6 +13,7 @@ import numpy as np
 from ine_jax import assets, runs, storage
 from ine_jax.config import ModelConfig
 from ine_jax.errors import InputError, Interrupted
+from ine_jax.evaluate.metadata import write_metadata
 from ine_jax.evaluate.plan import Cell, Plan, Unit, check, units
 from ine_jax.prompts import Item, alike
 from ine_jax.provenance import file_hash
@@ -69,6 +70,7 @@ def evaluate(
             done += _draw_block(run, plan, unit, pixels[unit.cell], draw)
             if progress is not None:
                 progress.update(done)
+        write_metadata(run)
         if total == 1:
             run.clean()
     return run

@@ -45,6 +45,7 @@ KINDS = {
     "list of sums": "blocks/00003/SHA256SUMS",
     "scores": "scores/corner@1/00003.jsonl",
     "detector": "scores/corner@1/detector.json",
+    "metadata": "metadata.jsonl",
     "derived": "summary.json",
     "list of derived": "SHA256SUMS",
 }
