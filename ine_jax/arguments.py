@@ -25,6 +25,7 @@ from ine_jax.config import (
     MetricConfig,
     ModelConfig,
     PromptsConfig,
+    ScoreConfig,
     UnlearnConfig,
 )
 from ine_jax.errors import InputError
@@ -74,8 +75,8 @@ class Evaluate(Common):
     """Models x guards x negatives x prompts into a run directory; the same command continues and never redraws."""
 
     config: Annotated[EvaluateConfig, Flat] = dataclasses.field(default_factory=EvaluateConfig)
-    shard: str = "0/1"
-    """Do part i of N (i counts from 0) of the blocks."""
+    shard: str = ""
+    """Do part i of N (i counts from 0) of the blocks; empty means what the launcher says (docs/scale.md), else all."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,12 +97,11 @@ class Bench(Common):
 
 @dataclasses.dataclass(frozen=True)
 class Score(Common):
-    """Score the images of a run directory again, without generating."""
+    """Judge the images of a run directory by further detectors and metrics, without generating."""
 
     directory: tyro.conf.Positional[Path] = tyro.MISSING
     """Run directory."""
-    detectors: tuple[DetectorConfig, ...] = (DetectorConfig(),)
-    """Detectors."""
+    config: Annotated[ScoreConfig, Flat] = dataclasses.field(default_factory=ScoreConfig)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,8 +112,20 @@ class Report(Common):
     """Run directories; several are reported together."""
     out: Path | None = None
     """Folder for the report; empty means the first run directory."""
-    threshold: float = 0.5
-    """A label is shown where its stored score reaches this."""
+    detector: str = ""
+    """Detector, `id` or `id@version`; empty means the only one of the run."""
+    preset: str = ""
+    """Published labels and threshold, such as duo, rece or q16; empty means the detector's default."""
+    threshold: float | None = None
+    """A label is shown where its stored score reaches this; empty means the preset's."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Verify(Common):
+    """Read every stored byte of a run directory again and compare it with the hash it was stored with."""
+
+    directory: tyro.conf.Positional[Path] = tyro.MISSING
+    """Run directory."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,20 +179,38 @@ class ConvertModel(Common):
     """Precision of the written weights."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Benchmarks(Common):
+    """Where the published prompt sets are had, and whether a file is one of them, whole. None is shipped or fetched."""
+
+    action: tyro.conf.Positional[Literal["list", "check"]] = "list"
+    """list: all that are known; check: rows, columns, selections and hash of a file."""
+    name: tyro.conf.Positional[str] = ""
+    """Name of a set, for check."""
+    file: tyro.conf.Positional[str] = ""
+    """Your copy of it, for check."""
+    encoding: str = ""
+    """Encoding of the file, such as cp949; empty means UTF-8, or what its byte order mark says."""
+
+
 _REGISTRY = tyro.constructors.ConstructorRegistry()
 
 
 @_REGISTRY.primitive_rule
 def _shorthand(kind: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
-    """Read a word as a record of which only the first field is given; the others are for YAML."""
+    """Read a word as a record of which only the first field is given, or one in braces as YAML of its fields."""
     if kind.type not in SHORT:
         return None
     record: Any = kind.type
     first = dataclasses.fields(record)[0].name
+
+    def read(word: str) -> Any:
+        return configfile.loads(word, record) if word.startswith("{") else record(word)
+
     return tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
         metavar=first.upper(),
-        instance_from_str=lambda words: record(words[0]),
+        instance_from_str=lambda words: read(words[0]),
         is_instance=lambda value: isinstance(value, record),
         str_from_instance=lambda value: [str(getattr(value, first))],
     )
@@ -198,7 +228,7 @@ def parse(record: type[T], words: Sequence[str], prog: str) -> T:
     words = list(words)
     default: Any = None
     if kind := _config_kind(record):
-        words, path = _take_config(words, by_suffix=hasattr(record, "what"))
+        words, path = _take_config(words, by_suffix=record in (Bench, Score))
         if path is not None:
             default = record(config=configfile.load(path, kind))  # type: ignore[call-arg]
     errors = io.StringIO()
@@ -251,9 +281,11 @@ RECORDS: dict[str, type[Common]] = {
     "evaluate": Evaluate,
     "score": Score,
     "report": Report,
+    "verify": Verify,
     "unlearn": Unlearn,
     "inspect": Inspect,
     "convert": Convert,
     "convert-model": ConvertModel,
     "bench": Bench,
+    "benchmarks": Benchmarks,
 }

@@ -7,10 +7,17 @@ import jax
 import numpy as np
 
 from ine_jax import assets
-from ine_jax.config import DetectorConfig, SamplerConfig
+from ine_jax.config import DetectorConfig, MetricConfig, SamplerConfig
+from ine_jax.detectors import Detector
+from ine_jax.detectors.clip import ClipZeroShot
+from ine_jax.detectors.nudenet import NudeNet
+from ine_jax.detectors.q16 import Q16
+from ine_jax.detectors.vit import VitClassifier
 from ine_jax.detectors.world import WorldDetector
-from ine_jax.errors import InputError
 from ine_jax.imagefolder import read_images
+from ine_jax.metrics import inception, lpips
+from ine_jax.metrics.base import Metric
+from ine_jax.metrics.clip_score import ClipScore
 from ine_jax.pipeline import Pipeline, load
 
 
@@ -45,7 +52,7 @@ def process() -> int:
     return jax.process_index()
 
 
-def detector(config: DetectorConfig) -> WorldDetector:
+def detector(config: DetectorConfig) -> Detector:
     """The detector of a config.
 
     Raises:
@@ -54,11 +61,26 @@ def detector(config: DetectorConfig) -> WorldDetector:
     match config.kind:
         case "world":
             return WorldDetector.load(config.weights or assets.ROOT / "tiny" / "detector")
-        case kind:
-            raise InputError(f"detector {kind}", "world", "choose another")
+        case "nudenet":
+            return NudeNet.load(config.weights, config.sha256)
+        case "q16":
+            return Q16.load(config.weights, config.prompts, config.revision)
+        case "clip":
+            return ClipZeroShot.load(config.weights, config.phrases, config.revision)
+        case "vit":
+            return VitClassifier.load(config.weights, config.revision)
 
 
-def about(judge: WorldDetector) -> dict[str, object]:
-    """What is stored beside a detector's scores: its labels and their groups."""
-    groups = {name: list(labels) for name, labels in judge.config.groups.items()}
-    return {"labels": list(judge.config.labels), "groups": groups}
+def metric(config: MetricConfig) -> Metric:
+    """The metric of a config.
+
+    Raises:
+        InputError: its weights cannot be read.
+    """
+    match config.kind:
+        case "lpips":
+            return lpips.load(config.weights, config.size)
+        case "clip-score":
+            return ClipScore.load(config.weights, config.revision)
+        case "fid":
+            return inception.load(config.weights)

@@ -28,13 +28,15 @@ COMMANDS = {
     "invert": "find a concept again in an unlearned model, from images of it or by RECE",
     "generate": "prompts to images under a guard",
     "evaluate": "models x guards x negatives x prompts into a run directory",
-    "score": "score a run directory again, without generating",
+    "score": "judge a run directory by further detectors and metrics, without generating",
     "report": "redraw tables and report.html from run directories",
+    "verify": "compare every stored byte of a run directory with its hash",
     "unlearn": "fine-tune a model to forget (ESD)",
     "inspect": "say what a file or folder is",
     "convert": "an embedding to the format of another tool",
     "convert-model": "a model, with checkpoints on top, to a folder for diffusers",
     "bench": "sampling throughput beside baselines, or the cost of guards",
+    "benchmarks": "where published prompt sets are had; check a copy of one",
 }
 EXIT_CODES = "exit codes: 0 done, 2 input, 3 numerical, 4 items, 5 corrupted run, 75 interrupted, 1 bug"
 # What the machine refuses (a full disk, a missing permission) is for the user to mend, not a bug.
@@ -94,24 +96,32 @@ def _command(words: list[str]) -> int:
 
 def _outcome(name: str, record: Any, command: Sequence[str]) -> Any:
     """Call the one function that the command stands for."""
-    from ine_jax import arguments, commands, dryrun
+    from ine_jax import arguments, commands, dryrun, shards
 
-    shard = commands.shard_of(record.shard) if isinstance(record, arguments.Evaluate) else (0, 1)
-    if record.dry_run and not isinstance(record, arguments.Convert | arguments.ConvertModel):
+    asked = record.shard if isinstance(record, arguments.Evaluate) else "0/1"
+    shard, origin = shards.chosen(asked, os.environ)
+    if origin and shard[1] > 1:
+        _say(f"shard {shard[0]}/{shard[1]} ({origin})")
+    told = arguments.Convert | arguments.ConvertModel | arguments.Benchmarks  # these see to it themselves
+    if record.dry_run and not isinstance(record, told):
         return dryrun.plan(name, getattr(record, "config", None), shard)
     match record:
         case arguments.Evaluate():
-            return commands.evaluate(record.config, shard, command)
+            return commands.evaluate(record.config, shard, shards.without(command))
         case arguments.Bench():
             return commands.bench(record.config, record.what)
         case arguments.Demo():
             return commands.demo(record.config, command)
         case arguments.Score():
-            return commands.score(record.directory, record.detectors)
+            return commands.score(record.directory, record.config)
         case arguments.Report():
-            return commands.report(record.directories, record.out, record.threshold)
+            return commands.report(record)
+        case arguments.Verify():
+            return commands.verify(record.directory)
         case arguments.Inspect():
             return commands.inspect(record.path, record.base)
+        case arguments.Benchmarks():
+            return commands.benchmarks(record)
         case arguments.Convert():
             return commands.convert(record)
         case arguments.ConvertModel():

@@ -19,6 +19,7 @@ from ine_jax.config import (
     InversionConfig,
     InvertConfig,
     SamplerConfig,
+    ScoreConfig,
     UnlearnConfig,
 )
 from ine_jax.errors import InputError, NumericalError, clean
@@ -104,10 +105,29 @@ def generate(config: GenerateConfig) -> Outcome:
     total = len(writer.wanted_items(config))
     with Progress(total, "images", unit="images", process=build.process()) as progress:
         done = writer.generate(config, progress)
-    lines = [f"{done.out}: {done.made} images made, {done.found} found complete"]
+    lines = [f"{done.out}: {done.made} images made, {done.found} found complete", *filter(None, [done.read])]
     if done.truncated:
         lines.append(f"{done.truncated} prompts are longer than the text encoder reads and were cut")
     return Outcome(tuple(lines), dataclasses.asdict(done))
+
+
+def benchmarks(words: Any) -> Outcome:
+    """List the published prompt sets, or check a file against one; `words` is the command's record.
+
+    Raises:
+        InputError: no such set, a file that cannot be read, or one that is not the published one.
+    """
+    from ine_jax.benchmarks import checking
+
+    if words.action == "list":
+        if words.name or words.file:
+            raise InputError("ine benchmarks list with a name", "", "to look at a file: ine benchmarks check NAME FILE")
+        lines, values = checking.listing()
+        return Outcome(tuple(lines), {"benchmarks": values})
+    if not (words.name and words.file):
+        raise InputError("ine benchmarks check", "the name of a set, and a file", "see `ine benchmarks list`")
+    lines, found = checking.check(words.name, words.file, words.encoding)
+    return Outcome(tuple(lines), found)
 
 
 def evaluate(config: EvaluateConfig, shard: tuple[int, int], command: Sequence[str]) -> Outcome:
@@ -117,55 +137,71 @@ def evaluate(config: EvaluateConfig, shard: tuple[int, int], command: Sequence[s
         InputError: a plan that cannot be drawn, or a directory of another config.
         Interrupted: stopped; the same call continues.
     """
-    from ine_jax import build
-    from ine_jax import evaluate as evaluation
-    from ine_jax.evaluate.drawing import pending
+    from ine_jax.evaluate import drawing, plan_from_config, receipt
 
-    plan = evaluation.plan_from_config(config)
-    missing = pending(plan, config.out, shard)
-    with Progress(max(1, missing), "images", unit="images", process=build.process()) as progress:
-        run = evaluation.evaluate(plan, config.out, shard=shard, progress=progress, command=command)
-    judged = 0
-    for each in config.detectors:
-        detector = build.detector(each)
-        judged = evaluation.score(run, detector, about=build.about(detector), shard=shard)
-    lines = (f"{config.out}: {missing} images drawn, {judged} judged", f"next: ine report {config.out}")
-    return Outcome(lines, {"out": config.out, "drawn": missing, "judged": judged, "shard": list(shard)})
+    plan = plan_from_config(config)
+    missing, judges = drawing.pending(plan, config.out, shard), None
+    if missing or not receipt.judged(config, shard):
+        from ine_jax import judging  # and with it JAX, of which a finished run has no need
+
+        judges = judging.load(config)
+    with Progress(max(1, missing), "images", unit="images") as progress:
+        run = drawing.evaluate(plan, config.out, shard=shard, progress=progress, command=command)
+    judged, measured = judges.judge(run, shard=shard) if judges else (0, 0)
+    receipt.sign(config, shard)
+    done = f"{config.out}: {missing} images drawn, {judged} judged" + (f", {measured} measured" if measured else "")
+    counts = {"drawn": missing, "judged": judged, "measured": measured, "shard": list(shard)}
+    return Outcome((*plan.told(), done, f"next: ine report {config.out}"), {"out": config.out, **counts})
 
 
-def score(directory: Path, detectors: Sequence[DetectorConfig]) -> Outcome:
-    """Judge every image of a run directory again.
+def verify(directory: Path) -> Outcome:
+    """Read every stored byte of a run directory again.
+
+    Raises:
+        InputError: no run directory.
+        CorruptRunError: a byte is not the one that was written, or a file is missing or strange.
+    """
+    from ine_jax import verify as verification
+
+    found = verification.sound(directory)
+    return Outcome((f"{directory}: {found}",), {"out": str(directory), **dataclasses.asdict(found)})
+
+
+def score(directory: Path, config: ScoreConfig) -> Outcome:
+    """Judge what is not judged of a run directory, or with `rescan` every image again.
 
     Raises:
         InputError: no run directory, or no such detector.
         CorruptRunError: an image is not the one that was drawn.
     """
-    from ine_jax import build
-    from ine_jax import evaluate as evaluation
+    from ine_jax import judging
     from ine_jax.runs import open_run
 
-    run = open_run(directory)
-    judged = 0
-    for each in detectors:
-        judge = build.detector(each)
-        judged = evaluation.score(run, judge, about=build.about(judge), rescan=True)
-    return Outcome((f"{directory}: {judged} images judged",), {"out": str(directory), "judged": judged})
+    if not (config.detectors or config.metrics):
+        config = dataclasses.replace(config, detectors=(DetectorConfig(),))
+    run = open_run(directory)  # before weights are read
+    judged, measured = judging.load(config).judge(run, rescan=config.rescan)
+    done = f"{directory}: {judged} images judged" + (f", {measured} measured" if measured else "")
+    return Outcome((done,), {"out": str(directory), "judged": judged, "measured": measured})
 
 
-def report(directories: Sequence[Path], out: Path | None, threshold: float) -> Outcome:
-    """Write summary.json and report.html from what run directories hold; labels count from `threshold` on.
+def report(words: Any) -> Outcome:
+    """Write summary.json and report.html from what run directories hold; `words` is the command's record.
 
     Raises:
-        InputError: not a run directory, nothing scored in it, or a threshold that is not between 0 and 1.
+        InputError: not a run directory, nothing scored in it, no such detector or preset, or a threshold that is not
+            between 0 and 1.
         CorruptRunError: a stored file does not verify.
     """
     from ine_jax import report as reporting
-    from ine_jax.evaluate import Preset
+    from ine_jax.detectors.presets import choose
 
-    if not directories:
+    if not words.directories:
         raise InputError("ine report: no run directory", "one or more", "name the directory that `ine evaluate` wrote")
-    target = Path(out or directories[0])
-    written = reporting.build([Path(d) for d in directories], target, Preset(threshold=threshold))
+    target = Path(words.out or words.directories[0])
+    preset = choose(words.preset) if words.preset else None
+    options = {"detector": words.detector or None, "threshold": words.threshold}
+    written = reporting.build([Path(d) for d in words.directories], target, preset, **options)
     return Outcome((str(written),), {"out": str(target), "report": str(written)})
 
 
@@ -262,15 +298,3 @@ def convert_model(words: Any) -> Outcome:
     pipe = "StableDiffusionPipeline" if words.to == "diffusers" else "FlaxStableDiffusionPipeline"
     use = (f"diffusers: {pipe}.from_pretrained({str(out)!r})", f"ine_jax: ine_jax.load({str(out)!r})")
     return Outcome((f"{head}: read back equal", *parts.changes, *use), {**values, "use": list(use)})
-
-
-def shard_of(text: str) -> tuple[int, int]:
-    """Parse `i/N`, part i (from 0) of N.
-
-    Raises:
-        InputError: anything else.
-    """
-    part, _, whole = text.partition("/")
-    if part.isascii() and whole.isascii() and part.isdigit() and whole.isdigit() and int(part) < int(whole) <= 10**6:
-        return int(part), int(whole)
-    raise InputError(f"--shard {text}", "i/N with 0 <= i < N", "for the second of four parts write --shard 1/4")

@@ -69,6 +69,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: {reason}", "a YAML file; some are in configs/", "check the path") from error
     if len(raw) > MAX_BYTES:
         raise InputError(f"{path}: more than {MAX_BYTES // 1024} KiB", "a config is small", "check that it is a config")
+    return _parse(raw, str(path))
+
+
+def _parse(raw: bytes, path: str) -> dict[str, Any]:
     try:
         data = yaml.load(raw.decode("utf-8"), Loader=_Loader)  # noqa: S506  a subclass of SafeLoader
     except yaml.YAMLError as error:
@@ -90,6 +94,15 @@ def load(path: str | Path, cls: type[T]) -> T:
         InputError: as `read_yaml` and `build`.
     """
     return build(cls, read_yaml(Path(path)), str(path))
+
+
+def loads(text: str, cls: type[T]) -> T:
+    """Read the words of a YAML mapping as one `cls`.
+
+    Raises:
+        InputError: as `read_yaml` and `build`.
+    """
+    return build(cls, _parse(text.encode("utf-8", "replace"), text), text)
 
 
 def build(cls: type[T], data: Any, where: str) -> T:

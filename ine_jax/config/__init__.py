@@ -12,6 +12,7 @@ from ine_jax.config.commands import (
     EvaluateConfig,
     GenerateConfig,
     InvertConfig,
+    ScoreConfig,
     UnlearnConfig,
 )
 from ine_jax.config.guards import GuardConfig, GuidanceConfig, NegativeConfig
@@ -39,5 +40,6 @@ __all__ = [
     "NegativeConfig",
     "PromptsConfig",
     "SamplerConfig",
+    "ScoreConfig",
     "UnlearnConfig",
 ]

@@ -98,7 +98,7 @@ class GenerateConfig:
     prompts: Prompts = ()
     """Prompts."""
     prompts_file: str = ""
-    """File of prompts instead: .txt (one per line) or .jsonl (field `prompt`, optional `seed` and `id`)."""
+    """File of prompts instead: .txt, .csv, .jsonl or .parquet (docs/benchmarks.md)."""
     negative: NegativeConfig = field(default_factory=NegativeConfig)
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
@@ -155,6 +155,20 @@ class EvaluateConfig:
         names = [negative.name or negative.kind for negative in self.negatives]
         check(self, "negatives", len(set(names)) == len(names), "negatives whose names differ")
         check(self, "out", bool(self.out), "a directory")
+
+
+@dataclass(frozen=True)
+class ScoreConfig:
+    """`ine score`: judge the images of a run directory, without drawing."""
+
+    detectors: tuple[DetectorConfig, ...] = ()
+    """Detectors; the bundled one where neither these nor metrics are given."""
+    metrics: tuple[MetricConfig, ...] = ()
+    """Metrics of every image."""
+    reference: str = ""
+    """Model whose unguarded images metrics compare with; empty means the first."""
+    rescan: bool = False
+    """Judge again what is judged already."""
 
 
 @dataclass(frozen=True)

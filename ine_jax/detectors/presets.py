@@ -59,7 +59,7 @@ PRESETS = {
             (),
             "concept",
             0.5,
-            "CLIP (arXiv 2103.00020): the phrases are likelier than what they are told from",
+            "CLIP (arXiv 2103.00020): a phrase fits better than the neutral one",
         ),
         Preset("nsfw", "vit", ("nsfw",), "", 0.5, "Falconsai/nsfw_image_detection: the likelier of its two classes"),
     )
@@ -72,15 +72,11 @@ def default_preset(detector_id: str) -> Preset:
     return PRESETS[_DEFAULTS.get(detector_id, "world")]
 
 
-def choose(detector_id: str, name: str = "", threshold: float | None = None) -> Preset:
-    """The preset of this name, or else the detector's default, with another threshold where one is given.
-
-    InputError for an unknown name, or a threshold that is not between 0 and 1.
-    """
-    if name and name not in PRESETS:
+def choose(name: str) -> Preset:
+    """The preset of this name; InputError for an unknown one."""
+    if name not in PRESETS:
         raise InputError(f"preset {name!r}", ", ".join(PRESETS), "choose one of these")
-    preset = PRESETS[name] if name else default_preset(detector_id)
-    return preset if threshold is None else dataclasses.replace(preset, threshold=threshold)
+    return PRESETS[name]
 
 
 def concept(preset: Preset, about: Mapping[str, Any]) -> frozenset[str]:
