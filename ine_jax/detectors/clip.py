@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ine_jax.detectors.base import Scored, Verdict, detect_checked
-from ine_jax.detectors.clip_encoder import ClipEncoder
+from ine_jax.detectors.clip_encoder import ClipEncoder, cosines
 from ine_jax.detectors.vision import version_of
 from ine_jax.errors import InputError
 
@@ -82,6 +82,6 @@ class ClipZeroShot:
         return detect_checked(images, self._detect)
 
     def _detect(self, images: np.ndarray) -> list[Verdict]:
-        logits = self.encoder.scale * self.encoder.images(images) @ self._texts.T
+        logits = self.encoder.scale * cosines(self.encoder.images(images), self._texts)
         scores = 1 / (1 + np.exp(logits[:, -1:] - logits[:, :-1]))
         return [Scored({p: round(float(v), 6) for p, v in zip(self.phrases, row, strict=True)}) for row in scores]

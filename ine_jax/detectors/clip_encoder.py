@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ class ClipEncoder:
 
     def images(self, images: np.ndarray) -> np.ndarray:
         """Unit vectors float32 [N, width] of images uint8 [N, H, W, 3]."""
-        program = partial(self._image_program, self.network.params)
+        program = partial(clip_images, self.network.config, self.preprocessing, self.network.params)
         return in_batches(program, lambda rows: self.preprocessing.pixels(images[rows]), len(images))
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
@@ -77,26 +77,31 @@ class ClipEncoder:
         if self.tokenizer is None:
             raise ValueError("loaded without its text tower")
         ids = self.tokenizer.ids(texts)
-        return in_batches(partial(self._text_program, self.network.params), lambda rows: ids[rows], len(ids))
+        program = partial(clip_texts, self.network.config, self.network.params)
+        return in_batches(program, lambda rows: ids[rows], len(ids))
 
-    @cached_property
-    def _image_program(self) -> Callable[[Params, jax.Array], jax.Array]:
-        @jax.jit
-        def clip_images(params: Params, pixels: jax.Array) -> jax.Array:
-            return self._unit(params, self.preprocessing.normalise(pixels), "image_features")
 
-        return clip_images
+def cosines(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
+    """Cosines float64 [N, K] of unit vectors [N, width] and [K, width]."""
+    # Not as a matrix product, which sums in another order for another number of rows.
+    return (images[:, None].astype(np.float64) * texts[None]).sum(axis=-1)
 
-    @cached_property
-    def _text_program(self) -> Callable[[Params, jax.Array], jax.Array]:
-        @jax.jit
-        def clip_texts(params: Params, ids: jax.Array) -> jax.Array:
-            return self._unit(params, ids, "text_features")
 
-        return clip_texts
+# Functions of configs, not of an encoder: judges on CLIPs of one shape share their programs.
+@partial(jax.jit, static_argnums=(0, 1))
+def clip_images(config: ClipConfig, preprocessing: Preprocessing, params: Params, pixels: jax.Array) -> jax.Array:
+    """Unit vectors of pixels uint8 [N, size, size, 3]."""
+    return _unit(config, params, preprocessing.normalise(pixels), "image_features")
 
-    def _unit(self, params: Params, inputs: jax.Array, method: str) -> jax.Array:
-        # A judge must not depend on the device: the default rounds factors to 10 or 7 bits on GPUs and TPUs.
-        with jax.default_matmul_precision("highest"):
-            features = Clip(self.network.config).apply({"params": params}, inputs, method=method)
-        return features / jnp.linalg.norm(features, axis=-1, keepdims=True)
+
+@partial(jax.jit, static_argnums=0)
+def clip_texts(config: ClipConfig, params: Params, ids: jax.Array) -> jax.Array:
+    """Unit vectors of token ids [N, T]."""
+    return _unit(config, params, ids, "text_features")
+
+
+def _unit(config: ClipConfig, params: Params, inputs: jax.Array, method: str) -> jax.Array:
+    # A judge must not depend on the device: the default rounds factors to 10 or 7 bits on GPUs and TPUs.
+    with jax.default_matmul_precision("highest"):
+        features = Clip(config).apply({"params": params}, inputs, method=method)
+    return features / jnp.linalg.norm(features, axis=-1, keepdims=True)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ine_jax.detectors.base import Scored, Verdict, detect_checked
-from ine_jax.detectors.clip_encoder import ClipEncoder
+from ine_jax.detectors.clip_encoder import ClipEncoder, cosines
 from ine_jax.detectors.vision import version_of
 from ine_jax.errors import InputError
 from ine_jax.models import files
@@ -80,6 +80,6 @@ class Q16:
         return detect_checked(images, self._detect)
 
     def _detect(self, images: np.ndarray) -> list[Verdict]:
-        logits = SCALE * self.encoder.images(images) @ self.prompts.T
+        logits = SCALE * cosines(self.encoder.images(images), self.prompts)
         scores = 1 / (1 + np.exp(logits[:, 0] - logits[:, 1]))
         return [Scored({LABEL: round(float(score), 6)}) for score in scores]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -62,20 +61,16 @@ class VitClassifier:
         return detect_checked(images, self._detect)
 
     def _detect(self, images: np.ndarray) -> list[Verdict]:
-        program = partial(self._program, self.network.params)
+        program = partial(vit_scores, self.network.config, self.preprocessing, self.network.params)
         scores = in_batches(program, lambda rows: self.preprocessing.pixels(images[rows]), len(images))
         labels = self.network.config.labels
         return [Scored({k: round(float(v), 6) for k, v in zip(labels, row, strict=True)}) for row in scores]
 
-    @cached_property
-    def _program(self) -> Callable[[Params, jax.Array], jax.Array]:
-        config = self.network.config
 
-        @jax.jit
-        def vit_scores(params: Params, pixels: jax.Array) -> jax.Array:
-            # A judge must not depend on the device: the default rounds factors to 10 or 7 bits on GPUs and TPUs.
-            with jax.default_matmul_precision("highest"):
-                logits = Vit(config).apply({"params": params}, self.preprocessing.normalise(pixels))
-            return jax.nn.sigmoid(logits) if config.independent else jax.nn.softmax(logits)
-
-        return vit_scores
+@partial(jax.jit, static_argnums=(0, 1))
+def vit_scores(config: VitConfig, preprocessing: Preprocessing, params: Params, pixels: jax.Array) -> jax.Array:
+    """Probabilities [N, label] of pixels uint8 [N, size, size, 3]."""
+    # A judge must not depend on the device: the default rounds factors to 10 or 7 bits on GPUs and TPUs.
+    with jax.default_matmul_precision("highest"):
+        logits = Vit(config).apply({"params": params}, preprocessing.normalise(pixels))
+    return jax.nn.sigmoid(logits) if config.independent else jax.nn.softmax(logits)

@@ -58,6 +58,6 @@ class ClipScore:
         return measure_checked(images, prompts, None, self._measure)
 
     def _measure(self, images: np.ndarray, prompts: list[str], _: np.ndarray | None) -> list[Verdict]:
-        cosines = (self.encoder.images(images) * self.encoder.texts(prompts)).sum(axis=-1)
+        pairs = self.encoder.images(images).astype(np.float64) * self.encoder.texts(prompts)
         # np.maximum keeps a NaN, which must not become a zero
-        return [Scored({"clip_score": round(float(score), 4)}) for score in WEIGHT * np.maximum(cosines, 0)]
+        return [Scored({"clip_score": round(float(score), 4)}) for score in WEIGHT * np.maximum(pairs.sum(axis=-1), 0)]
