@@ -166,11 +166,14 @@ def measure(name: str) -> Measure:
 
 
 def units(plan: Plan) -> list[Unit]:
-    """The blocks of a plan, a pure function of it: cell by cell, list by list, `plan.block` items each."""
+    """The blocks of a plan, a pure function of it: cell by cell, list by list, `plan.block` items each.
+
+    Lists come by name, as in run.json, so that what a block holds follows from that file alone.
+    """
     cuts = [
         (cell, name, start, min(start + plan.block, n))
         for cell, spec in enumerate(plan.cells)
-        for name, n in spec.lists
+        for name, n in sorted(spec.lists)
         for start in range(0, n, plan.block)
     ]
     return [Unit(k, *cut) for k, cut in enumerate(cuts)]

@@ -48,6 +48,20 @@ def test_counts(tmp_path: Path) -> None:
     assert summary["controls"][0]["model"] == "fake-unlearned"
 
 
+def test_what_a_block_holds_follows_from_run_json(tmp_path: Path) -> None:
+    base = fakes.plan(n=7)
+    turned = tuple(dataclasses.replace(cell, lists=cell.lists[::-1]) for cell in base.cells)
+    run = evaluate(dataclasses.replace(base, cells=turned), tmp_path, draw=fakes.draw, hashes=fakes.hashes)
+    config, k = runs.open_run(tmp_path).config, 0
+    for cell, spec in enumerate(config["cells"]):
+        for name, n in spec["lists"].items():
+            for start in range(0, n, config["block"]):
+                rows = run.rows(k)
+                assert (rows[0]["cell"], rows[0]["list"], rows[0]["id"]) == (cell, name, f"{name}-{start:03d}")
+                k += 1
+    assert k == config["blocks"] == len(run.blocks())
+
+
 def test_second_call_draws_nothing(tmp_path: Path) -> None:
     first = fakes.full(tmp_path)
 
