@@ -115,7 +115,7 @@ def load(
             _check_columns(chosen, row, table)
         try:
             item, replaced = to_item(row, index, seed + index * stride, ignore)
-            taken = chosen is None or chosen.keep(row, _case(row, index))
+            taken = chosen is None or chosen.keep(row, case_number(row, index))
         except ValueError as error:
             raise table.bad(line, str(error)) from error
         name = _distinct(item.id, seen)
@@ -156,7 +156,7 @@ def _check_columns(chosen: Selection | None, row: Mapping[str, Any], table: Tabl
         raise InputError(given, f"the file of {chosen.of}, or a renamed copy", "see `ine benchmarks`")
 
 
-def _case(row: Mapping[str, Any], index: int) -> int:
+def case_number(row: Mapping[str, Any], index: int) -> int:
     """The row's case number: its own, or its place in the file."""
     try:
         own = number(value(row, "id"))

@@ -78,10 +78,13 @@ def read(path: str | Path, encoding: str = "") -> Table:
 
 
 def _capped(table: Table, rows: Iterator[Row]) -> Iterator[Row]:
-    for count, row in enumerate(rows):
-        if count == MAX_ROWS:
-            raise InputError(f"prompt file {table.path}: over {MAX_ROWS} rows", "a smaller file", "split it")
-        yield row
+    held = 0
+    for count, (line, row) in enumerate(rows):
+        held += sum(len(value) for value in row.values() if isinstance(value, str))
+        if count == MAX_ROWS or held > MAX_BYTES:  # a few bytes of Parquet may stand for terabytes
+            given = f"over {MAX_ROWS} rows" if count == MAX_ROWS else f"over {MAX_BYTES >> 20} million characters"
+            raise InputError(f"prompt file {table.path}: {given}", "a smaller file", "split it")
+        yield line, row
 
 
 def _decode(table: Table, data: bytes, encoding: str) -> str:
