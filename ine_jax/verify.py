@@ -42,7 +42,8 @@ def sound(root: str | Path) -> Verified:
     if found.faults:
         more = f"; and {len(found.faults) - 3} more" if len(found.faults) > 3 else ""
         todo = "remove the blocks or scores that are named; the same `ine evaluate` and `ine report` make them again"
-        raise CorruptRunError("; ".join(found.faults[:3]) + more, f"no faults; read: {found}", todo)
+        first = "; ".join(fault.removeprefix(f"{root}/") for fault in found.faults[:3])
+        raise CorruptRunError(f"{root}: {first}{more}", f"no faults; read: {found}", todo)
     return found
 
 
