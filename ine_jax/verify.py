@@ -40,10 +40,10 @@ def sound(root: str | Path) -> Verified:
     """As `verify`, but raise `CorruptRunError`, which names the first faults and counts all, where there are any."""
     found = verify(root)
     if found.faults:
-        more = f"; and {len(found.faults) - 3} more" if len(found.faults) > 3 else ""
+        names = [fault.removeprefix(f"{root}/").split(": ")[0] for fault in found.faults[:3]]
+        more = f" and {len(found.faults) - 3} more" if len(found.faults) > 3 else ""
         todo = "remove the blocks or scores that are named; the same `ine evaluate` and `ine report` make them again"
-        first = "; ".join(fault.removeprefix(f"{root}/") for fault in found.faults[:3])
-        raise CorruptRunError(f"{root}: {first}{more}", f"no faults; read: {found}", todo)
+        raise CorruptRunError(f"{root}: damaged: {', '.join(names)}{more}", f"no faults; read: {found}", todo)
     return found
 
 
