@@ -50,7 +50,7 @@ def read_vit(path_or_id: str | Path, revision: str | None = None) -> Network[Vit
 
 
 def _read(path_or_id: str | Path, folder: Path, config: C) -> Network[C]:
-    name = str(path_or_id) if str(path_or_id) != str(folder) else folder.resolve().name
+    name = folder.resolve().name if Path(path_or_id).is_dir() else str(path_or_id)
     source = tensors.read_component(folder, ".", "model")
     params = names.from_torch(name, source.tensors, config)
     beside = [files.inside(folder, file) for file in (PREPROCESSOR, *TOKENIZER_FILES) if (folder / file).is_file()]
