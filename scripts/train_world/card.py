@@ -54,23 +54,21 @@ Drawn: share that show a weapon.
 ## What was chosen, and on what
 
 w = {w:g}, s = {s:g}, {scheduler} with {steps} steps, the explicit words "{words}", the implicit template
-"{template}", erasure strength and inversion length were chosen on the lists `tune-*`, which share no prompt and no seed
-with the lists above. Rules: w was taken over from a first family, where w = 2, 3 and 5 did not differ beyond their
-errors; s on the *base* model alone: of the settings below with which words defend at least 0.6 of the explicit-word
-prompts, the one that keeps most benign prompts; erasure: explicit, generic and list prompts at most 0.10, attack
-prompts still at least 0.5 drawn.
+"{template}", {vectors} learned vectors, erasure strength and inversion length were chosen on the lists `tune-*`,
+which share no prompt and no seed with the lists above. Rules: w was taken over from a first family, where w = 2, 3 and
+5 did not differ beyond their errors; s on the *base* model alone: of the settings below with which words defend at
+least 0.6 of the explicit-word prompts, the one that keeps most benign prompts; erasure: explicit, generic and list
+prompts at most 0.10, attack prompts still at least 0.5 drawn; inversion and template at that s on unlearned model 0: of
+the settings measured with two inversion seeds, those that lose at most 0.03 of the benign prompts in the mean (0.05
+less 1.65 standard errors of the paired difference; this bound was set when most of the table had been measured), and of
+these the one that defends most. The names of inversions say how many vectors, which templates (`five`: a photo, a
+picture, an image, a drawing of a, a), how many steps and which seed.
 
 Every setting that was measured, in order (rates on `tune-*`):
 
 | model | negative | w | s | guard | rates |
 |---|---|---|---|---|---|
 {tried}
-
-A stronger negative on the reported lists (`measure.py`, chosen nowhere):
-
-| model | negative | w | s | guard | rates |
-|---|---|---|---|---|---|
-{sweep}
 
 {reading}
 ## Licence
@@ -100,7 +98,8 @@ def tried(line: str) -> str:
     words = given.get("words", ())
     negative = f'"{", ".join([words] if isinstance(words, str) else words)}"' if words else "none"
     if given.get("embedding"):
-        negative = f"embedding of {Path(given['embedding']).parent.name or given['embedding']}"
+        inverted = Path(given["embedding"])
+        negative = f'embedding {inverted.parent.name or inverted.name} in "{given.get("template", "{}")}"'
     guidance = {"scale": 3.0, **setting.get("guidance", {})}
     rest = {key: value for key, value in guidance.items() if key not in ("scale", "negative_scale")}
     rates = ", ".join(
@@ -152,8 +151,8 @@ def main() -> None:
         steps=settings["steps"],
         words=", ".join(settings["explicit_negative"]),
         template=settings["implicit_template"],
+        vectors=settings["inversion"].get("vectors", 1),
         tried="\n".join(tried(line) for line in (args.world / "tried.jsonl").read_text().splitlines()),
-        sweep="\n".join(tried(line) for line in (args.world / "sweep.jsonl").read_text().splitlines()),
         reading=args.reading.read_text() + "\n" if args.reading.exists() else "",
     )
     (ASSETS / "CARD.md").write_text(text)
