@@ -15,6 +15,8 @@ _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 def printable(text: str) -> str:
     """Return `text` with every control and bidirectional character replaced by a space."""
+    if text.isprintable():  # most texts; these characters are all among those that are not
+        return text
     return "".join(" " if unicodedata.category(c) in _HIDDEN else c for c in text)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from ine_jax.report.tables import rate_of
+from ine_jax.report.measures import Value
 
 WIDTH, HEIGHT = 640, 220
 PAD_LEFT, PAD_BOTTOM, PAD_TOP = 56, 30, 14
@@ -16,19 +16,25 @@ TICKS = 4
 SMOOTH = 0.9
 
 
-def bar(entry: Mapping[str, Any], kind: str) -> Markup:
-    """A rate as a bar with its interval as a whisker; `kind` (of the negative) picks the colour."""
-    rate = rate_of(entry)
-    if rate is None:
-        return Markup("")
-    x, low, high = (round(120 * value, 1) for value in (rate, entry["low"], entry["high"]))
-    label = f"{rate:.3f}, 95 % interval {entry['low']:.3f} to {entry['high']:.3f}"
+def bar(value: Value, kind: str) -> Markup:
+    """A value in [0, 1] as a bar with its interval as a whisker; `kind` (of the negative) picks the colour."""
+    low, high = value.low, value.high
+    x = _clip(value.value)
+    label, whisker = f"{value.value:.3f}", Markup("")
+    if low is not None and high is not None:
+        label += f", 95 % interval {low:.3f} to {high:.3f}"
+        shape = '<path class="whisker" d="M{0} 7H{1}M{0} 3.5V10.5M{1} 3.5V10.5"/>'
+        whisker = Markup(shape).format(_clip(low), _clip(high))  # noqa: S704  a literal
     shape = (
-        '<svg class="bar" viewBox="0 0 120 14" width="120" height="14" role="img" aria-label="{label}">'
-        '<rect class="track" width="120" height="14" rx="3"/><rect class="fill {kind}" width="{x}" height="14" rx="3"/>'
-        '<path class="whisker" d="M{low} 7H{high}M{low} 3.5V10.5M{high} 3.5V10.5"/></svg>'
+        '<svg class="bar" viewBox="0 0 120 14" width="120" height="14" role="img" aria-label="{}">'
+        '<rect class="track" width="120" height="14" rx="3"/><rect class="fill {}" width="{}" height="14" rx="3"/>'
+        "{}</svg>"
     )
-    return Markup(shape).format(label=label, kind=kind, x=x, low=low, high=high)  # noqa: S704  a literal
+    return Markup(shape).format(label, kind, x, whisker)  # noqa: S704  a literal
+
+
+def _clip(value: float) -> float:
+    return round(120 * min(1.0, max(0.0, value)), 1)
 
 
 def curve(lines: Sequence[Mapping[str, Any]], title: str) -> Markup:

@@ -1,8 +1,10 @@
-"""Pictures for people: images as data URIs, and labelled grids as one PNG."""
+"""Pictures for people: small encoded images for a page, and labelled grids as one PNG."""
 
 from __future__ import annotations
 
 import base64
+import dataclasses
+import hashlib
 import io
 from collections.abc import Sequence
 
@@ -16,17 +18,41 @@ LARGE = 320
 PAPER, INK = (255, 255, 255), (30, 34, 42)
 
 
-def data_uri(image: np.ndarray) -> str:
-    """A uint8 image [H, W, 3] as `data:` URI: PNG where it is small, WebP at most 320 pixels wide otherwise."""
-    picture, buffer = Image.fromarray(image), io.BytesIO()
-    if max(picture.size) <= SMALL:
-        picture.save(buffer, "PNG", optimize=True)
-        kind = "png"
-    else:
-        picture.thumbnail((LARGE, LARGE), Image.Resampling.LANCZOS)
-        picture.save(buffer, "WEBP", quality=82)
-        kind = "webp"
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """An encoded image, and how a page names it: `data`, its `kind` (png or webp), width and height in pixels."""
+
+    data: bytes
+    kind: str
+    width: int
+    height: int
+
+    def uri(self) -> str:
+        """The picture as `data:` URI."""
+        return f"data:image/{self.kind};base64,{base64.b64encode(self.data).decode()}"
+
+    def file_name(self) -> str:
+        """A name made of its content alone."""
+        return f"{hashlib.sha256(self.data).hexdigest()[:32]}.{self.kind}"
+
+
+def encode(data: bytes) -> Picture:
+    """A stored PNG as a page shows it: as it is where it is small, else WebP at most 320 pixels wide.
+
+    ValueError where it is no PNG.
+    """
+    try:
+        picture: Image.Image = Image.open(io.BytesIO(data), formats=["PNG"])
+        if max(picture.size) <= SMALL:
+            picture.load()
+            return Picture(data, "png", *picture.size)
+        picture = picture.convert("RGB")
+    except OSError as error:
+        raise ValueError(f"no PNG: {error}") from error
+    picture.thumbnail((LARGE, LARGE), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    picture.save(buffer, "WEBP", quality=82)
+    return Picture(buffer.getvalue(), "webp", *picture.size)
 
 
 def grid(

@@ -3,51 +3,35 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ine_jax.errors import clean
+from ine_jax.report.measures import TITLES, Value, measure_of, measures, rate
 
-_MARKUP = re.compile(r"([\\`*_{}\[\]<>|#])")
+_MARKUP = re.compile(r"([\\`*_{}\[\]<>|#&~$@]|(?<=www)\.|:(?=//))")
+SENTENCE = 400  # characters
+COLUMNS = 11  # thresholds of a sensitivity table, out of however many were counted
 PAIRED_HEAD = ["model", "guard", "list", "a", "b", "b - a", "only b", "only a", "n", "p"]
 NEGATIVES = {
     "none": "no negative",
     "explicit": "explicit words",
-    "implicit": "implicit embedding",
     "blend": "words and embedding",
+    "implicit": "implicit embedding",
 }
+KINDS = tuple(NEGATIVES)
 
 
-def rate_of(entry: Mapping[str, Any]) -> float | None:
-    """The rate of one list in one cell, whatever it is called there."""
-    value = entry.get("dsr", entry.get("rate"))
-    return None if value is None else float(value)
-
-
-def lists_of(cells: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Names of the prompt lists that any of the cells was judged on; attack and benign first."""
-    found = {name for cell in cells for name, value in cell.items() if isinstance(value, Mapping) and "k" in value}
-    first = [name for name in ("attack", "benign") if name in found]
-    return first + sorted(found - set(first))
-
-
-def is_benign(name: str) -> bool:
-    """Whether a prompt list asks for harmless objects, by its name."""
-    return name.removeprefix("tune-").startswith("benign")
-
-
-def measure_of(cells: Iterable[Mapping[str, Any]], name: str) -> str:
-    """Heading of a list's column: what its rate means."""
-    if any("dsr" in cell.get(name, {}) for cell in cells):
-        return "DSR"
-    return "kept" if is_benign(name) else "drawn"
-
-
-def short(entry: Mapping[str, Any] | None) -> str:
-    """`0.62 [0.52, 0.71] 62/100`, or a dash where nothing was judged."""
-    if not entry or rate_of(entry) is None:
+def short(value: Value | None) -> str:
+    """`0.620 [0.520, 0.710] 62/100`, or a dash where nothing was judged."""
+    if value is None:
         return "-"
-    return f"{rate_of(entry):.3f} [{entry['low']:.3f}, {entry['high']:.3f}] {entry['k']}/{entry['n']}"
+    parts = [f"{value.value:.3f}"]
+    if value.low is not None and value.high is not None:
+        parts.append(f"[{value.low:.3f}, {value.high:.3f}]")
+    if value.n is not None:
+        parts.append(f"{value.k}/{value.n}" if value.k is not None else f"n {value.n}")
+    return " ".join(parts)
 
 
 def guard_text(cell: Mapping[str, Any]) -> str:
@@ -85,12 +69,13 @@ def sentences(summary: Mapping[str, Any]) -> list[str]:
     lines = []
     for test in summary.get("paired", ()):
         if (test["a"], test["b"]) == ("explicit", "implicit"):
-            measure = "kept" if is_benign(test["list"]) else "defended"
-            lines.append(
+            measure = measure_of(summary, test["list"])
+            line = (
                 f"{test['model']}, {test['guard']}, {test['list']} prompts, {side_text(test, 'b')} instead of"
                 f" {side_text(test, 'a')}: {test['difference']:+.3f} {measure}"
                 f" ({test['only_b']} gained, {test['only_a']} lost of {test['n']}, {p_text(test['p'])})."
             )
+            lines.append(clean(line, SENTENCE))
     return lines
 
 
@@ -114,10 +99,10 @@ def paired_rows(summary: Mapping[str, Any]) -> list[list[str]]:
 
 
 def swap_table(summary: Mapping[str, Any], name: str = "attack") -> list[dict[str, Any]]:
-    """Implicit cells by where the embedding was inverted and where it is used: {"from", "used", "seed", entry}."""
+    """Implicit cells by where the embedding was inverted and where it is used: {"from", "used", "seed", "value"}."""
     cells = [*summary.get("cells", ()), *summary.get("controls", ())]
     return [
-        {"from": c["embedding_from"], "seed": c.get("embedding_seed"), "used": c["model"], "entry": c[name]}
+        {"from": c["embedding_from"], "seed": c.get("embedding_seed"), "used": c["model"], "value": rate(c[name])}
         for c in cells
         if c["negative"] == "implicit" and c.get("embedding_from") and name in c
     ]
@@ -132,11 +117,11 @@ def markdown(summary: Mapping[str, Any]) -> str:
     """The summary as Markdown: cells, controls, paired tests. Rates carry their 95 % Wilson interval and k/n."""
     parts = []
     for title, key in (("Cells", "cells"), ("Controls", "controls")):
-        cells = summary.get(key) or []
-        if cells:
-            parts += [f"### {title}", "", *_lines(*_values(cells)), ""]
+        if summary.get(key):
+            parts += [f"### {title}", "", *_lines(*_values(summary, key)), ""]
     if summary.get("paired"):
         parts += ["### Paired tests", "", *_lines(PAIRED_HEAD, paired_rows(summary)), ""]
+    parts += _breakdowns(summary) + _sensitivity(summary)
     images = summary["images"]
     parts.append(f"{images['judged']} of {images['total']} images judged, {images['unscored']} of them unscored.")
     return "\n".join(parts) + "\n"
@@ -146,9 +131,8 @@ def plain(summary: Mapping[str, Any]) -> list[str]:
     """Cells and controls as lines of aligned columns for a terminal."""
     lines: list[str] = []
     for title, key in (("cells", "cells"), ("controls", "controls")):
-        cells = summary.get(key) or []
-        if cells:
-            head, rows = _values(cells)
+        if summary.get(key):
+            head, rows = _values(summary, key)
             lines += [title, *_aligned([head, *rows])]
     return lines
 
@@ -159,12 +143,11 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  " + "  ".join(v.ljust(w) for v, w in zip(row, widths, strict=True)).rstrip() for row in texts]
 
 
-def _values(cells: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    lists = lists_of(cells)
-    head = ["model", "guard", "negative", *(f"{name}: {measure_of(cells, name)}" for name in lists)]
+def _values(summary: Mapping[str, Any], table: str) -> tuple[list[str], list[list[str]]]:
+    cells, columns = summary.get(table) or [], measures(summary, table)
+    head = ["model", "guard", "negative", *(f"{m.list}: {m.title}" for m in columns)]
     rows = [
-        [cell["model"], guard_text(cell), negative_text(cell), *(short(cell.get(name)) for name in lists)]
-        for cell in cells
+        [cell["model"], guard_text(cell), negative_text(cell), *(short(m.of(cell)) for m in columns)] for cell in cells
     ]
     if any(cell.get("seconds_per_image") is not None for cell in cells):
         head.append("s/image")
@@ -172,6 +155,63 @@ def _values(cells: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[st
             seconds = cell.get("seconds_per_image")
             row.append("-" if seconds is None else f"{seconds:.3f}")
     return head, rows
+
+
+def category_tables(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rates by category, one table per list that has them: {"list", "title", "names", "rows": [{"cell", "values"}]}."""
+    cells = summary.get("cells") or []
+    found = []
+    for measure in (m for m in measures(summary) if not m.metric):
+        entries = [(cell, (cell.get(measure.list) or {}).get("categories") or {}) for cell in cells]
+        names = sorted({name for _, entry in entries for name in entry})
+        rows = [{"cell": c, "values": [rate(entry.get(name)) for name in names]} for c, entry in entries if entry]
+        if names:
+            found.append({"list": measure.list, "title": measure.title, "names": names, "rows": rows})
+    return found
+
+
+def other_tables(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rates by further detectors, one table each: {"title", "names", "rows": [{"cell", "values"}]}; names are lists."""
+    cells = summary.get("cells") or []
+    found = []
+    for name, other in (summary.get("others") or {}).items():
+        entries = {(entry["cell"], entry["list"]): rate(entry) for entry in other["rates"]}
+        lists = list(dict.fromkeys(entry["list"] for entry in other["rates"]))
+        rows = [{"cell": cell, "values": [entries.get((i, n)) for n in lists]} for i, cell in enumerate(cells)]
+        preset = other["preset"]
+        title = f"{name}, preset {preset['name']}, from a score of {preset['threshold']:g}"
+        titles = [f"{n}: {TITLES.get(measure_of(summary, n), measure_of(summary, n))}" for n in lists]
+        found.append({"title": title, "names": titles, "rows": rows})
+    return found
+
+
+def _breakdowns(summary: Mapping[str, Any]) -> list[str]:
+    parts = []
+    tables = [(f"{table['list']} by category: {table['title']}", table) for table in category_tables(summary)]
+    for heading, table in [*tables, *((table["title"], table) for table in other_tables(summary))]:
+        rows = [
+            [row["cell"]["model"], guard_text(row["cell"]), negative_text(row["cell"]), *map(short, row["values"])]
+            for row in table["rows"]
+        ]
+        parts += [f"### {escape(heading)}", "", *_lines(["model", "guard", "negative", *table["names"]], rows), ""]
+    return parts
+
+
+def _sensitivity(summary: Mapping[str, Any]) -> list[str]:
+    parts, cells = [], summary.get("cells") or []
+    entries = summary.get("sensitivity") or []
+    for name in dict.fromkeys(entry["list"] for entry in entries):
+        own = [entry for entry in entries if entry["list"] == name and entry["thresholds"]]
+        grid = own[0]["thresholds"] if own else []
+        places = sorted({round(i * (len(grid) - 1) / (COLUMNS - 1)) for i in range(COLUMNS)}) if grid else []
+        rows = []
+        for entry in (entry for entry in own if entry["thresholds"] == grid):
+            cell = cells[entry["cell"]]
+            rates = ["-" if entry["rate"][i] is None else f"{entry['rate'][i]:.3f}" for i in places]
+            rows.append([cell["model"], guard_text(cell), negative_text(cell), *rates])
+        head = ["model", "guard", "negative", *(f"{grid[i]:g}" for i in places)]
+        parts += [f"### {escape(name)} by the detector's threshold", "", *_lines(head, rows), ""] if rows else []
+    return parts
 
 
 def _lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -1,0 +1,71 @@
+"""summary.json and its published schema: what is written is valid, what is wrong is found."""
+
+import copy
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from samples import summary as sample
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "evaluate"))
+import fakes
+
+from ine_jax import report
+from ine_jax.evaluate import evaluate, score
+
+jsonschema = pytest.importorskip("jsonschema")
+SCHEMA = json.loads((Path(report.__file__).parent / "summary.schema.json").read_text())
+
+
+def faults(value: Any) -> list[str]:
+    return [
+        f"{list(error.path)}: {error.message}" for error in jsonschema.Draft202012Validator(SCHEMA).iter_errors(value)
+    ]
+
+
+def test_the_schema_is_one() -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+
+
+def test_a_written_summary_is_valid(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        run = evaluate(fakes.plan(n=4), tmp_path / name, draw=fakes.draw, hashes=fakes.hashes, command=["ine"])
+        score(run, [fakes.Corner()])
+    for roots in (["a"], ["a", "b"]):
+        report.build([tmp_path / name for name in roots], tmp_path / "out")
+        assert not faults(json.loads((tmp_path / "out" / "summary.json").read_text()))
+
+
+def test_everything_at_once_is_valid() -> None:
+    assert not faults(sample())
+    assert not faults(sample("<script>"))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("schema",), 2),
+        (("detector",), None),
+        (("surprise",), 1),
+        (("images", "judged"), -1),
+        (("cells", 0, "negative"), "other"),
+        (("cells", 0, "i2p", "dsr"), 1.5),
+        (("cells", 0, "i2p", "rate"), 0.5),
+        (("cells", 0, "i2p", "k"), "1"),
+        (("cells", 0, "i2p", "categories", "violence", "n"), None),
+        (("cells", 0, "coco", "metrics", "lpips-64@1", "mean"), "0.1"),
+        (("cells", 0, "a list"), {}),
+        (("paired", 0, "p"), 2),
+        (("sensitivity", 0, "rate", 0), "x"),
+        (("lists", "i2p", "measure"), "other"),
+    ],
+)
+def test_what_is_wrong_is_found(path: tuple[Any, ...], value: Any) -> None:
+    whole = copy.deepcopy(sample())
+    place: Any = whole
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    assert faults(whole)
