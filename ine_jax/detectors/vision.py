@@ -24,9 +24,9 @@ FILTERS = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers, as preprocessor_con
 class Preprocessing:
     """Resize, centre crop and normalisation as transformers' CLIPImageProcessor and ViTImageProcessor do them.
 
-    Resizing is Pillow's own, so the pixels are those of the processors' Pillow backend (and of OpenAI's code) to the
-    bit; torchvision's resize differs by a level here and there. `square`: both sides become `size`, else the short
-    side does and the long one is cropped, the odd pixel being cut at the end.
+    Resizing is Pillow's own, so the pixels are those of the processors' Pillow backend to the bit; torchvision's resize
+    differs by a level here and there. `square`: both sides become `size`, else the short side does and the long one is
+    cropped, the odd pixel being cut at the end (OpenAI's code cuts every other such pixel at the start).
     """
 
     size: int
@@ -81,7 +81,7 @@ def read_preprocessing(values: Mapping[str, Any], default: Preprocessing, image_
         square, size = "shortest_edge" not in size, _side(size)
     crops = not square if crops is None else bool(crops)
     crop = _side(values.get("crop_size", size)) if crops else size
-    mean, std = (tuple(values.get(f"image_{key}") or getattr(default, key)) for key in ("mean", "std"))
+    mean, std = (values.get(f"image_{key}") or getattr(default, key) for key in ("mean", "std"))
     resample = values.get("resample", default.resample)
     scale = values.get("rescale_factor", 1 / 255)
     refused: dict[str, Any] = {
@@ -89,7 +89,7 @@ def read_preprocessing(values: Mapping[str, Any], default: Preprocessing, image_
     }
     if size != image_size or crop != size or not (square or crops):
         refused["size"] = [values.get("size"), values.get("crop_size")]
-    if resample not in FILTERS or not _close(scale, 1 / 255):
+    if not isinstance(resample, int) or resample not in FILTERS or not _close(scale, 1 / 255):
         refused |= {"resample": resample, "rescale_factor": scale}
     if not (_numbers(mean) and _numbers(std) and min(std) > 0):
         refused |= {"image_mean": mean, "image_std": std}
@@ -99,23 +99,24 @@ def read_preprocessing(values: Mapping[str, Any], default: Preprocessing, image_
             f"every step, to {image_size} pixels, resample 2 or 3, factor 1/255, three means and deviations",
             "use the file that was published with the model",
         )
-    return Preprocessing(image_size, square, resample, mean, std)
+    return Preprocessing(image_size, square, resample, tuple(mean), tuple(std))
 
 
 def _side(size: Any) -> Any:
     """The one number that a size stands for; None where there are two."""
     if not isinstance(size, dict):
         return size
-    sides = {size.get(key) for key in ("height", "width", "shortest_edge") if key in size}
-    return sides.pop() if len(sides) == 1 else None
+    sides = [size[key] for key in ("height", "width", "shortest_edge") if key in size]
+    return sides[0] if sides and all(side == sides[0] for side in sides) else None
 
 
-def _numbers(values: tuple[Any, ...]) -> bool:
-    return len(values) == 3 and all(isinstance(x, int | float) and math.isfinite(x) for x in values)
+def _numbers(values: Any) -> bool:
+    three = isinstance(values, list | tuple) and len(values) == 3
+    return three and all(isinstance(x, int | float) and -1e3 < x < 1e3 for x in values)
 
 
 def _close(value: Any, wanted: float) -> bool:
-    return isinstance(value, int | float) and math.isclose(value, wanted, rel_tol=1e-6)
+    return isinstance(value, float) and math.isclose(value, wanted, rel_tol=1e-6)
 
 
 def in_batches(
