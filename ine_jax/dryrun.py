@@ -39,10 +39,14 @@ def plan(name: str, config: Any, shard: tuple[int, int] = (0, 1)) -> Outcome:
             work["images"] = len(wanted_items(config))
         case EvaluateConfig():
             from ine_jax.evaluate.drawing import pending
-            from ine_jax.evaluate.plan import plan_from_config
+            from ine_jax.evaluate.plan import check, plan_from_config
 
-            work = _sources([m.model for m in config.models], [c for m in config.models for c in m.unlearned])
+            judges = [file for each in config.detectors for file in (each.weights, each.prompts)]
+            judges += [file for each in config.metrics for file in (each.weights, each.images)]
+            checkpoints = [place for model in config.models for place in model.unlearned]
+            work = _sources([*(model.model for model in config.models), *filter(None, judges)], checkpoints)
             whole = plan_from_config(config)
+            check(whole)
             work |= {"read": "; ".join(whole.told())} if whole.told() else {}
             work |= {"cells": len(whole.cells), "images to draw": pending(whole, config.out, shard)}
     settings = dataclasses.asdict(config) if dataclasses.is_dataclass(config) else {}  # type: ignore[arg-type]
@@ -55,17 +59,17 @@ def plan(name: str, config: Any, shard: tuple[int, int] = (0, 1)) -> Outcome:
     return Outcome(tuple(lines), {"config": _plain(settings), **work, "out": out})
 
 
-def _sources(models: Iterable[str], checkpoints: Iterable[str] = ()) -> dict[str, Any]:
+def _sources(places: Iterable[str], checkpoints: Iterable[str] = ()) -> dict[str, Any]:
     """Open the checkpoints that are here; name what would come from the hub.
 
     Refused: a checkpoint that is none, a bundled name without its files, a path that leads nowhere.
     """
     far = []
-    for name in models:
-        if assets.resolve(name) is None and not Path(name).is_dir():
+    for name in places:
+        if assets.resolve(name) is None and not Path(name).exists():
             if name.startswith((".", "/")) or name.count("/") > 1 or ("/" in name and Path(name).parent.is_dir()):
-                allowed = "a bundled name, a model folder, a hub id"
-                raise InputError(f"model {name}: no such folder", allowed, "check the path")
+                allowed = "a bundled name, a path, or a hub id (owner/name)"
+                raise InputError(f"{name}: no such folder or file", allowed, "check the path")
             far.append(name)
     for given in checkpoints:
         from ine_jax.models import hub

@@ -116,6 +116,10 @@ def test_dry_run_opens_what_is_here(base: Base, tmp_path: Path, capsys: pytest.C
     (tmp_path / "c.yaml").write_text(f"{lines.replace(uce.name, 'none.pt')}prompts: [attack]\n")
     assert cli.main(["evaluate", str(tmp_path / "c.yaml"), "--dry-run"]) == 2
     assert cli.main(["invert", "--unlearned", str(tmp_path / "none.pt"), "--dry-run"]) == 2
+    capsys.readouterr()
+    (tmp_path / "c.yaml").write_text(f"{lines}prompts: [attack]\nmetrics: [{{weights: {tmp_path}/lpips}}]\n")
+    assert cli.main(["evaluate", str(tmp_path / "c.yaml"), "--dry-run"]) == 2
+    assert capsys.readouterr().err.startswith(f"{tmp_path}/lpips: no such folder or file")
 
 
 @pytest.mark.parametrize("command", ["invert", "generate", "bench", "bench guards"])
