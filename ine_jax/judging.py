@@ -46,6 +46,11 @@ class Judges:
             raise failed
         return judged, measured
 
+    def settled(self, run: Run, shard: tuple[int, int] = (0, 1)) -> bool:
+        """Whether another call of `judge` would find nothing to do: no missing verdict that a judge is to blame for."""
+        names = [scoring.judge_name(each) for each in (*self.detectors, *(metric for metric, _ in self.metrics))]
+        return not scoring.open_tasks(run, {name: scoring.Count() for name in names}, False, shard)
+
 
 def load(config: EvaluateConfig | ScoreConfig) -> Judges:
     """Read the weights of every detector and metric: what cannot be read is told before anything is drawn.
