@@ -53,7 +53,7 @@ def test_a_demo_directory_is_told_from_its_first_file_to_its_report(
     run = evaluate(fakes.plan(n=4), root / "evaluation", draw=fakes.draw, hashes=fakes.hashes)
     assert not describe(root)["finished"]  # nothing is judged
     assert not describe(root / "evaluation")["finished"]
-    score(run, fakes.Corner(), about=fakes.ABOUT)
+    score(run, [fakes.Corner()])
     assert describe(root / "evaluation")["finished"]
     assert not describe(root)["finished"]
     report.build([root])

@@ -33,7 +33,7 @@ def summary(root: Path, *cells: tuple[GuidanceConfig, NegativeConfig, str], **mo
     counts = (("attack", ITEMS),)
     made = tuple(Cell("fake", counts, guidance, negative, guard, **more) for guidance, negative, guard in cells)
     run = evaluate(Plan(made, lists, steps=2), root, draw=fakes.draw, hashes=fakes.hashes)
-    score(run, fakes.Corner(), about=fakes.ABOUT)
+    score(run, [fakes.Corner()])
     return summarise(run)
 
 
