@@ -12,7 +12,6 @@ from __future__ import annotations
 import base64
 import dataclasses
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -43,29 +42,48 @@ def decode(text: str) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Moments:
-    """Count, mean [d] and scatter [d, d] (sum of outer products about the mean) of a set of vectors, float64."""
+    """Count, mean [d] and factor [r, d] of a set of vectors, float64.
+
+    factor^T factor is the scatter, the sum of outer products about the mean. It has a row per vector and per merger of
+    two sets, and is shortened to d rows (the R of its QR decomposition) once it has twice as many: memory stays flat,
+    few vectors stay cheap, and no number is squared before it must be.
+    """
 
     n: int
     mean: np.ndarray
-    scatter: np.ndarray
+    factor: np.ndarray
 
     @classmethod
     def of(cls, features: np.ndarray) -> Moments:
         """The moments of rows [n, d]."""
         rows = np.asarray(features, np.float64)
         mean = rows.mean(0)
-        return cls(len(rows), mean, (rows - mean).T @ (rows - mean))
+        return cls(len(rows), mean, rows - mean)
 
     def __add__(self, other: Moments) -> Moments:
         """The moments of both sets together (Chan, Golub & LeVeque 1983, The American Statistician 37, 242-247)."""
         n = self.n + other.n
         shift = other.mean - self.mean
-        between = np.outer(shift, shift) * (self.n * other.n / n)
-        return Moments(n, self.mean + shift * (other.n / n), self.scatter + other.scatter + between)
+        between = np.sqrt(self.n * other.n / n) * shift
+        factor = np.concatenate([self.factor, other.factor, between[None]])
+        whole = Moments(n, self.mean + shift * (other.n / n), factor)
+        return whole.shortened() if len(factor) > 2 * len(shift) else whole
+
+    def shortened(self) -> Moments:
+        """The same with at most d rows."""
+        long = len(self.factor) > len(self.mean)
+        return dataclasses.replace(self, factor=np.asarray(np.linalg.qr(self.factor, "r"))) if long else self
+
+    @property
+    def covariance(self) -> np.ndarray:
+        """Sample covariance [d, d]; ValueError for fewer than two vectors."""
+        if self.n < 2:
+            raise ValueError(f"{self.n} vectors have no covariance")
+        return self.factor.T @ self.factor / (self.n - 1)
 
     def save(self, notes: Mapping[str, str]) -> bytes:
         """The bytes of a safetensors file of these moments, with `notes` in its header."""
-        tensors = {"mean": self.mean, "scatter": self.scatter}
+        tensors = {"mean": self.mean, "factor": self.shortened().factor}
         return safetensors.numpy.save(tensors, {**notes, "n": str(self.n)})
 
     @classmethod
@@ -74,32 +92,20 @@ class Moments:
         try:
             with safetensors.safe_open(path, framework="numpy") as file:
                 notes = dict(file.metadata())
-                moments = cls(int(notes.pop("n")), file.get_tensor("mean"), file.get_tensor("scatter"))
+                moments = cls(int(notes.pop("n")), file.get_tensor("mean"), file.get_tensor("factor"))
         except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
             raise corrupt(path, error) from error
         return moments, notes
-
-    @property
-    def covariance(self) -> np.ndarray:
-        """Sample covariance [d, d]; ValueError for fewer than two vectors."""
-        if self.n < 2:
-            raise ValueError(f"{self.n} vectors have no covariance")
-        return self.scatter / (self.n - 1)
-
-    @cached_property
-    def root(self) -> np.ndarray:
-        """The positive root of the covariance [d, d]."""
-        values, vectors = np.linalg.eigh(self.covariance)
-        return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
 
 
 def frechet(a: Moments, b: Moments) -> float:
     """Squared Frechet distance of the normal distributions with these moments; ValueError for fewer than two vectors.
 
-    tr((S1 S2)^(1/2)) is the sum of the roots of the eigenvalues of R S2 R with R the root of S1, which is symmetric:
-    no complex numbers and nothing added to the diagonal where covariances are singular.
+    With S1 = F^T F and S2 = G^T G, the eigenvalues of S1 S2 are the squared singular values of F G^T, so that
+    tr((S1 S2)^(1/2)) is their sum: no root of a matrix, and nothing added to the diagonal where S1 S2 is singular.
     """
-    inner = a.root @ b.covariance @ a.root
-    roots = np.sqrt(np.maximum(np.linalg.eigvalsh((inner + inner.T) / 2), 0)).sum()
-    traces = np.trace(a.covariance) + np.trace(b.covariance)
-    return float(np.sum((a.mean - b.mean) ** 2) + traces - 2 * roots)
+    if min(a.n, b.n) < 2:
+        raise ValueError(f"{min(a.n, b.n)} vectors have no covariance")
+    f, g = (x.shortened().factor / np.sqrt(x.n - 1) for x in (a, b))
+    roots = np.linalg.svd(f @ g.T, compute_uv=False).sum()
+    return float(np.sum((a.mean - b.mean) ** 2) + np.sum(f**2) + np.sum(g**2) - 2 * roots)

@@ -13,7 +13,7 @@ from library_part import library_part
 from PIL import Image
 
 from ine_jax.detectors.base import Scored, Unscored
-from ine_jax.errors import InputError
+from ine_jax.errors import CorruptRunError, InputError
 from ine_jax.metrics import fid, inception
 
 
@@ -37,8 +37,8 @@ def test_distance_against_scipy() -> None:
 
 def test_distance_of_known_normals() -> None:
     """Diagonal covariances: |m|^2 + sum (sqrt a - sqrt b)^2."""
-    a = fid.Moments(11, np.zeros(3), 10 * np.diag([1.0, 4.0, 9.0]))
-    b = fid.Moments(21, np.array([1.0, 2.0, 2.0]), 20 * np.diag([4.0, 4.0, 0.0]))
+    a = fid.Moments(11, np.zeros(3), np.sqrt(10 * np.diag([1.0, 4.0, 9.0])))
+    b = fid.Moments(21, np.array([1.0, 2.0, 2.0]), np.sqrt(20 * np.diag([4.0, 4.0, 0.0])))
     assert fid.frechet(a, b) == pytest.approx(9 + 1 + 0 + 9)
     assert fid.frechet(a, a) == pytest.approx(0, abs=1e-12)
 
@@ -47,9 +47,9 @@ def test_fewer_vectors_than_dimensions() -> None:
     x, y = features(6, 20, 2), features(9, 20, 3)
     a, b = fid.Moments.of(x), fid.Moments.of(y)
     assert fid.frechet(a, b) == pytest.approx(fid.frechet(b, a), rel=1e-6)
-    # the nuclear norm of the centred rows' products is the same trace without any root of a matrix
-    product = (x - x.mean(0)).astype(np.float64) @ (y - y.mean(0)).T.astype(np.float64)
-    trace = np.linalg.svd(product, compute_uv=False).sum() / np.sqrt((len(x) - 1) * (len(y) - 1))
+    values, vectors = np.linalg.eigh(a.covariance)
+    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+    trace = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ b.covariance @ root), 0)).sum()
     whole = np.sum((a.mean - b.mean) ** 2) + np.trace(a.covariance) + np.trace(b.covariance)
     assert fid.frechet(a, b) == pytest.approx(whole - 2 * trace, rel=1e-5)
     with pytest.raises(ValueError, match="no covariance"):
@@ -57,7 +57,7 @@ def test_fewer_vectors_than_dimensions() -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=5), st.integers(0, 99))
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.integers(0, 99))
 def test_moments_of_parts_are_those_of_the_whole(sizes: list[int], seed: int) -> None:
     rows = features(sum(sizes), 5, seed) + np.float32(100)
     parts = [fid.Moments.of(part) for part in np.split(rows, np.cumsum(sizes)[:-1])]
@@ -67,7 +67,22 @@ def test_moments_of_parts_are_those_of_the_whole(sizes: list[int], seed: int) ->
     whole = fid.Moments.of(rows)
     assert added.n == whole.n == sum(sizes)
     np.testing.assert_allclose(added.mean, whole.mean, rtol=1e-12)
-    np.testing.assert_allclose(added.scatter, whole.scatter, atol=1e-9 * max(1.0, np.abs(whole.scatter).max()))
+    assert len(added.factor) <= 15  # twice the dimensions, and what one addition may add
+    scatters = [each.factor.T @ each.factor for each in (added, added.shortened(), whole)]
+    for scatter in scatters[:2]:
+        np.testing.assert_allclose(scatter, scatters[2], atol=1e-9 * max(1.0, np.abs(scatters[2]).max()))
+
+
+def test_moments_on_disk(tmp_path: Path) -> None:
+    whole = fid.Moments.of(features(30, 5, 1))
+    (tmp_path / "real.safetensors").write_bytes(whole.save({"folder": "x"}))
+    again, notes = fid.Moments.load(tmp_path / "real.safetensors")
+    assert (again.n, notes) == (30, {"folder": "x"})
+    np.testing.assert_allclose(again.covariance, whole.covariance, rtol=1e-12)
+    assert fid.frechet(again, whole) == pytest.approx(0, abs=1e-9)
+    (tmp_path / "real.safetensors").write_bytes(b"no")
+    with pytest.raises(CorruptRunError):
+        fid.Moments.load(tmp_path / "real.safetensors")
 
 
 def test_vectors_as_text() -> None:
