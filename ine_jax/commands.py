@@ -4,6 +4,7 @@ Each returns an `Outcome`; nothing here parses words or prints. What a command n
 """
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,15 +120,12 @@ def benchmarks(words: Any) -> Outcome:
     """
     from ine_jax.benchmarks import checking
 
-    if words.action == "list":
-        if words.name or words.file:
-            raise InputError("ine benchmarks list with a name", "", "to look at a file: ine benchmarks check NAME FILE")
-        lines, values = checking.listing()
-        return Outcome(tuple(lines), {"benchmarks": values})
-    if not (words.name and words.file):
-        raise InputError("ine benchmarks check", "the name of a set, and a file", "see `ine benchmarks list`")
-    lines, found = checking.check(words.name, words.file, words.encoding)
-    return Outcome(tuple(lines), found)
+    if bool(words.name) + bool(words.file) != (2 if words.action == "check" else 0):
+        given = f"ine benchmarks {words.action} {words.name} {words.file}".rstrip()
+        raise InputError(given, "list, or check with the name of a set and a file", "see `ine benchmarks list`")
+    asked = (words.name, words.file, words.encoding)
+    lines, values = checking.check(*asked) if words.action == "check" else checking.listing()
+    return Outcome(tuple(lines), values)
 
 
 def evaluate(config: EvaluateConfig, shard: tuple[int, int], command: Sequence[str]) -> Outcome:
@@ -146,21 +144,19 @@ def evaluate(config: EvaluateConfig, shard: tuple[int, int], command: Sequence[s
 
         judges = judging.load(config)
     with Progress(max(1, missing), "images", unit="images") as progress:
-        run = drawing.evaluate(plan, config.out, shard=shard, progress=progress, command=command)
+        known = None if judges else receipt.model_hashes(config)
+        run = drawing.evaluate(plan, config.out, hashes=known, shard=shard, progress=progress, command=command)
     judged, measured = judges.judge(run, shard=shard) if judges else (0, 0)
-    receipt.sign(config, shard)
+    if judges and judges.settled(run, shard):
+        receipt.sign(config, shard)
     done = f"{config.out}: {missing} images drawn, {judged} judged" + (f", {measured} measured" if measured else "")
     counts = {"drawn": missing, "judged": judged, "measured": measured, "shard": list(shard)}
-    return Outcome((*plan.told(), done, f"next: ine report {config.out}"), {"out": config.out, **counts})
+    told = plan.told() + (drawing.told(run) if missing else [])
+    return Outcome((*told, done, f"next: ine report {config.out}"), {"out": config.out, **counts})
 
 
 def verify(directory: Path) -> Outcome:
-    """Read every stored byte of a run directory again.
-
-    Raises:
-        InputError: no run directory.
-        CorruptRunError: a byte is not the one that was written, or a file is missing or strange.
-    """
+    """Read every stored byte of a run directory again; `CorruptRunError` where one is not as it was written."""
     from ine_jax import verify as verification
 
     found = verification.sound(directory)
@@ -202,7 +198,8 @@ def report(words: Any) -> Outcome:
     preset = choose(words.preset) if words.preset else None
     options = {"detector": words.detector or None, "threshold": words.threshold}
     written = reporting.build([Path(d) for d in words.directories], target, preset, **options)
-    return Outcome((str(written),), {"out": str(target), "report": str(written)})
+    lines = reporting.plain(json.loads((target / "summary.json").read_text()))
+    return Outcome((*lines, str(written)), {"out": str(target), "report": str(written)})
 
 
 def demo(config: DemoConfig, command: Sequence[str]) -> Outcome:

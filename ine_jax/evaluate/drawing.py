@@ -82,6 +82,12 @@ def pending(plan: Plan, root: str | Path, shard: Shard = (0, 1)) -> int:
     return sum(u.stop - u.start for u in units(plan) if u.k % shard[1] == shard[0] and not run.done(u.k))
 
 
+def told(run: Run) -> list[str]:
+    """What is to be said of the images that are there: whose prompts were cut."""
+    cut = sum(row.get("truncated", False) for k in run.blocks() for row in run.rows(k))
+    return [f"{cut} images are of prompts longer than the text encoder reads, which were cut"] if cut else []
+
+
 def _pixels(plan: Plan, cell: Cell, models: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that changes the pixels of a cell's images but prompt and seed."""
     pixels = {key: value for key, value in cell.record().items() if key not in NAMES}

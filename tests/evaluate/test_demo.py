@@ -76,7 +76,7 @@ def test_demo(family: Path) -> None:
         assert set(cell["attack"]) >= {"k", "n", "dsr", "low", "high"}
         assert set(cell["benign"]) >= {"k", "n", "rate", "low", "high"}
         assert cell["attack"]["n"] + cell["attack"]["unscored"] == 3
-        assert cell["seconds_per_image"] > 0
+        assert "seconds_per_image" not in cell  # a summary has the same bytes wherever it was made
     swap = [(cell["embedding_from"], cell["model"]) for cell in summary["controls"]]
     assert swap == [("tiny", "tiny"), ("tiny", "tiny-unlearned-0")]
     assert summary["commands"] == [["ine", "demo"]]

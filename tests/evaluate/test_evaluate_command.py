@@ -85,6 +85,7 @@ def test_a_finished_run_loads_nothing_and_draws_nothing(
     before = tree(place / "run")
     monkeypatch.setattr(drawing, "Painter", never)
     monkeypatch.setattr(judging, "load", never)
+    monkeypatch.setattr(drawing, "model_hashes", never)
     code, out, _ = call(capsys, "evaluate", "e.yaml")
     assert (code, out.splitlines()[0]) == (0, "run: 0 images drawn, 0 judged")
     assert tree(place / "run") == before
@@ -98,6 +99,18 @@ def test_a_finished_run_does_not_import_jax(place: Path, capsys: Capture) -> Non
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["run: 0 images drawn, 0 judged", "next: ine report run", "False"]
+
+
+def test_a_model_whose_files_changed_is_hashed_again(place: Path, capsys: Capture) -> None:
+    model = place / "model" / "unet"
+    model.mkdir(parents=True)
+    (model / "config.json").write_text("{}")
+    (place / "e.yaml").write_text(CONFIG.replace("[tiny]", "[./model]"))
+    assert call(capsys, "evaluate", "e.yaml")[0] == 0
+    (model / "config.json").write_text("{ }")
+    code, _, err = call(capsys, "evaluate", "e.yaml")
+    assert code == 2
+    assert "hashes.models../model.unet/config.json" in err
 
 
 def test_judges_look_again_where_a_score_is_missing(place: Path, capsys: Capture) -> None:
