@@ -19,7 +19,7 @@ UNKNOWN = "hash not recorded"
 _TOLD = 3  # differences in a message
 
 
-def listing() -> tuple[list[str], list[dict[str, Any]]]:
+def listing() -> tuple[list[str], dict[str, Any]]:
     """The table of all sets as lines for people, and as JSON values."""
     width = max(map(len, BENCHMARKS))
     concepts = max(len(each.concept) for each in BENCHMARKS.values())
@@ -32,7 +32,7 @@ def listing() -> tuple[list[str], list[dict[str, Any]]]:
         lines += [f"  selections: {', '.join(each.selections)}"] if each.selections else []
     lines += ["selections:", *(f"  {each.name}: {each.source}" for each in SELECTIONS.values())]
     lines.append("None of these sets is part of this package; `ine benchmarks check NAME FILE` looks at your copy.")
-    return lines, [dataclasses.asdict(each) for each in BENCHMARKS.values()]
+    return lines, {"benchmarks": [dataclasses.asdict(each) for each in BENCHMARKS.values()]}
 
 
 def check(name: str, path: str | Path, encoding: str = "") -> tuple[list[str], dict[str, Any]]:

@@ -65,6 +65,7 @@ def read(path: str | Path, encoding: str = "") -> Table:
     if encoding and encoding not in ENCODINGS:
         raise InputError(f"encoding {encoding!r}", ", ".join(ENCODINGS), "name one of them")
     try:
+        str(path).encode()  # its name goes into records
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:

@@ -190,6 +190,13 @@ def test_what_was_read_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture
     assert line in out and "attack.jsonl:" not in out
 
 
+def test_a_file_whose_name_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "p\udcff.txt"
+    path.write_text("a\n")
+    with pytest.raises(InputError, match="can't encode"):
+        load(path)
+
+
 @pytest.mark.slow
 def test_a_million_rows_and_no_more(tmp_path: Path) -> None:
     path = tmp_path / "p.txt"
