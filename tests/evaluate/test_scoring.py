@@ -2,7 +2,6 @@
 
 import signal
 import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import fakes
 import numpy as np
 import pytest
 
-from ine_jax.detectors.base import Scored, Unscored, Verdict, detect_checked
+from ine_jax.detectors.base import Scored, Verdict, detect_checked
 from ine_jax.errors import CorruptRunError, Interrupted, ItemErrors
 from ine_jax.evaluate import evaluate, score, summarise
 from ine_jax.evaluate.scoring import judge_name, read_ahead
@@ -224,21 +223,19 @@ def test_the_next_block_is_read_while_this_one_is_judged() -> None:
 
 
 def test_a_fault_in_reading_ends_the_scoring(run: Run) -> None:
-    (run.block(3) / "000001.png").write_bytes(b"not the image")
+    (run.block(4) / "000001.png").write_bytes(b"not the image")
     with pytest.raises(CorruptRunError):
         score(run, [Judge()])
     assert len(lines(run, "judge@1")) < IMAGES
 
 
 def test_detectors_work_at_the_same_time(run: Run) -> None:
-    meet = threading.Barrier(2, timeout=30)
+    meet = threading.Barrier(2, timeout=300)  # one after the other, they would wait for ever
 
     class Meeting(Judge):
         def _score(self, images: np.ndarray) -> list[Verdict]:
             meet.wait()
             return super()._score(images)
 
-    begin = time.monotonic()
     assert score(run, [Meeting(name="one"), Meeting(name="two")]) == IMAGES
-    assert time.monotonic() - begin < 30
-    assert not any(isinstance(line, Unscored) or line["status"] == "unscored" for line in lines(run, "one@1"))
+    assert all(line["status"] == "scored" for line in lines(run, "one@1"))
