@@ -77,3 +77,15 @@ def test_images_after_fifty_steps(oracle: Any, tiny_folder: Path) -> None:  # no
     got = ours(tiny_folder, "ddim")(PROMPTS, guidance=Cfg(7.5), negative=NEGATIVE, noise=latents(), steps=50)
     want = np.round(theirs(oracle, "ddim", "np", NEGATIVE) * 255).astype(np.int32)
     assert np.abs(got.astype(np.int32) - want).max() <= 1
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "euler"])
+def test_published_seeds_mean_what_they_mean_in_diffusers(scheduler: str, oracle: Any, tiny_folder: Path) -> None:  # noqa: F811
+    kind, options = SCHEDULERS[scheduler]
+    oracle.scheduler = getattr(diffusers, kind).from_config(oracle.scheduler.config, **options)
+    seeds = [42, 2**32 - 1]
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    want = np.asarray(oracle(PROMPTS, num_inference_steps=50, generator=generators, output_type="latent").images)
+    pipe = ours(tiny_folder, scheduler)
+    got = pipe(PROMPTS, guidance=Cfg(7.5), seeds=seeds, noise="torch-cpu", steps=50, output="latents")
+    assert np.abs(got - want.transpose(0, 2, 3, 1)).max() <= 1e-3
