@@ -177,17 +177,18 @@ def _svg(body: Markup, kind: str, label: str, height: int) -> Markup:
 
 
 def sensitivities(summary: Mapping[str, Any], filters: Filters) -> list[dict[str, Any]]:
-    """Rates over the threshold, one figure per model and list: {"model", "list", "svg"}; dashed: the one in use."""
+    """Rates over the threshold, one figure per model and list: {"model", "list", "kind", "svg"}; dashed: in use."""
     cells, found = summary.get("cells") or [], summary.get("sensitivity") or []
-    titles = {measure.list: measure.title for measure in measures(summary) if not measure.metric}
+    columns = [measure for measure in measures(summary) if not measure.metric]
     used = (summary.get("preset") or {}).get("threshold")
     figures = []
-    for model in dict.fromkeys(cell["model"] for cell in cells):
-        for name in dict.fromkeys(entry["list"] for entry in found):
-            own = [e for e in found if e["list"] == name and cells[e["cell"]]["model"] == model and e["thresholds"]]
-            if own:
-                svg = _sensitivity([(cells[e["cell"]], e) for e in own], name, titles.get(name, "rate"), used, filters)
-                figures.append({"model": model, "list": name, "svg": svg})
+    for column in columns:
+        for model in dict.fromkeys(cell["model"] for cell in cells):
+            own = [e for e in found if e["list"] == column.list and cells[e["cell"]]["model"] == model]
+            pairs = [(cells[e["cell"]], e) for e in own if e["thresholds"]]
+            if pairs:
+                svg = _sensitivity(pairs, column.list, column.title, used, filters)
+                figures.append({"model": model, "list": column.list, "kind": column.kind, "svg": svg})
     return figures
 
 

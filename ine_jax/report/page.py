@@ -74,6 +74,7 @@ def page(
             models=len(filters.values["model"]),
             kinds=[(kind, tables.NEGATIVES[kind]) for kind in filters.values["negative"]],
             marks=MARKS,
+            folder=folder,
             **parts,
         )
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -28,7 +27,7 @@ def sheets(summary: Mapping[str, Any], run: Run, name: str = "") -> list[dict[st
     """
     specs = run.config["cells"]
     main = [i for i, spec in enumerate(specs) if spec["role"] == "main"]
-    stores = {store: _about(run, store) for store in run.detectors()}
+    stores = {store: run.about(store) for store in run.detectors()}
     found = []
     for number, (title, entry) in enumerate(run.config["lists"].items()):
         columns = [i for i in main if title in specs[i]["lists"]]
@@ -51,10 +50,6 @@ def starts(config: Mapping[str, Any]) -> Iterator[tuple[int, int, str, int]]:
             for start in range(0, spec["lists"][name], config["block"]):
                 yield k, cell, name, start
                 k += 1
-
-
-def _about(run: Run, store: str) -> dict[str, Any]:
-    return dict(json.loads(run.scores_path(store, 0).with_name("detector.json").read_text()))
 
 
 class _Judge:

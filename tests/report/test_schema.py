@@ -38,9 +38,17 @@ def test_a_written_summary_is_valid(tmp_path: Path) -> None:
         assert not faults(json.loads((tmp_path / "out" / "summary.json").read_text()))
 
 
+def stored(text: str = "") -> dict[str, Any]:
+    """The sample without the clock times that only the page has."""
+    whole = copy.deepcopy(sample(text))
+    for cell in [*whole["cells"], *whole["controls"]]:
+        del cell["seconds_per_image"]
+    return whole
+
+
 def test_everything_at_once_is_valid() -> None:
-    assert not faults(sample())
-    assert not faults(sample("<script>"))
+    assert not faults(stored())
+    assert not faults(stored("<script>"))
 
 
 @pytest.mark.parametrize(
@@ -63,7 +71,7 @@ def test_everything_at_once_is_valid() -> None:
     ],
 )
 def test_what_is_wrong_is_found(path: tuple[Any, ...], value: Any) -> None:
-    whole = copy.deepcopy(sample())
+    whole = stored()
     place: Any = whole
     for key in path[:-1]:
         place = place[key]

@@ -1,0 +1,153 @@
+"""The page in headless Chromium: hostile texts do nothing, pictures and filters work without a script."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from payloads import payloads
+from samples import summary as sample
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "evaluate"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+import fakes
+from browser import Browser, browser, find
+
+from ine_jax import report
+from ine_jax.evaluate import Cell, Item, Plan, evaluate, score
+
+pytestmark = pytest.mark.skipif(find() is None, reason="no Chromium")
+TEXTS = [text.encode("utf-8", "replace").decode() for text in payloads()]
+BLUR = "getComputedStyle(document.querySelectorAll('.pic img')[{}]).filter"
+VISIBLE = "[...document.querySelectorAll('{}')].filter(e => e.checkVisibility()).length"
+
+
+@pytest.fixture(scope="module")
+def shown() -> Iterator[Browser]:
+    with browser() as found:
+        found.view(1280, 900)
+        yield found
+
+
+@pytest.fixture(scope="module")
+def still() -> Iterator[Browser]:
+    """A browser in which pages run no script."""
+    with browser(script=False) as found:
+        found.view(1280, 900)
+        yield found
+
+
+def run_of(root: Path, texts: list[str], words: bool = True) -> Path:
+    items = tuple(Item(f"{i}{text}", text, i, ("knife",) if i % 2 else ("cat",)) for i, text in enumerate(texts))
+    counts = (("attack", len(items)),)
+    cells = (Cell("fake", counts, fakes.PLAIN), Cell("fake", counts, fakes.GUIDED, fakes.WORDS))[: 1 + words]
+    run = evaluate(Plan(cells, {"attack": items}, steps=2, block=50), root, draw=fakes.draw, hashes=fakes.hashes)
+    score(run, [fakes.Corner()])
+    return root
+
+
+def nothing_happened(page: Browser, path: Path) -> None:
+    told = [(event["method"], event["params"]) for event in page.events if "method" in event]
+    urls = {params["request"]["url"] for method, params in told if method == "Network.requestWillBeSent"}
+    assert {url for url in urls if not url.startswith("data:image/")} == {path.resolve().as_uri()}
+    assert not [params for method, params in told if method == "Page.javascriptDialogOpening"]
+    assert not [params for method, params in told if method in ("Log.entryAdded", "Runtime.exceptionThrown")]
+    assert page.run("document.documentElement.dataset.harmed") is None
+    assert page.run("document.querySelectorAll('script').length") == 1
+    assert page.run("document.documentElement.classList.contains('scripted')") is True  # our own did run
+
+
+def test_hostile_prompts_do_nothing(tmp_path: Path, shown: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules["ine_jax.report.sheets"].SHOWN, "attack", len(TEXTS))
+    page = report.build([run_of(tmp_path, TEXTS, words=False)])
+    shown.open(page)
+    assert shown.run("document.querySelectorAll('.item').length") == len(TEXTS)
+    shown.run("[...document.querySelectorAll('.pic')].slice(0, 5).forEach(label => label.click())")
+    nothing_happened(shown, page)
+
+
+def test_hostile_names_do_nothing(tmp_path: Path, shown: Browser) -> None:
+    for i in range(0, len(TEXTS), 50):
+        whole = sample()
+        for text, cell in zip(TEXTS[i : i + 50], [c for c in whole["cells"] for _ in range(3)], strict=False):
+            cell |= {"guard": text, "negative_name": text, "words": [text]}
+            cell["i2p"]["categories"][text] = cell["i2p"]["categories"]["violence"]
+        page = tmp_path / f"{i}.html"
+        page.write_text(report.page(whole))
+        shown.open(page)
+        nothing_happened(shown, page)
+
+
+def test_pictures_and_filters_need_no_script(tmp_path: Path, still: Browser) -> None:
+    still.open(report.build([run_of(tmp_path, [f"prompt {i}" for i in range(4)])]))
+    assert still.run("document.documentElement.classList.contains('scripted')") is False
+    assert "blur" in still.run(BLUR.format(0))
+    still.click(".pic")
+    assert [still.run(BLUR.format(i)) == "none" for i in range(2)] == [True, False]
+    still.click(".toggle")
+    assert still.run(BLUR.format(1)) == "none"
+    assert still.run(VISIBLE.format(".shot")) == 8
+    still.click(".filters summary")
+    still.click("label:has(#n1)")  # explicit words
+    assert still.run(VISIBLE.format(".shot")) == 4
+    assert still.run(VISIBLE.format(".results tbody tr")) == 1
+    assert still.run(VISIBLE.format(".on")) == 1
+    still.click("label:has(#o1)")  # failures: seeds that show the knife in spite of the words
+    assert still.run(VISIBLE.format(".item")) == still.run(VISIBLE.format(".shot"))
+    still.click(".filters button")
+    assert still.run(VISIBLE.format(".shot")) == 8
+
+
+def test_a_held_key_shows_the_pictures(tmp_path: Path, shown: Browser) -> None:
+    shown.open(report.build([run_of(tmp_path, ["a", "b"])]))
+    shown.key("keyDown", "r")
+    assert shown.run(BLUR.format(3)) == "none"
+    shown.key("keyUp", "r")
+    assert "blur" in shown.run(BLUR.format(3))
+
+
+def test_pictures_in_a_folder_beside_the_page(tmp_path: Path, shown: Browser) -> None:
+    root = run_of(tmp_path, ["a", "b"])
+    page = report.build([root], limit=100)
+    names = sorted(path.name for path in (tmp_path / "report-images").iterdir())
+    assert len(names) == 4
+    assert "data:image" not in page.read_text()
+    shown.open(page)
+    shown.run("document.querySelectorAll('img').forEach(image => { image.loading = 'eager' })")
+    shown.run("Promise.all([...document.images].map(image => image.decode()))")
+    assert shown.run("[...document.images].every(image => image.naturalWidth === 8)")
+    assert report.build([root], limit=100).read_bytes() == page.read_bytes()
+    report.build([root])
+    assert not (tmp_path / "report-images").exists()  # what an earlier page left
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_texts_stand_out_from_the_paper(tmp_path: Path, shown: Browser, dark: bool) -> None:
+    shown.view(1280, 900, dark=dark)
+    shown.open(report.build([run_of(tmp_path, ["a", "b"])]))
+    names = ("--ink", "--soft", "--bad", "--good", "--implicit", "--paper", "--panel")
+    style = "getComputedStyle(document.documentElement).getPropertyValue('{}')"
+    colours = {name: luminance(shown.run(style.format(name)).strip()) for name in names}
+    shown.view(1280, 900)
+    assert (colours["--paper"] < 0.1) is dark
+    for ground in ("--paper", "--panel"):
+        for name in names[:5]:
+            low, high = sorted((colours[name], colours[ground]))
+            assert (high + 0.05) / (low + 0.05) >= 4.5, (name, ground)  # WCAG 2.2, AA
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of `#rrggbb` as WCAG defines it."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    r, g, b = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b
+
+
+def test_a_narrow_window_scrolls_only_tables(tmp_path: Path, shown: Browser) -> None:
+    page = tmp_path / "page.html"
+    page.write_text(report.page(sample("a-rather-long-name-of-something-without-blanks")))
+    for width in (360, 700):
+        shown.view(width, 800)
+        shown.open(page)
+        assert shown.run("document.documentElement.scrollWidth") <= width
+    shown.view(1280, 900)
