@@ -10,6 +10,7 @@ from pathlib import Path
 from ine_jax import storage
 from ine_jax.errors import CorruptRunError, IneError
 from ine_jax.evaluate import metadata
+from ine_jax.metrics.fid import REAL, Moments
 from ine_jax.provenance import file_hash
 from ine_jax.runs import Run, open_run
 
@@ -77,12 +78,14 @@ def _blocks(run: Run) -> Iterator[str]:
 
 
 def _scores(run: Run) -> Iterator[str]:
-    files = {"detector.json", *(f"{k:05d}.jsonl" for k in run.blocks())}
+    files = {"detector.json", REAL, *(f"{k:05d}.jsonl" for k in run.blocks())}
     for folder in sorted((run.root / "scores").glob("[!.]*")):
         yield from _fault(functools.partial(run.about, folder.name))
         yield from _strangers(folder, files)
         for k in run.blocks():
             yield from _fault(functools.partial(run.scores, folder.name, k))
+        if (folder / REAL).exists():
+            yield from _fault(functools.partial(Moments.load, folder / REAL))
 
 
 def _metadata(run: Run) -> Iterator[str]:

@@ -9,10 +9,8 @@ import numpy as np
 
 from ine_jax.evaluate.counting import DIGITS, Place
 from ine_jax.evaluate.reference import reference_cell
-from ine_jax.metrics.fid import NOTE, Moments, decode, frechet
+from ine_jax.metrics.fid import NOTE, REAL, Moments, decode, frechet
 from ine_jax.runs import Run
-
-REAL = "real.safetensors"  # moments of real images, beside the scores
 
 
 def distances(
@@ -42,7 +40,7 @@ def distances(
                 entry |= {"reference": about["reference"], "reference_n": against.n}
             if real is not None:
                 entry["real"] = {"value": _distance(real[0], own), "n": real[0].n, **real[1]}
-            told = {key: about[key] for key in ("network", "resize", "sha256") if key in about}
+            told = {key: about[key] for key in ("network", "resize", "weights_sha256") if key in about}
             found[cell, title] = {**entry, **told, "note": NOTE}
     return found
 

@@ -10,12 +10,11 @@ import numpy as np
 from ine_jax import storage
 from ine_jax.detectors.base import FAILED, Scored, Unscored, Verdict
 from ine_jax.errors import InputError, Interrupted
-from ine_jax.evaluate.distances import REAL
 from ine_jax.evaluate.reference import NO_REFERENCE, References, reference_model
 from ine_jax.evaluate.scoring import Count, Line, Task, check_budget, judge_name, line, open_tasks, read_ahead
 from ine_jax.imagefolder import image_files, read_image
 from ine_jax.metrics.base import Metric, measure_checked
-from ine_jax.metrics.fid import Moments, decode
+from ine_jax.metrics.fid import REAL, Moments, decode
 from ine_jax.progress import Progress
 from ine_jax.provenance import file_hash, value_hash
 from ine_jax.runs import Run

@@ -9,7 +9,6 @@ means of metrics that of the normal approximation.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,7 +36,7 @@ def summarise(
     default preset, under "others". `threshold` takes the place of the first one's preset's. InputError where there is
     no detector, or where it cannot be read with `preset`.
     """
-    stores: About = {name: _about(run, name) for name in run.detectors()}
+    stores: About = {name: run.about(name) for name in run.detectors()}
     metrics = {name: about for name, about in stores.items() if about.get("kind") == "metric"}
     detectors = {name: about for name, about in stores.items() if name not in metrics}
     first = _first(run, detectors, detector, preset)
@@ -70,10 +69,6 @@ def summarise(
         "commit": run.record["commit"],
         "hashes": {**run.record["hashes"], **_hashes(run.config)},
     }
-
-
-def _about(run: Run, name: str) -> dict[str, Any]:
-    return dict(json.loads(run.scores_path(name, 0).with_name("detector.json").read_text()))
 
 
 def _first(run: Run, detectors: About, wanted: str | None, preset: Preset | None) -> str:

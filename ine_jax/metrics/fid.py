@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,9 +20,11 @@ import safetensors
 import safetensors.numpy
 
 from ine_jax.detectors.base import Scored
+from ine_jax.provenance import value_hash
 from ine_jax.storage import corrupt
 
 NORM = "norm"
+REAL = "real.safetensors"  # moments of real images, beside the vectors of a run
 NOTE = "FID is biased upwards at small n: compare values of equal n only"
 
 
@@ -83,19 +86,29 @@ class Moments:
 
     def save(self, notes: Mapping[str, str]) -> bytes:
         """The bytes of a safetensors file of these moments, with `notes` in its header."""
-        tensors = {"mean": self.mean, "factor": self.shortened().factor}
-        return safetensors.numpy.save(tensors, {**notes, "n": str(self.n)})
+        tensors = {"mean": self.mean, "factor": np.ascontiguousarray(self.shortened().factor)}
+        told = {**notes, "n": str(self.n)}
+        return safetensors.numpy.save(tensors, {**told, "content": _content(told, tensors)})
 
     @classmethod
     def load(cls, path: Path) -> tuple[Moments, dict[str, str]]:
-        """Moments and notes of a file of :meth:`save`. CorruptRunError for any other."""
+        """Moments and notes of a file of :meth:`save`. CorruptRunError for any other, or where one byte is another."""
         try:
             with safetensors.safe_open(path, framework="numpy") as file:
                 notes = dict(file.metadata())
-                moments = cls(int(notes.pop("n")), file.get_tensor("mean"), file.get_tensor("factor"))
+                tensors = {name: file.get_tensor(name) for name in ("mean", "factor")}
+            sound = notes.pop("content") == _content(notes, tensors)
+            moments = cls(int(notes.pop("n")), **tensors)
         except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
             raise corrupt(path, error) from error
+        if not sound:
+            raise corrupt(path, "its sha256 is not the recorded one")
         return moments, notes
+
+
+def _content(notes: Mapping[str, str], tensors: Mapping[str, np.ndarray]) -> str:
+    digests = {name: hashlib.sha256(tensor.tobytes()).hexdigest() for name, tensor in tensors.items()}
+    return value_hash({"notes": dict(notes), **digests})
 
 
 def frechet(a: Moments, b: Moments) -> float:

@@ -227,7 +227,7 @@ class FidMetric:
             "features": WIDTH,
             "network": "Inception-v3, FID variant of 2015-12-05, own port to Flax",
             "resize": RESIZE,
-            "sha256": self.sha256,
+            "weights_sha256": self.sha256,
             "files": dict(self.files),
         }
 

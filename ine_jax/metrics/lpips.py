@@ -90,7 +90,7 @@ class LpipsMetric:
             "network": "AlexNet, LPIPS v0.1",
             "preservation": "1 - value",
             "resize": resize,
-            "sha256": self.sha256,
+            "weights_sha256": self.sha256,
             "files": dict(self.files),
         }
 

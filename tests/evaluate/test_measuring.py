@@ -20,6 +20,7 @@ from ine_jax.metrics.base import measure_checked
 from ine_jax.metrics.fid import Moments, decode, frechet, verdict
 from ine_jax.runs import Run
 from ine_jax.storage import png
+from ine_jax.verify import verify
 
 
 class Away:
@@ -242,6 +243,10 @@ def test_distance_to_real_images(tmp_path: Path) -> None:
     assert (entry["n"], entry["left_out"], entry["folder"]) == (39, "1", str(folder))
     with pytest.raises(InputError):
         measure_folder(run, Corners(), tmp_path / "nowhere")
+    assert verify(run.root).faults == ()
+    stored = run.root / "scores" / "fid@4" / "real.safetensors"
+    stored.write_bytes(stored.read_bytes()[:-1] + b"x")
+    assert [fault for fault in verify(run.root).faults if "real.safetensors" in fault]
 
 
 def test_guidance_without_negatives_is_no_reference_cell(tmp_path: Path) -> None:

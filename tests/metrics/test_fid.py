@@ -80,9 +80,11 @@ def test_moments_on_disk(tmp_path: Path) -> None:
     assert (again.n, notes) == (30, {"folder": "x"})
     np.testing.assert_allclose(again.covariance, whole.covariance, rtol=1e-12)
     assert fid.frechet(again, whole) == pytest.approx(0, abs=1e-9)
-    (tmp_path / "real.safetensors").write_bytes(b"no")
-    with pytest.raises(CorruptRunError):
-        fid.Moments.load(tmp_path / "real.safetensors")
+    data = (tmp_path / "real.safetensors").read_bytes()
+    for at in (12, 100, len(data) // 2, len(data) - 1):
+        (tmp_path / "real.safetensors").write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+        with pytest.raises(CorruptRunError):
+            fid.Moments.load(tmp_path / "real.safetensors")
 
 
 def test_vectors_as_text() -> None:
@@ -147,7 +149,7 @@ def test_features_of_a_set(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert metric.measure(images[3:], [""]) == [scored[2]]
     about = metric.about()
     assert (metric.id, about["kind"], "bicubic" in about["resize"]) == ("fid", "metric", True)
-    assert metric.version == f"inception-{about['sha256'][:8]}"
+    assert metric.version == f"inception-{about['weights_sha256'][:8]}"
 
 
 def test_weights_of_another_network(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_what_is_stored_beside_the_numbers(folder: Path) -> None:
         "metric",
         ["lpips-64"],
     )
-    assert metric.version == f"0.1-{about['sha256'][:8]}" and sorted(about["files"]) == [
+    assert metric.version == f"0.1-{about['weights_sha256'][:8]}" and sorted(about["files"]) == [
         "alex.safetensors",
         "alexnet.safetensors",
     ]
