@@ -179,7 +179,7 @@ def keys(value: Any) -> set[str]:
         return {key for entry in value for key in keys(entry)}
     if not isinstance(value, dict):
         return set()
-    named = {"versions", "models", "embeddings", "prompts"}
+    named = {"versions", "models", "embeddings", "prompts", "detectors"}
     return set(value) | {key for name, inner in value.items() if name not in named for key in keys(inner)}
 
 
