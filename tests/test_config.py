@@ -263,8 +263,10 @@ def test_settings_are_those_that_the_method_reads() -> None:
     assert set(GuidanceConfig().settings()) == set(GuidanceConfig(method="casg").settings()) == common
     assert set(GuidanceConfig(method="safree", inner="sld").settings()) == common | {"safree", "sld"}
     preset = GuidanceConfig(2.0, preset="ine-balanced").settings()
-    assert (preset["method"], preset["scale"], preset["negative_scale"]) == ("gated", 2.0, 4.0)
-    assert set(preset) == common | {"gate"}
+    assert (preset["method"], preset["scale"], preset["sld"]["preset"]) == ("sld", 2.0, "max")
+    assert set(preset) == common | {"sld"}
+    with pytest.raises(InputError, match="^preset: "):
+        GuidanceConfig(preset="ine-balanced", sld=SldConfig("weak"))
 
 
 def test_ranges_of_the_guards_own_settings() -> None:

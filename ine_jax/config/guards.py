@@ -139,7 +139,7 @@ class GuidanceConfig:
     inner: Inner | None = None
     """What safree, casg and safe-denoiser wrap: cfg (no concept in its rows), negative, gated, sld or dng."""
     preset: Preset | None = None
-    """ine-balanced: a gated negative of this project (measured in docs/guidance.md); scale alone is free beside it."""
+    """ine-balanced: SLD as this project tuned it (measured in docs/guidance.md); scale alone is free beside it."""
     interval: tuple[float, ...] = (0.0, 1.0)
     """The guard acts in this part of the run, first and last as fractions; plain CFG elsewhere."""
     gate: GateConfig = field(default_factory=GateConfig)
@@ -155,8 +155,8 @@ class GuidanceConfig:
         scaled = self.negative_scale is None or self.acting in ("negative", "gated")
         check(self, "negative_scale", scaled, "given where negative or gated is the method, or inner")
         check(self, "inner", self.inner is None or self.method in WRAPPING, f"given with {', '.join(WRAPPING)}")
-        free = self.method == "negative" and self.negative_scale is None and self.interval == (0.0, 1.0)
-        check(self, "preset", self.preset is None or free, "given without method, negative_scale and interval")
+        free = (self.method, self.negative_scale, self.interval, self.sld) == ("negative", None, (0.0, 1.0), SldConfig())
+        check(self, "preset", self.preset is None or free, "given without method, negative_scale, interval and sld")
         chooses = self.method == "casg"
         check(
             self,
@@ -171,11 +171,10 @@ class GuidanceConfig:
         return self.inner or WRAPPING.get(self.method, self.method)
 
     def resolved(self) -> "GuidanceConfig":
-        """The same with the preset's numbers in place of its name; s goes with w."""
+        """The same with the preset's numbers in place of its name."""
         if self.preset is None:
             return self
-        fields = {"preset": None, "method": "gated", "gate": BALANCED_GATE, "interval": BALANCED_INTERVAL}
-        return dataclasses.replace(self, negative_scale=BALANCED_RATIO * self.scale, **fields)  # type: ignore[arg-type]
+        return dataclasses.replace(self, preset=None, method="sld", sld=BALANCED)
 
     def settings(self) -> dict[str, Any]:
         """What decides the guard, as JSON values: a preset's numbers, and nothing of methods that are not used."""
@@ -189,9 +188,7 @@ class GuidanceConfig:
 
 
 # ine-balanced: chosen on the lists tune-attack and tune-benign of the bundled family (docs/guidance.md)
-BALANCED_RATIO = 2.0  # s / w
-BALANCED_GATE = GateConfig(0.0, 0.4)
-BALANCED_INTERVAL = (0.0, 1.0)
+BALANCED = SldConfig("max", momentum_scale=0.7)
 
 
 @dataclass(frozen=True)
