@@ -3,9 +3,10 @@
     PYTHONPATH=. python benchmarks/many_records.py [--records 100000] [--block 50] [--cells 10] [--folder DIR]
 
 Draws images of 2 x 2 to 8 x 8 pixels of noise through `ine evaluate`'s own loop, judges them with a detector that reads
-one pixel and a metric that compares with the reference, and summarises in processes of their own: after a tenth of the
-records and after all of them. Prints seconds per appended block (the mean of the first and of the last hundred),
-seconds and peak resident memory of each summary. No model, no network. The folder is removed unless it was named.
+one pixel and a metric that compares with the reference, and summarises and builds the whole report in processes of
+their own: after a tenth of the records and after all of them. Prints seconds per appended block (the mean of the first
+and of the last hundred), seconds and peak resident memory of each summary and report. No model, no network. The folder
+is removed unless it was named; one that holds a finished run is only summarised and reported.
 """
 
 import argparse
@@ -29,7 +30,8 @@ from ine_jax.metrics.base import measure_checked
 SAMPLE = 100  # blocks
 CATEGORIES = ("violence", "self-harm", "hate", "shocking")
 _CHILD = """
-import json, sys, time
+import json, pathlib, sys, time
+from ine_jax import report
 from ine_jax.evaluate import summarise
 from ine_jax.runs import open_run
 from ine_jax.storage import pretty
@@ -40,10 +42,16 @@ def peak():
 
 before = peak()
 start = time.perf_counter()
-text = pretty(summarise(open_run(sys.argv[1])))
-seconds = time.perf_counter() - start
-judged, most = json.loads(text)["images"]["judged"], peak()
-print(json.dumps({"seconds": seconds, "peak": most, "more": most - before, "judged": judged, "bytes": len(text)}))
+if sys.argv[2] == "summary":
+    text = pretty(summarise(open_run(sys.argv[1])))
+    judged = json.loads(text)["images"]["judged"]
+else:
+    page = report.build([sys.argv[1]], sys.argv[3])
+    text = page.read_text()
+    judged = json.loads(page.with_name("summary.json").read_text())["images"]["judged"]
+seconds, most = time.perf_counter() - start, peak()
+facts = {"seconds": seconds, "processor": time.process_time(), "peak": most, "more": most - before}
+print(json.dumps({**facts, "judged": judged, "bytes": len(text)}))
 """
 
 
@@ -99,11 +107,11 @@ class Painter:
 
     def __init__(self, limit: int) -> None:
         """Nothing is drawn yet."""
-        self.limit, self.asked = limit, [0.0]
+        self.limit, self.asked = limit, [(0.0, 0.0)]
 
     def __call__(self, cell: Cell, items: Sequence[Item], plan: Plan) -> list[np.ndarray]:
         """One image per item."""
-        self.asked.append(time.perf_counter())
+        self.asked.append((time.perf_counter(), time.process_time()))
         if len(self.asked) > self.limit + 1:
             raise StopIteration
         scale = cell.guidance.negative_scale or 0.0
@@ -112,18 +120,24 @@ class Painter:
             d.integers(0, 256, (2 + i.seed % 7, 2 + i.seed % 7, 3), np.uint8) for d, i in zip(draw, items, strict=True)
         ]
 
-    def seconds(self) -> list[float]:
-        """From each block to the next: what writing it cost."""
-        return [b - a for a, b in itertools.pairwise(self.asked[1:])]
+    def seconds(self) -> list[tuple[float, float]]:
+        """From each block to the next: what writing it cost, on the clock and of the processor."""
+        return [(b[0] - a[0], b[1] - a[1]) for a, b in itertools.pairwise(self.asked[1:])]
 
 
-def judged(root: Path) -> dict[str, Any]:
-    """Summarise in a process of its own; seconds and kibibytes."""
-    done = subprocess.run([sys.executable, "-c", _CHILD, str(root)], check=True, capture_output=True, text=True)  # noqa: S603
-    return dict(json.loads(done.stdout))
+def told(root: Path, what: str) -> str:
+    """Summarise or report in a process of its own, and say what it took."""
+    with tempfile.TemporaryDirectory() as out:
+        words = [sys.executable, "-c", _CHILD, str(root), what, out]
+        found = json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)  # noqa: S603
+    return (
+        f"{found['judged']:>8} records: {what} {found['seconds']:.2f} s ({found['processor']:.2f} s of the processor),"
+        f" {found['bytes']} bytes,"
+        f" peak {found['peak'] / 1024:.0f} MiB ({found['more'] / 1024:.1f} MiB above the imports)"
+    )
 
 
-def stage(plan: Plan, root: Path, blocks: int) -> list[float]:
+def stage(plan: Plan, root: Path, blocks: int) -> list[tuple[float, float]]:
     """Draw up to so many further blocks, judge what is new; seconds per block."""
     painter = Painter(blocks)
     try:
@@ -151,16 +165,16 @@ def main() -> None:
         root = Path(args.folder or temporary) / "run"
         plan = plan_of(args.records, args.cells, args.block)
         blocks = args.records // args.block
-        seconds: list[float] = []
+        seconds: list[tuple[float, float]] = []
         for part in (blocks // 10, blocks - blocks // 10):
             seconds += stage(plan, root, part)
-            found = judged(root)
-            print(
-                f"{found['judged']:>8} records: summary {found['seconds']:.2f} s, {found['bytes']} bytes,"
-                f" peak {found['peak'] / 1024:.0f} MiB ({found['more'] / 1024:.1f} MiB above the imports)"
-            )
-        first, last = (1000 * sum(part) / len(part) for part in (seconds[:SAMPLE], seconds[-SAMPLE:]))
-        print(f"append: {first:.1f} ms per block of {args.block} at the start, {last:.1f} ms at the end")
+            print(told(root, "summary"), told(root, "report"), sep="\n")
+        if not seconds:
+            return
+        for name, each in (("clock", 0), ("processor", 1)):
+            costs = [1000 * pair[each] for pair in seconds]
+            first, last = (sum(part) / len(part) for part in (costs[:SAMPLE], costs[-SAMPLE:]))
+            print(f"append ({name}): {first:.1f} ms per block of {args.block} at the start, {last:.1f} ms at the end")
 
 
 if __name__ == "__main__":
