@@ -21,6 +21,7 @@ from ine_jax.config import (
     PromptsConfig,
     SamplerConfig,
 )
+from ine_jax.config.guards import GateConfig
 from ine_jax.errors import InputError
 from ine_jax.evaluate import Cell, Plan, evaluate, plan_from_config
 from ine_jax.evaluate.drawing import Painter, _own_pixels, _pixels
@@ -33,7 +34,7 @@ from ine_jax.provenance import value_hash
 __all__ = ["tiny_folder"]
 
 WORDS = NegativeConfig(words="knife")
-BALANCED = GuidanceConfig(3.0, preset="ine-balanced")
+GATED = GuidanceConfig(3.0, 6.0, method="gated", gate=GateConfig(0.0, 0.4))
 # Identities of the first attack under each guard, as before rows could say anything of themselves
 BEFORE = {
     "cfg": "1783544cb2d3b41b8f2752dc22ebc0681cff42e2d42d5633990c4611a909c2d5",
@@ -48,7 +49,7 @@ def identity(plan: Plan, cell: Cell, item: Item) -> str:
 
 
 def config(**more: Any) -> EvaluateConfig:
-    guards = (GuardConfig("g", GuidanceConfig(3.0, 4.0)), GuardConfig("b", BALANCED))
+    guards = (GuardConfig("g", GuidanceConfig(3.0, 4.0)), GuardConfig("b", GATED))
     sampler = SamplerConfig(scheduler="dpm++", steps=12)
     return EvaluateConfig(guards=guards, negatives=(NegativeConfig(), WORDS), sampler=sampler, **more)
 
