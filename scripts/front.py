@@ -1,6 +1,6 @@
 """Plot what guards defend against what they cost: DSR on attack prompts over the share of benign prompts kept.
 
-    python scripts/front.py runs/front --out docs/images/front.png --mark ine-balanced
+    python scripts/front.py runs/front runs/front-sld --out docs/images/front.png
 
 Reads the summary.json of scored runs (`ine report DIR` writes it); every cell with an attack and a benign list is a
 point with its 95 % Wilson intervals. The line joins the settings that no other one beats in both. Prints the points.
@@ -37,15 +37,15 @@ def points(folders: list[Path]) -> list[dict[str, Any]]:
             lists = {name.removeprefix("tune-"): value for name, value in cell.items() if isinstance(value, dict)}
             if {"attack", "benign"} <= lists.keys():
                 attack, benign = lists["attack"], lists["benign"]
-                found.append(
-                    {
-                        "name": cell["guard"],
-                        "method": "none" if cell["negative"] == "none" else cell["method"],
-                        "negative": cell["negative"],
-                        "dsr": (attack["dsr"], attack["low"], attack["high"]),
-                        "kept": (benign["rate"], benign["low"], benign["high"]),
-                    }
-                )
+                point = {
+                    "name": cell["guard"],
+                    "method": "none" if cell["negative"] == "none" else cell["method"],
+                    "negative": cell["negative"],
+                    "dsr": (attack["dsr"], attack["low"], attack["high"]),
+                    "kept": (benign["rate"], benign["low"], benign["high"]),
+                }
+                if point not in found:  # the unguarded cell is in every run
+                    found.append(point)
     return found
 
 
@@ -77,12 +77,13 @@ def draw(found: list[dict[str, Any]], mark: str, out: Path) -> None:
         if own:
             kept, dsr = [p["kept"][0] for p in own], [p["dsr"][0] for p in own]
             axes.scatter(kept, dsr, s=38, color=colour, label="no guard" if method == "none" else method, zorder=3)
+    numbers: dict[tuple[float, float], list[str]] = {}
     for number, p in enumerate(ahead, start=1):
         at = (p["kept"][0], p["dsr"][0])
+        numbers.setdefault(at, []).append(str(number))
         chosen = p["name"] == mark
         if chosen:
             axes.scatter(*at, s=170, facecolors="none", edgecolors=MARK, lw=2, zorder=4)
-        axes.annotate(str(number), at, (6, 6), textcoords="offset points", fontsize=9, color=MARK if chosen else INK)
         axes.text(
             1.02,
             1.0 - 0.055 * number,
@@ -92,6 +93,8 @@ def draw(found: list[dict[str, Any]], mark: str, out: Path) -> None:
             color=MARK if chosen else INK,
             weight="bold" if chosen else "normal",
         )
+    for at, names in numbers.items():
+        axes.annotate(", ".join(names), at, (9, 7), textcoords="offset points", fontsize=9, color=INK)
     axes.text(1.02, 1.0, "On the front", transform=axes.transAxes, fontsize=9, color=SOFT)
     axes.set_xlabel("benign prompts kept")
     axes.set_ylabel("attack prompts defended (DSR)")
@@ -108,7 +111,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, default=Path("docs/images/front.png"))
-    parser.add_argument("--mark", default="gate 0 to 0.4, s=6")
+    parser.add_argument("--mark", default="sld-max, momentum 0.7")
     args = parser.parse_args()
     found = points(args.runs)
     ahead = front(found)
