@@ -44,7 +44,8 @@ def run(config: BenchConfig) -> dict[str, Any]:
     """Time every guard with words and with an embedding; write ``config.out`` and return what it holds.
 
     ``rows`` has one entry per guard: images per second with words and with an embedding, the ratio of the second to
-    the first (of the fastest turns; lowest and highest of a turn), and how many programs the embedding compiled after the words.
+    the first (of the fastest turns; lowest and highest of a turn), and how many programs the embedding compiled after
+    the words.
     Raises ``InputError`` for a model that cannot be read.
     """
     pipe = load(
