@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ine_jax.report.measures import Measure, Value, measures
-from ine_jax.report.tables import KINDS, guard_text, negative_text, p_text
+from ine_jax.report.tables import KINDS, guard_text, own_text, p_text
 
 Cell = Mapping[str, Any]
 Negative = tuple[str, str]  # kind, text
@@ -37,10 +37,7 @@ def headline(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _negative(cell: Cell, seeds: bool) -> Negative:
     """What makes a column: kind and name; of an inversion only what tells it from the others of the guarded model."""
-    if cell.get("embedding_from") != cell["model"]:
-        return cell["negative"], negative_text(cell)
-    text = negative_text({**cell, "embedding_from": ""})
-    return cell["negative"], f"{text}, seed {cell['embedding_seed']}" if seeds else text
+    return cell["negative"], own_text(cell, seeds)
 
 
 def _rows(cells: Sequence[Cell]) -> list[Row]:

@@ -90,7 +90,11 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters["oneline"] = clean
-    environment.globals |= {"guard_text": tables.guard_text, "negative_text": tables.negative_text}
+    environment.globals |= {
+        "guard_text": tables.guard_text,
+        "negative_text": tables.negative_text,
+        "own_text": tables.own_text,
+    }
     environment.globals |= {"bar": charts.bar, "span": span}
     return environment
 
@@ -200,7 +204,7 @@ def _provenance(summary: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, s
         ("commit", {"": summary.get("commit")}),
         ("versions", summary.get("versions") or {}),
     ]
-    pairs = [(title, [(k, v) for k, v in _flat(values) if v not in ("None", "[]", "")]) for title, values in found]
+    pairs = [(title, [(k, v) for k, v in _flat(values) if v not in ("None", "")]) for title, values in found]
     return [(title, entries) for title, entries in pairs if entries]
 
 
@@ -208,5 +212,9 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     lines: list[tuple[str, str]] = []
     for key, value in values.items():
         name = f"{prefix} / {key}" if prefix else str(key)
-        lines += _flat(value, name) if isinstance(value, Mapping) else [(clean(name), clean(str(value)))]
+        if isinstance(value, Mapping):
+            lines += _flat(value, name)
+        else:
+            text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+            lines.append((clean(name), clean(text)))
     return lines

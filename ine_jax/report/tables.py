@@ -53,6 +53,14 @@ def negative_text(cell: Mapping[str, Any]) -> str:
     return f"{text} from {cell['embedding_from']}" + (f", seed {seed}" if seed is not None else "")
 
 
+def own_text(cell: Mapping[str, Any], seeds: bool = True) -> str:
+    """The same beside the cell's model: of an inversion on that very model only the seed, and only with `seeds`."""
+    if not cell.get("embedding_from") or cell["embedding_from"] != cell["model"]:
+        return negative_text(cell)
+    text = negative_text({**cell, "embedding_from": ""})
+    return f"{text}, seed {cell['embedding_seed']}" if seeds and cell.get("embedding_seed") is not None else text
+
+
 def side_text(test: Mapping[str, Any], side: str) -> str:
     """What fills the negative of side `a` or `b` of a paired test; the origin that a test names is that of b."""
     origin = test if side == "b" else {}
