@@ -155,7 +155,8 @@ class GuidanceConfig:
         scaled = self.negative_scale is None or self.acting in ("negative", "gated")
         check(self, "negative_scale", scaled, "given where negative or gated is the method, or inner")
         check(self, "inner", self.inner is None or self.method in WRAPPING, f"given with {', '.join(WRAPPING)}")
-        free = (self.method, self.negative_scale, self.interval, self.sld) == ("negative", None, (0.0, 1.0), SldConfig())
+        given = (self.method, self.negative_scale, self.interval, self.sld)
+        free = given == ("negative", None, (0.0, 1.0), SldConfig())
         check(self, "preset", self.preset is None or free, "given without method, negative_scale, interval and sld")
         chooses = self.method == "casg"
         check(
