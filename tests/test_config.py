@@ -265,7 +265,7 @@ def test_settings_are_those_that_the_method_reads() -> None:
     preset = GuidanceConfig(2.0, preset="ine-balanced").settings()
     assert (preset["method"], preset["scale"], preset["sld"]["preset"]) == ("sld", 2.0, "max")
     assert set(preset) == common | {"sld"}
-    with pytest.raises(InputError, match="^preset: "):
+    with pytest.raises(InputError, match=r"^preset: "):
         GuidanceConfig(preset="ine-balanced", sld=SldConfig("weak"))
 
 
