@@ -2,7 +2,8 @@
 
     python scripts/insert_table.py runs/guards guards docs/guidance.md
 
-The table is the Markdown of the run's summary.json (`ine report DIR`), with the command and the machine under it.
+The table is the Markdown of the run's summary.json (`ine report DIR`) with the seconds per image of its timing, and
+with the command and the machine under it.
 """
 
 import argparse
@@ -12,7 +13,9 @@ import platform
 import re
 from pathlib import Path
 
+from ine_jax.evaluate.summary import add_times
 from ine_jax.report.tables import markdown
+from ine_jax.runs import open_run
 
 
 def main() -> None:
@@ -22,7 +25,7 @@ def main() -> None:
     parser.add_argument("name")
     parser.add_argument("page", type=Path)
     args = parser.parse_args()
-    summary = json.loads((args.run / "summary.json").read_text())
+    summary = add_times(json.loads((args.run / "summary.json").read_text()), open_run(args.run))
     commands = "; ".join(f"`{' '.join(command)}`" for command in summary["commands"])
     table = markdown(summary).replace("### ", "**").replace("**Cells", "").replace("**Controls", "**Controls**")
     table = table.replace("**Paired tests", "**Paired tests** (b instead of a, on the same items)").lstrip("\n")
