@@ -67,7 +67,7 @@ class Evil:
         "text",
         [],
     ],
-    ids=str,
+    ids=["object", "mapping", "ragged", "nested", "huge", "short", "objects", "other-endian", "text", "empty"],
 )
 def test_anything_else_is_refused_and_not_executed(
     value: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]

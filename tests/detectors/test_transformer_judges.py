@@ -9,7 +9,6 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
-from conftest import Compiles
 from judge_folders import SIDE, pictures, vit_config, write_clip, write_vit
 
 from ine_jax.detectors.base import Scored, Unscored, Verdict
@@ -61,7 +60,7 @@ def labels(verdicts: list[Verdict]) -> list[dict[str, float]]:
 
 @pytest.mark.parametrize("name", ["clip", "q16", "vit", "clip-score"])
 def test_scores_do_not_depend_on_the_batch_and_are_compiled_once(
-    name: str, judges: dict[str, Any], compiles: Compiles
+    name: str, judges: dict[str, Any], compiles: Any
 ) -> None:
     judge, images = judges[name], pictures(BATCH + 3)
     whole = labels(judged(judge, images))
