@@ -116,7 +116,7 @@ WRONG = [
     "generate",
     "generate --prompts-file absent.txt",
     "generate --prompts-file rows.jsonl",
-    "generate --prompts-file rows.csv",
+    "generate --prompts-file nothing.csv",
     "generate --prompts a --negative.embedding cut.safetensors",
     "generate --prompts a --negative.embedding noise.safetensors",
     "generate --prompts a --negative.embedding no-such-name",
