@@ -69,7 +69,7 @@ def test_the_loss_of_a_repeated_batch_falls(pipe: Pipeline) -> None:
     assert losses[-1] < losses[10] < losses[0]
 
 
-@pytest.mark.parametrize("space", ["token", "context"])
+@pytest.mark.parametrize("space", ["token", pytest.param("context", marks=pytest.mark.slow)])
 def test_many_concepts_equal_single_runs(pipe: Pipeline, tmp_path: Path, space: Any) -> None:
     configs = [
         dataclasses.replace(SMALL, space=space, concept="one", seed=1, vectors=2),

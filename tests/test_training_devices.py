@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from tiny_pipeline import tiny_folder
 
 __all__ = ["tiny_folder"]
@@ -38,6 +39,7 @@ print(json.dumps({"devices": len(jax.devices()), "found": found}))
 """
 
 
+@pytest.mark.slow
 def test_two_devices_equal_one(tiny_folder: Path, tmp_path: Path) -> None:
     flags = "--xla_force_host_platform_device_count=2"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
