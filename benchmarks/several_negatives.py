@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=100)
     parser.add_argument("--scale", type=float, default=3.0)
     parser.add_argument("--negative-scale", type=float, default=4.0)
-    parser.add_argument("--template", default="a photo of a {}")
+    parser.add_argument("--template", default="{}")
     args = parser.parse_args()
     pipe = pipeline.load(args.model, scheduler="dpm++", batch_size=50)
     detector = WorldDetector.load(assets.ROOT / "tiny" / "detector")

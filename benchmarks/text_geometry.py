@@ -30,7 +30,7 @@ def main() -> None:
 
     concepts = {
         "erased words": Concept(words=tuple(world["erased"])).columns(encode) - empty,
-        "implicit embedding": Concept(embeddings=(learned,), template="a photo of a {}").columns(encode) - empty,
+        "implicit embedding": Concept(embeddings=(learned,)).columns(encode) - empty,
     }
     benign = [word for thing in world["objects"].values() if thing["group"] != "weapon" for word in thing["words"]]
     prompts = {
