@@ -121,5 +121,5 @@ def test_damaged_files(tmp_path: Path, suffix: str, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize("suffix", BASES)
 def test_many_damaged_files(tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]) -> None:
     loaded = attack(tmp_path, suffix, 1, MANY)
-    assert loaded < MANY
+    assert loaded < MANY or suffix == ".txt"  # any line of text is a prompt
     assert "Traceback" not in capsys.readouterr().err
