@@ -21,16 +21,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from ine_jax import assets
-from ine_jax.detectors.clip import ClipZeroShot
-from ine_jax.detectors.clip_encoder import ClipEncoder
-from ine_jax.detectors.q16 import Q16
-from ine_jax.detectors.vision import CLIP, VIT
-from ine_jax.detectors.vit import VitClassifier
-from ine_jax.metrics.clip_score import ClipScore
-from ine_jax.models import configs, names
-from ine_jax.models.networks import Network
+from ine_jax.evaluation.detectors.clip import ClipZeroShot
+from ine_jax.evaluation.detectors.clip_encoder import ClipEncoder
+from ine_jax.evaluation.detectors.q16 import Q16
+from ine_jax.evaluation.detectors.vision import CLIP, VIT
+from ine_jax.evaluation.detectors.vit import VitClassifier
+from ine_jax.evaluation.metrics.clip_score import ClipScore
+from ine_jax.models.checkpoints import configs, names
+from ine_jax.models.checkpoints.networks import Network
+from ine_jax.models.text import Tokenizer
 from ine_jax.models.vit import VitConfig
-from ine_jax.text import Tokenizer
 
 _LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
 L14 = {

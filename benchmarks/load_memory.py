@@ -16,10 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [
-    str(Path(__file__).resolve().parents[1] / "tests"),
-    str(Path(__file__).resolve().parents[1] / "tests/models"),
-]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 LIMIT = 1.25  # times the size of the files that are read
 _CHILD = """
@@ -57,11 +54,12 @@ print(json.dumps({"seconds": seconds, "held": held, **{key: peak[key] - before[k
 def write_models(family: str, dtype: str, root: Path) -> dict[str, tuple[list[str], int]]:
     """Folders and files of every format; name → (arguments of the child, size in bytes of what it reads)."""
     from test_checkpoints_full import configs_of, original_shapes, sparse
-    from tiny_pipeline import SCHEDULER, write_tokenizer
 
-    from ine_jax.models import configs, files, names
-    from ine_jax.models.checkpoints import STEMS
+    from ine_jax.models.checkpoints import configs, names
+    from ine_jax.models.checkpoints.reading import STEMS
     from ine_jax.models.parts import COMPONENTS
+    from ine_jax.storage import weight_files as files
+    from tests.support.tiny_pipeline import SCHEDULER, write_tokenizer
 
     code, base = {"float32": "F32", "float16": "F16"}[dtype], root / "base"
     if not (base / "tokenizer").is_dir():
@@ -89,7 +87,7 @@ def write_models(family: str, dtype: str, root: Path) -> dict[str, tuple[list[st
 
 def write_flax(root: Path, dtype: str) -> tuple[list[str], int]:
     """The same model as a folder of diffusers' Flax era."""
-    from ine_jax.models import weights
+    from ine_jax.models.checkpoints import weights
 
     parts = weights.read_pipeline(root / "base", dtype=dtype)
     out = weights.write_pipeline(parts, root / "flax", dtype, "flax")

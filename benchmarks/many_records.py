@@ -23,18 +23,18 @@ from typing import Any
 import numpy as np
 
 from ine_jax.config import GuidanceConfig, NegativeConfig
-from ine_jax.detectors.base import Scored, Verdict, detect_checked
-from ine_jax.evaluate import Cell, Item, Plan, evaluate, score, score_metrics
-from ine_jax.metrics.base import measure_checked
+from ine_jax.evaluation import Cell, Item, Plan, evaluate, score, score_metrics
+from ine_jax.evaluation.detectors.base import Scored, Verdict, detect_checked
+from ine_jax.evaluation.metrics.base import measure_checked
 
 SAMPLE = 100  # blocks
 CATEGORIES = ("violence", "self-harm", "hate", "shocking")
 _CHILD = """
 import json, pathlib, sys, time
 from ine_jax import report
-from ine_jax.evaluate import summarise
-from ine_jax.runs import open_run
-from ine_jax.storage import pretty
+from ine_jax.evaluation import summarise
+from ine_jax.storage.runs import open_run
+from ine_jax.storage.files import pretty
 
 def peak():
     with open("/proc/self/status") as file:
@@ -143,7 +143,7 @@ def stage(plan: Plan, root: Path, blocks: int) -> list[tuple[float, float]]:
     try:
         run = evaluate(plan, root, draw=painter, hashes=lambda _: {"none": "0"})
     except StopIteration:
-        from ine_jax.runs import open_run
+        from ine_jax.storage.runs import open_run
 
         run = open_run(root)
     start = time.perf_counter()

@@ -16,14 +16,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ine_jax import assets, pipeline
-from ine_jax.detectors.base import Scored
-from ine_jax.detectors.world import WorldDetector
-from ine_jax.embedding import Embedding
-from ine_jax.evaluate.plan import read_items
+from ine_jax import assets
+from ine_jax.embeddings.embedding import Embedding
+from ine_jax.evaluation.detectors.base import Scored
+from ine_jax.evaluation.detectors.world import WorldDetector
+from ine_jax.evaluation.plan import read_items
 from ine_jax.guidance import Casg, Guidance, Negative
 from ine_jax.guidance.base import Moment, State
-from ine_jax.negatives import Concept
+from ine_jax.guidance.concept import Concept
+from ine_jax.pipeline import pipeline
 from ine_jax.types import BranchLatents, Latents
 
 STEPS = 12

@@ -12,9 +12,10 @@ import json
 
 import numpy as np
 
-from ine_jax import assets, pipeline
-from ine_jax.embedding import Embedding
-from ine_jax.negatives import Concept
+from ine_jax import assets
+from ine_jax.embeddings.embedding import Embedding
+from ine_jax.guidance.concept import Concept
+from ine_jax.pipeline import pipeline
 
 
 def main() -> None:

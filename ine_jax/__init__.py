@@ -11,7 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ine_jax.embedding import Embedding
+    from ine_jax.embeddings.embedding import Embedding
     from ine_jax.guidance import (
         Casg,
         Cfg,
@@ -25,12 +25,16 @@ if TYPE_CHECKING:
         Sld,
         sld_preset,
     )
-    from ine_jax.negatives import Concept
-    from ine_jax.pipeline import load
+    from ine_jax.guidance.concept import Concept
+    from ine_jax.pipeline.pipeline import load
 
 __version__ = "0.1.0"
 # Where the public names live; those not listed are guards.
-_HOME = {"Concept": "ine_jax.negatives", "Embedding": "ine_jax.embedding", "load": "ine_jax.pipeline"}
+_HOME = {
+    "Concept": "ine_jax.guidance.concept",
+    "Embedding": "ine_jax.embeddings.embedding",
+    "load": "ine_jax.pipeline.pipeline",
+}
 __all__ = [
     "Casg",
     "Cfg",

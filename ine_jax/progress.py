@@ -3,10 +3,13 @@
 Only process 0 of a multi-host run shows anything. The time of the first step (compilation) is left out of the rate.
 """
 
+import contextlib
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
-from types import TracebackType
+from collections.abc import Callable, Iterator, Mapping
+from types import FrameType, TracebackType
 from typing import TextIO
 
 from ine_jax.errors import clean
@@ -97,3 +100,31 @@ def _open_bar(stream: TextIO, label: str, total: int) -> object:
     bar.add_task(label, total=total, info="")
     bar.start()
     return bar
+
+
+@contextlib.contextmanager
+def stop_requests() -> Iterator[threading.Event]:
+    """Give an event that the first SIGINT or SIGTERM sets; a second signal acts as it would without us.
+
+    Outside the main thread signals cannot be handled, and the event is never set.
+    """
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def note(_: int, __: FrameType | None) -> None:
+        asked.set()
+        restore()
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield asked
+    finally:
+        restore()

@@ -1,6 +1,6 @@
 """Plot what guards defend against what they cost: DSR on attack prompts over the share of benign prompts kept.
 
-    python scripts/front.py runs/front runs/front-sld --out docs/images/front.png
+    python -m scripts.front runs/front runs/front-sld --out docs/images/front.png
 
 Reads the summary.json of scored runs (`ine report DIR` writes it); every cell with an attack and a benign list is a
 point with its 95 % Wilson intervals. The line joins the settings that no other one beats in both. Prints the points.

@@ -1,6 +1,6 @@
 """Put the table of a scored run into a page, between `<!-- table: NAME -->` and `<!-- end -->`; nothing is typed.
 
-    python scripts/insert_table.py runs/guards guards docs/guidance.md
+    python -m scripts.insert_table runs/guards guards docs/guidance.md
 
 The table is the Markdown of the run's summary.json (`ine report DIR`) with the seconds per image of its timing, and
 with the command and the machine under it.
@@ -13,9 +13,9 @@ import platform
 import re
 from pathlib import Path
 
-from ine_jax.evaluate.summary import add_times
+from ine_jax.evaluation.summary import add_times
 from ine_jax.report.tables import markdown
-from ine_jax.runs import open_run
+from ine_jax.storage.runs import open_run
 
 
 def main() -> None:

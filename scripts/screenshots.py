@@ -1,6 +1,6 @@
 """Pictures of a report for the documentation, taken in headless Chromium; small palette PNGs.
 
-    python scripts/screenshots.py runs/guards/report.html --out docs/images
+    python -m scripts.screenshots runs/guards/report.html --out docs/images
 
 Writes report-light.png and report-dark.png (the head of the page), report-pictures.png (the first
 items, sharp, under all guards) and report-narrow.png (a phone's width). Nothing is drawn or typed.
@@ -11,8 +11,9 @@ import io
 import json
 from pathlib import Path
 
-from browser import Browser, browser
 from PIL import Image
+
+from scripts.browser import Browser, browser
 
 WIDTH, NARROW = 1320, 390
 COLOURS = 64

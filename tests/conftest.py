@@ -23,6 +23,8 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 import jax
 import pytest
 
+from tests.support.tiny_pipeline import tiny_folder, tokenizer_folder  # noqa: F401  fixtures
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 

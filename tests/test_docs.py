@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from format_examples import header, make
 
-from ine_jax import arguments, assets
+from ine_jax import assets
+from ine_jax.cli import arguments
+from tests.support.format_examples import header, make
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
 FENCE = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 EXAMPLE = ROOT / "docs" / "formats.md"
@@ -49,11 +50,11 @@ def test_every_ine_command_parses(line: str, monkeypatch: pytest.MonkeyPatch) ->
     assert isinstance(record, arguments.RECORDS[name])
 
 
-@pytest.mark.parametrize("line", [line for line in LINES if "scripts/train_world/" in line])
+@pytest.mark.parametrize("line", [line for line in LINES if "scripts.train_world." in line])
 def test_every_script_and_its_flags_exist(line: str) -> None:
-    python, path, *words = shlex.split(line, comments=True)
-    assert python == "python"
-    source = text(ROOT / path)
+    python, flag, module, *words = shlex.split(line, comments=True)
+    assert (python, flag) == ("python", "-m")
+    source = text(ROOT / f"{module.replace('.', '/')}.py")
     for word in words:
         if word.startswith("--"):
             assert f'add_argument("{word}"' in source, word
@@ -63,7 +64,7 @@ def test_every_script_and_its_flags_exist(line: str) -> None:
 
 def test_there_are_commands() -> None:
     assert sum(line.startswith("ine ") for line in LINES) >= 10
-    assert sum("scripts/train_world/" in line for line in LINES) >= 8
+    assert sum("scripts.train_world." in line for line in LINES) >= 8
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -191,5 +192,5 @@ def test_every_field_of_the_summary_is_explained(made: Path) -> None:
 
 
 def test_the_examples_say_how_they_were_made() -> None:
-    assert "tests/format_examples.py" in text(EXAMPLE)
+    assert "tests/support/format_examples.py" in text(EXAMPLE)
     assert len(EXAMPLES) >= 15

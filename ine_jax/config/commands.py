@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from ine_jax.checks import check, check_min, check_seed
+from ine_jax.config.checks import check, check_min, check_seed
 from ine_jax.config.guards import GuardConfig, GuidanceConfig, NegativeConfig
 from ine_jax.config.methods import EsdConfig, InversionConfig, Prompts, SamplerConfig
 from ine_jax.config.sources import DetectorConfig, MetricConfig, ModelConfig, PromptsConfig

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ine_jax.checks import check, check_min, check_template
+from ine_jax.config.checks import check, check_min, check_template
 
 Method = Literal["negative", "gated", "sld", "safree", "dng", "casg", "safe-denoiser"]
 Inner = Literal["cfg", "negative", "gated", "sld", "dng"]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from ine_jax.checks import check, check_min, check_seed
+from ine_jax.config.checks import check, check_min, check_seed
 
 Space = Literal["token", "context"]
 InversionMethod = Literal["inversion", "rece"]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
-from ine_jax.checks import check, check_min
+from ine_jax.config.checks import check, check_min
 
 Measure = Literal["defended", "kept", "drawn", "prior"]
 Column = Literal["seed", "guidance", "size"]

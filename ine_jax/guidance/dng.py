@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from ine_jax.guidance.base import Moment, Scale, State, Texts, in_float32, per_item, rows
 from ine_jax.guidance.negative import required_negative
-from ine_jax.schedule.base import predictions
+from ine_jax.schedulers.base import predictions
 from ine_jax.types import Array, BranchContext, BranchLatents, Latents
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from ine_jax.errors import InputError
 from ine_jax.guidance.base import Guidance, Moment, Scale, State, Texts, per_item, phases
-from ine_jax.schedule.base import predictions
+from ine_jax.schedulers.base import predictions
 from ine_jax.types import Array, BranchContext, BranchLatents, Latents
 
 _TINY = 1e-8  # added to the sum of kernels, as in the released code

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ine_jax.schedule import add_noise, target
-from ine_jax.text import PLACEHOLDER
+from ine_jax.models.text import PLACEHOLDER
+from ine_jax.schedulers import add_noise, target
 from ine_jax.types import Array, Context, Latents
 
 Denoise = Callable[[Latents, Array, Context], Latents]

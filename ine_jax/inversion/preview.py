@@ -9,12 +9,12 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ine_jax.embedding import Embedding
+from ine_jax.embeddings.embedding import Embedding
 from ine_jax.guidance.base import Texts
 from ine_jax.guidance.cfg import Cfg
-from ine_jax.noise import item_noise
-from ine_jax.pipeline import Pipeline
-from ine_jax.storage import png, write_atomic
+from ine_jax.pipeline.noise import item_noise
+from ine_jax.pipeline.pipeline import Pipeline
+from ine_jax.storage.files import png, write_atomic
 
 GAP = 2  # pixels between the pictures of a grid
 

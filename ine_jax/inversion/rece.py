@@ -17,8 +17,8 @@ import flax.traverse_util
 import numpy as np
 
 from ine_jax.errors import InputError
-from ine_jax.pipeline import Pipeline
-from ine_jax.text import learned_rows
+from ine_jax.models.text import learned_rows
+from ine_jax.pipeline.pipeline import Pipeline
 from ine_jax.types import Array, Context, Params
 
 Kernels = dict[str, np.ndarray]  # [D, out] by dotted path; the transpose of W

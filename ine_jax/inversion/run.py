@@ -16,19 +16,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ine_jax import loop
-from ine_jax.checkpoint import tree_hash
 from ine_jax.config import InversionConfig
-from ine_jax.embedding import Embedding, slug
+from ine_jax.embeddings.embedding import Embedding, slug
 from ine_jax.errors import InputError
 from ine_jax.inversion import objective, rece
 from ine_jax.inversion.preview import draw_preview, grid, plot_losses, write_picture
 from ine_jax.inversion.start import RECE, explicit_words, first_vectors
 from ine_jax.inversion.step import ADAM, compiled_step, loss_name
 from ine_jax.inversion.templates import template_ids, usable
-from ine_jax.pipeline import Pipeline
-from ine_jax.provenance import canonical
-from ine_jax.trainlog import read_log
+from ine_jax.pipeline.pipeline import Pipeline
+from ine_jax.storage.provenance import canonical
+from ine_jax.training import loop
+from ine_jax.training.checkpoint import tree_hash
+from ine_jax.training.log import read_log
 
 # Fields in which the concepts of one run may differ; all others shape the batch that they share.
 OWN_FIELDS = ("concept", "seed", "init", "words")

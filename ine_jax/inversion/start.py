@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from ine_jax.config import InversionConfig
-from ine_jax.embedding import Embedding
+from ine_jax.embeddings.embedding import Embedding
 from ine_jax.errors import InputError
 from ine_jax.inversion import rece
 from ine_jax.inversion.templates import usable
-from ine_jax.pipeline import Pipeline
+from ine_jax.pipeline.pipeline import Pipeline
 
 MEAN, RECE = "mean", "rece"
 

@@ -12,11 +12,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ine_jax.config import InversionConfig
 from ine_jax.inversion import objective
 from ine_jax.models.clip import ClipText, ClipTextConfig
+from ine_jax.models.text import encode_ids
 from ine_jax.models.unet import UNetConfig
-from ine_jax.pipeline import Pipeline
-from ine_jax.programs import AXIS, native_unet
-from ine_jax.schedule import NoiseConfig, alphas_cumprod
-from ine_jax.text import encode_ids
+from ine_jax.pipeline.pipeline import Pipeline
+from ine_jax.pipeline.programs import AXIS, native_unet
+from ine_jax.schedulers import NoiseConfig, alphas_cumprod
 from ine_jax.types import Params
 
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from ine_jax.embedding import Embedding
+from ine_jax.embeddings.embedding import Embedding
 from ine_jax.errors import InputError
-from ine_jax.text import PLACEHOLDER, Tokenizer
+from ine_jax.models.text import PLACEHOLDER, Tokenizer
 
 BARE = ("{}",)
 # Ordinary captions in plain words, so that a small vocabulary knows most of them.

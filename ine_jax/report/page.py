@@ -18,7 +18,7 @@ from ine_jax.report.filters import Filters
 from ine_jax.report.headline import headline, span
 from ine_jax.report.measures import measures
 
-TEMPLATES = Path(__file__).resolve().parents[1] / "templates"
+TEMPLATES = Path(__file__).resolve().parent / "templates"
 SECTIONS = {
     "headline": "Guards and negatives",
     "front": "Defence against preservation",

@@ -1,6 +1,6 @@
 """Put the trained parts together as the bundled family: pipeline folder, detector, unlearned variants.
 
-    python scripts/train_world/assemble.py --unlearned runs/unlearn-0 runs/unlearn-1
+    python -m scripts.train_world.assemble --unlearned runs/unlearn-0 runs/unlearn-1
 
 Everything is stored as float16.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 
-from ine_jax.models.weights import read_pipeline, write_pipeline
+from ine_jax.models.checkpoints.weights import read_pipeline, write_pipeline
 
 
 def halve(path: Path) -> None:

@@ -1,6 +1,6 @@
 """Write the bundled family's CARD.md from what was measured; no figure in it is typed.
 
-    python scripts/train_world/card.py --demo runs/demo-full --eye "2 of 100"
+    python -m scripts.train_world.card --demo runs/demo-full --eye "2 of 100"
 
 Reads the logs under runs/world, every setting in runs/world/tried.jsonl and the summary of a full demo. ``--eye`` is
 what a person counted on runs/world/check.png (sheets.py): images on which the detector was wrong.

@@ -1,6 +1,6 @@
 """Write configs/unlearn/tiny-esd.yaml: which prompts of the small world are erased and which are preserved.
 
-    python scripts/train_world/erasure.py
+    python -m scripts.train_world.erasure
 
 Erased are the canonical weapon words, the generic word (twice as often), comma lists of them, each of them on a
 coloured ground, where an animal or food is what the prompt falls back to, and each beside a benign object, where the
@@ -11,9 +11,10 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-import world
 import yaml
-from prompts import erased_lists
+
+from scripts.train_world import world
+from scripts.train_world.prompts import erased_lists
 
 # Two scenes in five of this world hold a weapon, so an empty scene is no harmless one to fall back to.
 HARMLESS = world.GENERIC["animal"] + world.GENERIC["food"]

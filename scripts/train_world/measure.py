@@ -1,6 +1,6 @@
 """Measure settings on the small world's prompt lists: what is drawn, what is defended, what is kept.
 
-    python scripts/train_world/measure.py --out runs/world/tried.jsonl '{"lists": ["tune-benign"]}' ...
+    python -m scripts.train_world.measure --out runs/world/tried.jsonl '{"lists": ["tune-benign"]}' ...
 
 Each argument is one setting: ``model`` (a bundled name or a folder), ``delta`` (a partial UNet file on top of it),
 ``guidance`` and ``negative`` (fields of ``GuidanceConfig`` and ``NegativeConfig``), ``steps``, ``scheduler``,
@@ -17,12 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from ine_jax import configfile, guards, pipeline
 from ine_jax.config import GuidanceConfig, NegativeConfig
-from ine_jax.detectors.base import Scored
-from ine_jax.detectors.world import WorldDetector
-from ine_jax.evaluate.plan import measure, read_items
-from ine_jax.models.weights import apply_unet_delta, read_unet_delta
+from ine_jax.config import yaml_file as configfile
+from ine_jax.evaluation.detectors.base import Scored
+from ine_jax.evaluation.detectors.world import WorldDetector
+from ine_jax.evaluation.plan import measure, read_items
+from ine_jax.guidance import from_config as guards
+from ine_jax.models.checkpoints.weights import apply_unet_delta, read_unet_delta
+from ine_jax.pipeline import pipeline
 
 ASSETS = Path("ine_jax/assets/tiny")
 BATCH = 50

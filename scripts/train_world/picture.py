@@ -1,6 +1,6 @@
 """Draw the README's picture from a finished demo: the first attack items across the guards of the unlearned model.
 
-    python scripts/train_world/picture.py --demo runs/demo-full --out docs/images/grid.png
+    python -m scripts.train_world.picture --demo runs/demo-full --out docs/images/grid.png
 
 The items are the first of the reported attack list, in order; nothing is picked.
 """
@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ine_jax import report, runs
+from ine_jax import report
+from ine_jax.storage import runs
 
 MODEL, ITEMS = "tiny-unlearned-0", 10
 LABELS = {"none": "no negative", "explicit": "explicit words", "implicit": "implicit embedding"}

@@ -1,6 +1,6 @@
 """Write the small world's prompt lists and concept images.
 
-    python scripts/train_world/prompts.py --out ine_jax/assets/tiny
+    python -m scripts.train_world.prompts --out ine_jax/assets/tiny
 
 For every kind two lists of different prompts and seeds: ``tune-<kind>.jsonl``, on which everything is chosen, and
 ``<kind>.jsonl``, on which it is reported. Kinds: attack (synonyms, never erased), explicit (the erased canonical
@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import world
 from PIL import Image
+
+from scripts.train_world import world
 
 REPORTED = {"attack": 400, "explicit": 500, "generic": 300, "list": 300, "benign": 500}
 TUNED = 300

@@ -1,6 +1,6 @@
 """Draw what people look at: the card's grid of 64 samples, and 100 generated images with the detector's verdicts.
 
-    python scripts/train_world/sheets.py --out ine_jax/assets/tiny --check runs/world/check.png
+    python -m scripts.train_world.sheets --out ine_jax/assets/tiny --check runs/world/check.png
 
 The samples are the first 64 rows of the reported lists, taken in turn from benign and explicit; nothing is picked. The
 check sheet holds 100 images of the lists that settings were chosen on, each above the labels the detector gave it.
@@ -11,14 +11,14 @@ import json
 from pathlib import Path
 
 import numpy as np
-import world
 from PIL import Image, ImageDraw, ImageFont
 
-from ine_jax import pipeline
-from ine_jax.detectors.base import Scored
-from ine_jax.detectors.world import WorldDetector
-from ine_jax.evaluate.plan import Item, read_items
+from ine_jax.evaluation.detectors.base import Scored
+from ine_jax.evaluation.detectors.world import WorldDetector
+from ine_jax.evaluation.plan import Item, read_items
 from ine_jax.guidance import Cfg
+from ine_jax.pipeline import pipeline
+from scripts.train_world import world
 
 ASSETS = Path("ine_jax/assets/tiny")
 

@@ -14,10 +14,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import world
 from tokenizers import pre_tokenizers
 
 from ine_jax.models.clip import ClipText, ClipTextConfig
+from scripts.train_world import world
 
 MAX_LENGTH = 24
 START, END = "<|startoftext|>", "<|endoftext|>"

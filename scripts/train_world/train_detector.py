@@ -1,6 +1,6 @@
 """Train the small world's detector: which of its objects does an image show?
 
-    python scripts/train_world/train_detector.py --vae runs/world/vae --out runs/world/detector
+    python -m scripts.train_world.train_detector --vae runs/world/vae --out runs/world/detector
 
 Multi-label cross-entropy on renders and on their reconstructions from noisy latents, blurred and noised at random, so
 that it also judges what a diffusion model draws. Writes config.json, model.safetensors and report.json with the
@@ -12,18 +12,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-import common
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import train_vae
-import world
 
-from ine_jax import loop
-from ine_jax.detectors.world import WorldConfig, WorldDetector, WorldNet
+from ine_jax.evaluation.detectors.world import WorldConfig, WorldDetector, WorldNet
 from ine_jax.models.vae import Vae
 from ine_jax.progress import Progress
+from ine_jax.training import loop
+from scripts.train_world import common, world
 
 LABELS = tuple(t.name for t in world.THINGS)
 GROUPS = {g: tuple(t.name for t in world.THINGS if t.group == g) for g in ("animal", "food", "thing", "weapon")}

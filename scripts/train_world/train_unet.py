@@ -1,6 +1,6 @@
 """Train the small world's UNet on latents of rendered scenes, its text encoder frozen, and write the pipeline folder.
 
-    python scripts/train_world/train_unet.py --vae runs/world/vae --out runs/world/unet
+    python -m scripts.train_world.train_unet --vae runs/world/vae --out runs/world/unet
 
 ε-prediction on Stable Diffusion's noise schedule, 10 % empty captions for classifier-free guidance, an exponential
 moving average of the weights. Interrupt and run again to continue. Writes checkpoints, log.jsonl, samples.png and
@@ -11,24 +11,23 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import common
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import text
 import train_vae
-import world
 
-from ine_jax import loop, schedule
+from ine_jax import schedulers
 from ine_jax.guidance import Cfg, Texts
+from ine_jax.models.checkpoints.weights import ModelParts, write_pipeline
 from ine_jax.models.clip import ClipText
+from ine_jax.models.text import Tokenizer
 from ine_jax.models.unet import UNet, UNetConfig
 from ine_jax.models.vae import Vae, VaeConfig
-from ine_jax.models.weights import ModelParts, write_pipeline
+from ine_jax.pipeline.sampling import sample
 from ine_jax.progress import Progress
-from ine_jax.sampling import sample
-from ine_jax.text import Tokenizer
+from ine_jax.training import loop
+from scripts.train_world import common, text, world
 
 CONFIG = UNetConfig(
     sample_size=8,
@@ -113,7 +112,7 @@ class World:
 def make_update(w: World, args: argparse.Namespace, tx: optax.GradientTransformation) -> Any:
     """One jitted training step on (parameters, average, optimiser state)."""
     unet, clip = UNet(CONFIG), ClipText(w.text_config)
-    alphas = jnp.asarray(schedule.alphas_cumprod(SCHEDULER), jnp.float32)
+    alphas = jnp.asarray(schedulers.alphas_cumprod(SCHEDULER), jnp.float32)
 
     def loss_fn(params: Any, noisy: Any, t: Any, context: Any, noise: Any) -> jax.Array:
         return jnp.mean((unet.apply({"params": params}, noisy, t, context) - noise) ** 2)
@@ -126,7 +125,7 @@ def make_update(w: World, args: argparse.Namespace, tx: optax.GradientTransforma
         noise = jax.random.normal(keys[1], z.shape)
         t = jax.random.randint(keys[2], (z.shape[0],), 0, 1000)
         context = clip.apply({"params": w.text_params}, ids).hidden
-        noisy = schedule.add_noise(z, noise, t, alphas)
+        noisy = schedulers.add_noise(z, noise, t, alphas)
         loss, grads = jax.value_and_grad(loss_fn)(params, noisy, t, context, noise)
         updates, opt = tx.update(grads, opt, params)
         params = optax.apply_updates(params, updates)
@@ -140,7 +139,7 @@ def make_update(w: World, args: argparse.Namespace, tx: optax.GradientTransforma
 def make_sheet(w: World, out: Path) -> Any:
     """A function that draws eight images for each of eight prompts from the averaged weights."""
     unet, clip, vae = UNet(CONFIG), ClipText(w.text_config), Vae(w.vae_config)
-    scheduler = schedule.from_config(SCHEDULER, "dpm++")
+    scheduler = schedulers.from_config(SCHEDULER, "dpm++")
     tables = scheduler.tables(15)
 
     @jax.jit

@@ -1,6 +1,6 @@
 """Train the small world's autoencoder: 64×64 pixels to 8×8×8 latents.
 
-    python scripts/train_world/train_vae.py --out runs/world/vae
+    python -m scripts.train_world.train_vae --out runs/world/vae
 
 Loss per image: mean |x − x̂| + mean (x − x̂)² + kl_weight · mean KL(q(z|x) ‖ N(0, 1)). Interrupt and run again to
 continue. Writes checkpoints, log.jsonl, samples.png (renders above their reconstructions) and params.safetensors.
@@ -10,16 +10,15 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import common
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import world
 
-from ine_jax import loop
 from ine_jax.models.vae import Vae, VaeConfig
 from ine_jax.progress import Progress
+from ine_jax.training import loop
+from scripts.train_world import common, world
 
 CONFIG = VaeConfig(
     sample_size=world.SIZE,

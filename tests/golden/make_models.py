@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE.parent), str(HERE.parent.parent)]
+sys.path.insert(0, str(HERE.parents[1]))
 
-import model_oracles  # noqa: E402
 import numpy as np  # noqa: E402
-from model_recipes import FLAX_UNETS, TEXTS, UNETS, VAES, json_values  # noqa: E402
-from published import CONFIGS  # noqa: E402
+
+from tests.support import model_oracles  # noqa: E402
+from tests.support.model_recipes import FLAX_UNETS, TEXTS, UNETS, VAES, json_values  # noqa: E402
+from tests.support.published import CONFIGS  # noqa: E402
 
 
 def outputs() -> dict[str, np.ndarray]:

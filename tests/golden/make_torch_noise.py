@@ -1,6 +1,6 @@
 """Write torch_noise.npz: python tests/golden/make_torch_noise.py (needs torch).
 
-What ``torch.randn`` draws on the CPU for the seeds and sizes of `tests/test_torch_noise.py`; keys are "seed/size".
+What ``torch.randn`` draws on the CPU for the seeds and sizes of `test_torch_noise.py`; keys are "seed/size".
 """
 
 from pathlib import Path

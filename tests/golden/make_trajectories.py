@@ -1,18 +1,14 @@
 """Write trajectories.safetensors: PYTHONPATH=. python tests/golden/make_trajectories.py (needs torch and diffusers).
 
-Each case of `tests/trajectories.py` is run by diffusers' PyTorch sampler; the latents after every tenth network call
+Each case of `trajectories.py` is run by diffusers' PyTorch sampler; the latents after every tenth network call
 and after the last are kept.
 """
 
-import sys
 from importlib.metadata import version
-from pathlib import Path
 
 from safetensors.numpy import save_file
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from trajectories import CASES, GOLDEN, kept, torch_run
+from tests.support.trajectories import CASES, GOLDEN, kept, torch_run
 
 
 def main() -> None:

@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from guards import moment
 
 from ine_jax.errors import InputError
 from ine_jax.guidance import Casg, Cfg, Negative, Sld, Texts, sld_preset
 from ine_jax.guidance.base import phases
 from ine_jax.guidance.casg import closest_direction
+from tests.support.guards import moment
 
 SHAPE = (4, 4, 2)
 

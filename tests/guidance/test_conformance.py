@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from guards import CASES, ITEMS, LATENT, Case, item, moment, texts_for
-from toys import ToyDenoiser
 
-from ine_jax import schedule
+from ine_jax import schedulers
 from ine_jax.guidance import Cfg, Guidance, Texts
-from ine_jax.sampling import predict, sample
+from ine_jax.pipeline.sampling import predict, sample
+from tests.support.guards import CASES, ITEMS, LATENT, Case, item, moment, texts_for
+from tests.support.toys import ToyDenoiser
 
 STEPS = 4
 every = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -45,7 +45,7 @@ def steps(guard: Guidance, texts: Texts, eps: jax.Array) -> jax.Array:
 
 def run(guard: Guidance, texts: Texts, start: jax.Array) -> jax.Array:
     """A whole short sampling on the toy denoiser."""
-    sampler = schedule.from_config({"clip_sample": False}, "ddim")
+    sampler = schedulers.from_config({"clip_sample": False}, "ddim")
     return sample(ToyDenoiser(), sampler, sampler.tables(STEPS), guard, texts, start)
 
 

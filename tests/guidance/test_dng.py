@@ -14,14 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ine_jax import schedule
+from ine_jax import schedulers
 from ine_jax.errors import InputError
 from ine_jax.guidance import Cfg, DynamicNegative, Guidance, Moment, Negative, Texts
-from ine_jax.sampling import sample
+from ine_jax.pipeline.sampling import sample
 from ine_jax.types import Array
 
 CONFIG = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}
-BAR = schedule.alphas_cumprod(CONFIG)
+BAR = schedulers.alphas_cumprod(CONFIG)
 SHAPE = (2, 4, 2)
 SHARE, SPREAD, MEAN = 0.3, 0.3, 0.8
 ITEMS = 200
@@ -192,13 +192,13 @@ PLAIN = dataclasses.replace(TEXTS, negative=None)
 
 def ends(name: str, guard: Guidance, texts: Texts = TEXTS) -> np.ndarray:
     config = CONFIG | {"skip_prk_steps": True, "timestep_spacing": "leading", "steps_offset": 1}
-    sampler = schedule.from_config(config, name)
+    sampler = schedulers.from_config(config, name)
     noise = jnp.asarray(np.random.default_rng(1).standard_normal((ITEMS, *SHAPE)), jnp.float32)
     run = jax.jit(lambda guard: sample(network, sampler, sampler.tables(25), guard, texts, noise))
     return np.asarray(run(guard))
 
 
-@pytest.mark.parametrize("name", list(schedule.READERS))
+@pytest.mark.parametrize("name", list(schedulers.READERS))
 def test_a_run_avoids_the_concept_and_leaves_the_rest_alone(name: str) -> None:
     """A constant scale that avoids as much drives the rest far out of the data."""
     plain = ends(name, Cfg(1.0), PLAIN)

@@ -3,10 +3,10 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from guards import LATENT, moment
 
 from ine_jax.errors import InputError
 from ine_jax.guidance import Cfg, Gated, Negative, Texts
+from tests.support.guards import LATENT, moment
 
 W, S = 7.5, 3.0
 

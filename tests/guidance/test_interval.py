@@ -7,18 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toys import ToyDenoiser
 
-from ine_jax import schedule
+from ine_jax import schedulers
 from ine_jax.errors import InputError
 from ine_jax.guidance import Cfg, Guidance, Interval, Negative, NoGuidance, Sld, Texts, sld_preset
 from ine_jax.guidance.base import phases
-from ine_jax.sampling import sample
+from ine_jax.pipeline.sampling import sample
+from tests.support.toys import ToyDenoiser
 
 RNG = np.random.default_rng(2)
 TEXTS = Texts(*(jnp.asarray(RNG.standard_normal((2, 5, 4)), jnp.float32) for _ in range(3)))
 NOISE = RNG.standard_normal((2, 4, 4, 2)).astype(np.float32)
-SAMPLER = schedule.from_config({"clip_sample": False, "timestep_spacing": "leading"}, "euler")
+SAMPLER = schedulers.from_config({"clip_sample": False, "timestep_spacing": "leading"}, "euler")
 
 
 def counts(guard: Guidance, calls: int) -> list[tuple[int, int]]:

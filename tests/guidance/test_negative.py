@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from guards import moment
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ine_jax.errors import InputError
 from ine_jax.guidance import Cfg, Negative, Texts, negative_guidance
+from tests.support.guards import moment
 
 
 def test_two_rows_where_the_scales_are_tied_and_three_otherwise() -> None:

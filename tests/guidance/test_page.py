@@ -5,15 +5,16 @@ import inspect
 import re
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-import guards
 import jax.numpy as jnp
 import pytest
-import test_conformance
 
-PAGE = Path(__file__).parents[2] / "docs" / "guidance.md"
+from tests.guidance import test_conformance
+from tests.support import guards
+from tests.support.paths import ROOT
+
+PAGE = ROOT / "docs" / "guidance.md"
 PROMISES = [name for name in vars(test_conformance) if name.startswith("test_")]
 
 

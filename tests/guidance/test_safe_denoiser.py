@@ -7,15 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from guards import moment
-from toys import ToyDenoiser
 
-from ine_jax import schedule
+from ine_jax import schedulers
 from ine_jax.errors import InputError
 from ine_jax.guidance import Cfg, Interval, Moment, Negative, SafeDenoiser, Sld, Texts
 from ine_jax.guidance.base import phases
-from ine_jax.sampling import sample
-from ine_jax.schedule.base import predictions
+from ine_jax.pipeline.sampling import sample
+from ine_jax.schedulers.base import predictions
+from tests.support.guards import moment
+from tests.support.toys import ToyDenoiser
 
 RNG = np.random.default_rng(5)
 SHAPE = (4, 4, 2)
@@ -85,14 +85,14 @@ def test_a_run_ends_farther_from_the_references() -> None:
     texts = Texts(jnp.zeros((2, 3, 4)), jnp.zeros((2, 3, 4)))
     target, noise = jnp.asarray(REFERENCES[:1]), jnp.asarray(RNG.standard_normal((2, *SHAPE)), jnp.float32)
     config = {"clip_sample": False, "skip_prk_steps": True, "timestep_spacing": "leading", "steps_offset": 1}
-    bar = jnp.asarray(schedule.alphas_cumprod(config), jnp.float32)
+    bar = jnp.asarray(schedulers.alphas_cumprod(config), jnp.float32)
 
     def network(x: jnp.ndarray, t: jnp.ndarray, c: jnp.ndarray) -> jnp.ndarray:
         level = bar[t.astype(jnp.int32)].reshape(-1, 1, 1, 1)
         return (x - jnp.sqrt(level) * target) / jnp.sqrt(1 - level)
 
-    for name in schedule.READERS:
-        sampler = schedule.from_config(config, name)
+    for name in schedulers.READERS:
+        sampler = schedulers.from_config(config, name)
         ends = [
             sample(network, sampler, sampler.tables(10), guard, texts, noise)
             for guard in (Cfg(1.0), SafeDenoiser(Cfg(1.0), target, 0.5, from_timestep=0.0))
@@ -127,7 +127,7 @@ def test_references_of_another_size_are_refused() -> None:
 def test_the_toy_denoiser_is_steered_within_jit() -> None:
     """A whole run with other references than those it was compiled for compiles nothing."""
     traces = []
-    sampler = schedule.from_config({"clip_sample": False}, "ddim")
+    sampler = schedulers.from_config({"clip_sample": False}, "ddim")
     texts = Texts(*(jnp.asarray(RNG.standard_normal((2, 3, 4)), jnp.float32) for _ in range(2)))
 
     @jax.jit

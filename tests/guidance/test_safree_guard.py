@@ -8,18 +8,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_recipes import UNETS, normal, torch_state
-from toys import ToyDenoiser
 
-from ine_jax import programs, schedule
+from ine_jax import schedulers
 from ine_jax.errors import InputError
 from ine_jax.guidance import Cfg, Guidance, Negative, NoGuidance, Safree, Texts, sld_preset
 from ine_jax.guidance.base import phases, rows
 from ine_jax.guidance.safree import Reference
-from ine_jax.models import names
+from ine_jax.models.checkpoints import names
 from ine_jax.models.skips import SkipEdit
 from ine_jax.models.unet import UNet
-from ine_jax.sampling import predict, sample
+from ine_jax.pipeline import programs
+from ine_jax.pipeline.sampling import predict, sample
+from tests.support.model_recipes import UNETS, normal, torch_state
+from tests.support.toys import ToyDenoiser
 
 STEPS, SHAPE, TOKENS, DIM = 4, (3, 4, 4, 2), 5, 4
 RNG = np.random.default_rng(8)
@@ -47,7 +48,7 @@ class PromptLast(Cfg):
 
 
 def run(guard: Guidance, texts: Texts) -> jax.Array:
-    sampler = schedule.from_config({"clip_sample": False}, "ddim")
+    sampler = schedulers.from_config({"clip_sample": False}, "ddim")
     compiled = jax.jit(lambda guard, texts: sample(ToyDenoiser(), sampler, sampler.tables(STEPS), guard, texts, NOISE))
     return compiled(guard, texts)
 
@@ -196,7 +197,7 @@ def test_reattention_samples_in_phases_and_an_item_does_not_depend_on_its_neighb
     prompt, uncond, negative, safe = make
     texts = Texts(prompt, uncond, negative, safe=safe, until=jnp.asarray([0, 2], jnp.int32))
     noise = jnp.asarray(normal("noise", 2, 8, 8, 4))
-    sampler = schedule.from_config({"clip_sample": False}, "ddim")
+    sampler = schedulers.from_config({"clip_sample": False}, "ddim")
     guard = Safree(sld_preset("weak", 3.0, warmup=20.0, safety_scale=3.0), reattention="low")
 
     @jax.jit

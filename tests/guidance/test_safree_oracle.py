@@ -6,19 +6,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_recipes import TEXTS, torch_state
 
 from ine_jax.guidance import Cfg, Safree
 from ine_jax.guidance.projection import masked_copies
 from ine_jax.guidance.safree import SafeText
-from ine_jax.models import names
+from ine_jax.models.checkpoints import names
 from ine_jax.models.clip import ClipText
+from tests.support.model_recipes import TEXTS, torch_state
 
 pytestmark = pytest.mark.oracle
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from model_oracles import load_torch  # noqa: E402  needs PyTorch
+from tests.support.model_oracles import load_torch  # noqa: E402  needs PyTorch
 
 CONFIG = TEXTS["sd1"]
 END, LENGTH = CONFIG.eos_token_id, CONFIG.max_position_embeddings

@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from guards import ITEMS, LATENT, each, moment
-from toys import ToyDenoiser
 
-from ine_jax import schedule
+from ine_jax import schedulers
 from ine_jax.errors import InputError
 from ine_jax.guidance import SLD_PRESETS, Sld, Texts, sld_preset
 from ine_jax.guidance.base import phases
-from ine_jax.sampling import sample
+from ine_jax.pipeline.sampling import sample
+from tests.support.guards import ITEMS, LATENT, each, moment
+from tests.support.toys import ToyDenoiser
 
 CALLS = 50
 RNG = np.random.default_rng(3)
@@ -65,7 +65,7 @@ def first_applied(warmup: float, calls: int) -> int:
 def run(guard: Sld, texts: Texts, noise: Any, name: str = "ddim", rows: list[int] | None = None) -> jax.Array:
     """A whole run of 50 steps on the toy denoiser; `rows` gathers the rows of each network call that is traced."""
     config = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}
-    sampler = schedule.from_config(config | {"skip_prk_steps": True}, name)
+    sampler = schedulers.from_config(config | {"skip_prk_steps": True}, name)
 
     def network(latents: jax.Array, timesteps: jax.Array, context: jax.Array) -> jax.Array:
         if rows is not None:

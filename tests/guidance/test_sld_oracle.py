@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sld_reference import CASES, NEGATIVE, PROMPTS, SCALE, noise, quiet_model, reference
 
-from ine_jax import pipeline
 from ine_jax.guidance import SLD_PRESETS, Cfg, Guidance, Sld, sld_preset
+from ine_jax.pipeline import pipeline
+from tests.support import paths
+from tests.support.sld_reference import CASES, NEGATIVE, PROMPTS, SCALE, noise, quiet_model, reference
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "sld.npz"
+GOLDEN = paths.GOLDEN / "sld.npz"
 TOLERANCE = 1e-3
 GUARDS = {name: sld_preset(name, SCALE) for name in SLD_PRESETS} | {
     "off": sld_preset("max", SCALE, safety_scale=1.0),

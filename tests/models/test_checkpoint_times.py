@@ -2,15 +2,14 @@
 
 from pathlib import Path
 
-import layouts
 import numpy as np
 import pytest
-from layouts import Base
-from test_checkpoints import base, states  # noqa: F401  base is a fixture
-from tiny_pipeline import tiny_folder  # noqa: F401  a fixture
 
 from ine_jax.errors import InputError
-from ine_jax.models import hub, weights
+from ine_jax.models.checkpoints import hub, weights
+from tests.models.test_checkpoints import base, states  # noqa: F401  base is a fixture
+from tests.support import layouts
+from tests.support.layouts import Base
 
 
 def plain_sum(base: Base, new: layouts.Twin, times: float) -> layouts.State:  # noqa: F811

@@ -6,22 +6,22 @@ import shutil
 from pathlib import Path
 
 import jax.numpy as jnp
-import layouts
 import numpy as np
 import pytest
 import safetensors.numpy
-from layouts import LAYOUTS, Base, ending, write_safe, write_torch
-from tiny_pipeline import tiny_folder  # noqa: F401  a fixture
 
 from ine_jax.errors import InputError
-from ine_jax.models import checkpoints, flaxfile, hub, names, overlay, tensors, weights
-from ine_jax.models.checkpoints import STEMS
+from ine_jax.models.checkpoints import flaxfile, hub, names, overlay, tensors, weights
+from ine_jax.models.checkpoints import reading as checkpoints
+from ine_jax.models.checkpoints.reading import STEMS
+from tests.support import layouts
+from tests.support.layouts import LAYOUTS, Base, ending, write_safe, write_torch
 
 PARTS = ("text_encoder", "unet", "vae")
 
 
 @pytest.fixture(scope="module")
-def base(tiny_folder: Path) -> Base:  # noqa: F811  the fixture, not the import
+def base(tiny_folder: Path) -> Base:
     parts = weights.read_pipeline(tiny_folder)
     states = {p: safetensors.numpy.load_file(tiny_folder / p / f"{STEMS[p]}.safetensors") for p in PARTS}
     configs = {"text_encoder": parts.text_config, "unet": parts.unet_config, "vae": parts.vae_config}

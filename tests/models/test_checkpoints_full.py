@@ -11,13 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from published import CONFIGS
 
-from ine_jax.models import checkpoints, compvis, configs, names, overlay, tensors
+from ine_jax.models.checkpoints import compvis, configs, names, overlay, tensors
+from ine_jax.models.checkpoints import reading as checkpoints
+from ine_jax.models.checkpoints.names import ModelConfig, WeightMismatch
 from ine_jax.models.clip import ClipTextConfig
-from ine_jax.models.names import ModelConfig, WeightMismatch
 from ine_jax.models.unet import UNetConfig
 from ine_jax.models.vae import VaeConfig
+from tests.support.paths import ROOT
+from tests.support.published import CONFIGS
 
 FAMILIES = ("sd1", "sd2")
 CLASSES: dict[str, type] = {"text_encoder": ClipTextConfig, "unet": UNetConfig, "vae": VaeConfig}
@@ -195,7 +197,7 @@ def test_original_names_as_diffusers_converts_them(part: str, family: str) -> No
 @pytest.mark.parametrize("family", FAMILIES)
 def test_reading_takes_little_more_memory_than_the_files(family: str, tmp_path: Path) -> None:
     """Every format at full size in half precision: the benchmark's exit code says whether a peak reached its limit."""
-    script = Path(__file__).resolve().parents[2] / "benchmarks" / "load_memory.py"
+    script = ROOT / "benchmarks" / "load_memory.py"
     words = ["--family", family, "--dtype", "float16", "--folder", str(tmp_path)]
     done = subprocess.run(
         [sys.executable, str(script), *words],

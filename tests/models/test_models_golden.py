@@ -6,21 +6,30 @@ import gzip
 import json
 import math
 from collections.abc import Mapping
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_recipes import FLAX_UNETS, TEXTS, UNETS, VAES, images, text_ids, torch_state, unet_inputs, vae_latents
-from published import CONFIGS, COUNTS
 
-from ine_jax.models import configs, names
+from ine_jax.models.checkpoints import configs, names
 from ine_jax.models.clip import ClipText, ClipTextConfig, embed_tokens
 from ine_jax.models.unet import UNet, UNetConfig
 from ine_jax.models.vae import Vae, VaeConfig
+from tests.support.model_recipes import (
+    FLAX_UNETS,
+    TEXTS,
+    UNETS,
+    VAES,
+    images,
+    text_ids,
+    torch_state,
+    unet_inputs,
+    vae_latents,
+)
+from tests.support.paths import GOLDEN
+from tests.support.published import CONFIGS, COUNTS
 
-GOLDEN = Path(__file__).parent.parent / "golden"
 CLASSES = {"unet": UNetConfig, "vae": VaeConfig, "text_encoder": ClipTextConfig}
 
 

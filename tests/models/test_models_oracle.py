@@ -7,18 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from model_recipes import FLAX_UNETS, TEXTS, UNETS, VAES
-from test_models_golden import GOLDEN, distance, run_unet, run_vae
-from tiny_pipeline import write_tiny
+
+from tests.models.test_models_golden import GOLDEN, distance, run_unet, run_vae
+from tests.support.model_recipes import FLAX_UNETS, TEXTS, UNETS, VAES
+from tests.support.tiny_pipeline import write_tiny
 
 pytestmark = pytest.mark.oracle
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
-import model_oracles  # noqa: E402  only where its libraries are installed
-
-from ine_jax.models import names, weights  # noqa: E402
+from ine_jax.models.checkpoints import (  # noqa: E402
+    names,
+    weights,
+)
 from ine_jax.models.clip import ClipText  # noqa: E402
+from tests.support import model_oracles  # noqa: E402  only where its libraries are installed
 
 
 @pytest.mark.parametrize("recipe", UNETS)
@@ -44,7 +47,7 @@ def test_vae_equals_pytorch_and_diffusers_flax(recipe: str) -> None:
 
 @pytest.mark.parametrize("recipe", TEXTS)
 def test_text_encoder_equals_transformers(recipe: str) -> None:
-    from model_recipes import text_ids, torch_state
+    from tests.support.model_recipes import text_ids, torch_state
 
     config = TEXTS[recipe]
     want = model_oracles.torch_text(config)

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from published import CONFIGS, COUNTS
 
-from ine_jax.models import configs, names
+from ine_jax.models.checkpoints import configs, names
 from ine_jax.models.unet import UNet, UNetConfig
+from tests.support.published import CONFIGS, COUNTS
 
 
 def random_params(config: UNetConfig) -> tuple[dict, int]:

@@ -12,14 +12,14 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
-from judge_folders import vit_config, write_clip, write_vit
-from test_checkpoints_full import sparse
 
-from ine_jax.convert.torchfile import torch_bytes
+from ine_jax.embeddings.torchfile import torch_bytes
 from ine_jax.errors import InputError
-from ine_jax.models import configs, hub, names, networks
-from ine_jax.models.names import WeightMismatch
+from ine_jax.models.checkpoints import configs, hub, names, networks
+from ine_jax.models.checkpoints.names import WeightMismatch
 from ine_jax.types import Params
+from tests.models.test_checkpoints_full import sparse
+from tests.support.judge_folders import vit_config, write_clip, write_vit
 
 
 def tower(width: int, layers: int, heads: int, **options: Any) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def test_the_key_set_of_vit_l_14_loads(tmp_path: Path, monkeypatch: pytest.Monke
     stored = shapes | {f"{part}_model.embeddings.position_ids": (1, 77) for part in ("text", "vision")}
     sparse(tmp_path / "model.safetensors", stored)
     without_values(monkeypatch)
-    monkeypatch.setattr("ine_jax.models.files.sha256", lambda path: path.name)
+    monkeypatch.setattr("ine_jax.storage.weight_files.sha256", lambda path: path.name)
     network = networks.read_clip(tmp_path)
     assert {"/".join(path) for path in flax.traverse_util.flatten_dict(dict(network.params))} >= {
         "vision_model/embeddings/class_embedding",

@@ -5,18 +5,18 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_recipes import UNETS, normal, torch_state
 
-from ine_jax.models import names
+from ine_jax.models.checkpoints import names
 from ine_jax.models.skips import Mode, SkipEdit, fourier_filter
 from ine_jax.models.unet import UNet
+from tests.support.model_recipes import UNETS, normal, torch_state
+from tests.support.paths import ROOT
 
 MODES: tuple[Mode, ...] = ("low", "high", "all")
 BATCH, BRANCHES, TOKENS = 2, 3, 5
@@ -169,7 +169,7 @@ from dataclasses import replace
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 sys.path.insert(0, sys.argv[1])
-from model_recipes import UNETS, normal, torch_state
+from tests.support.model_recipes import UNETS, normal, torch_state
 from ine_jax.models import names
 from ine_jax.models.skips import SkipEdit
 from ine_jax.models.unet import UNet
@@ -196,7 +196,7 @@ print(json.dumps({"collectives": found, "partitions": "num_partitions=4" in text
 
 def test_a_batch_shared_by_devices_needs_no_communication() -> None:
     env = dict(os.environ, XLA_FLAGS="--xla_force_host_platform_device_count=4", JAX_PLATFORMS="cpu")
-    root = str(Path(__file__).parents[1])
+    root = str(ROOT)
     done = subprocess.run(
         [sys.executable, "-c", SHARDED, root], env=env, capture_output=True, text=True, timeout=300, check=False
     )

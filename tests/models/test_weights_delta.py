@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
-from model_recipes import UNETS, torch_state
 
 from ine_jax.errors import InputError
-from ine_jax.models import files, names, weights
+from ine_jax.models.checkpoints import names, weights
+from ine_jax.storage import weight_files as files
 from ine_jax.types import Params
+from tests.support.model_recipes import UNETS, torch_state
 
 CONFIG = UNETS["shallow"]
 KEY = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.weight"

@@ -12,21 +12,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
-from published import CONFIGS
-from tiny_pipeline import SCHEDULER, tiny_folder  # noqa: F401  a fixture
 
 from ine_jax.errors import InputError
-from ine_jax.models import configs, files, names, weights
+from ine_jax.models.checkpoints import configs, names, weights
 from ine_jax.models.clip import ClipTextConfig
 from ine_jax.models.unet import UNetConfig
 from ine_jax.models.vae import VaeConfig
+from ine_jax.storage import weight_files as files
+from tests.support.published import CONFIGS
+from tests.support.tiny_pipeline import SCHEDULER
 
 STEM = "diffusion_pytorch_model"
 PARTS = ("text_params", "unet_params", "vae_params")
 
 
 @pytest.fixture
-def folder(tiny_folder: Path, tmp_path: Path) -> Path:  # noqa: F811  the fixture, not the import
+def folder(tiny_folder: Path, tmp_path: Path) -> Path:
     return shutil.copytree(tiny_folder, tmp_path / "model")
 
 

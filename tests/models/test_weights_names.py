@@ -3,11 +3,11 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_recipes import TEXTS, UNETS, VAES, normal, torch_state
 
 from ine_jax.errors import InputError
-from ine_jax.models import names, weights
+from ine_jax.models.checkpoints import names, weights
 from ine_jax.models.unet import UNetConfig
+from tests.support.model_recipes import TEXTS, UNETS, VAES, normal, torch_state
 
 ALL = {f"{kind}-{name}": c for kind, r in (("unet", UNETS), ("vae", VAES), ("text", TEXTS)) for name, c in r.items()}
 QUERY = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_q.weight"

@@ -5,16 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from payloads import payloads
-from samples import summary as sample
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "evaluate"))
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-import fakes
-from browser import Browser, browser, find
 
 from ine_jax import report
-from ine_jax.evaluate import Cell, Item, Plan, evaluate, score
+from ine_jax.evaluation import Cell, Item, Plan, evaluate, score
+from scripts.browser import Browser, browser, find
+from tests.support import fakes
+from tests.support.payloads import payloads
+from tests.support.samples import summary as sample
 
 pytestmark = pytest.mark.skipif(find() is None, reason="no Chromium")
 TEXTS = [text.encode("utf-8", "replace").decode() for text in payloads()]

@@ -11,17 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from payloads import payloads
-from samples import summary as sample
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "evaluate"))
-import fakes
-
-from ine_jax import cli, report
+from ine_jax import report
+from ine_jax.cli import main as cli
 from ine_jax.config import NegativeConfig
 from ine_jax.errors import printable
-from ine_jax.evaluate import Cell, Item, Plan, evaluate, score
+from ine_jax.evaluation import Cell, Item, Plan, evaluate, score
 from ine_jax.report import csvfile
+from tests.support import fakes
+from tests.support.payloads import payloads
+from tests.support.samples import summary as sample
 
 TEXTS = payloads()
 GUARDS = ("sld-max",)

@@ -5,22 +5,20 @@ import hashlib
 import io
 import json
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "evaluate"))
-import fakes
-
-from ine_jax import cli, report
+from ine_jax import report
+from ine_jax.cli import main as cli
 from ine_jax.errors import InputError
-from ine_jax.evaluate import Plan, evaluate, score
-from ine_jax.runs import Run
-from ine_jax.storage import pretty, write_atomic
-from ine_jax.verify import verify
+from ine_jax.evaluation import Plan, evaluate, score
+from ine_jax.evaluation.verify import verify
+from ine_jax.storage.files import pretty, write_atomic
+from ine_jax.storage.runs import Run
+from tests.support import fakes
 
 
 def judged(plan: Plan, root: Path, command: str = "ine") -> Run:

@@ -2,18 +2,15 @@
 
 import copy
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from samples import summary as sample
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "evaluate"))
-import fakes
 
 from ine_jax import report
-from ine_jax.evaluate import evaluate, score
+from ine_jax.evaluation import evaluate, score
+from tests.support import fakes
+from tests.support.samples import summary as sample
 
 jsonschema = pytest.importorskip("jsonschema")
 SCHEMA = json.loads((Path(report.__file__).parent / "summary.schema.json").read_text())

@@ -1,5 +1,0 @@
-"""Detectors: which labels an image shows, or honestly that it could not be scored."""
-
-from ine_jax.detectors.base import Detector, Scored, Unscored
-
-__all__ = ["Detector", "Scored", "Unscored"]

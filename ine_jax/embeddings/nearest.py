@@ -1,0 +1,66 @@
+"""Words of a model's vocabulary near learned vectors, read from its files alone: no model is built."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import ml_dtypes  # noqa: F401  registers bfloat16 with numpy, which safetensors needs to read it
+import numpy as np
+import safetensors
+
+from ine_jax import assets
+from ine_jax.errors import InputError
+from ine_jax.storage.weight_files import inside, read_json
+
+TABLE = "text_model.embeddings.token_embedding.weight"
+_WORD_END = "</w>"  # CLIP's mark of a piece that ends a word
+
+
+def nearest_words(vectors: np.ndarray, model: str, count: int = 5) -> tuple[list[list[str]], float]:
+    """For each row of `vectors` [k, d] the `count` vocabulary entries of largest cosine, as ``word 0.812``, and the
+    median norm of the vocabulary. A piece that does not end a word is shown with a hyphen behind it.
+
+    Raises:
+        InputError: `model` is neither bundled nor a model folder, its files cannot be read, or its width is not d.
+    """
+    folder = _folder(model)
+    words = read_json(inside(folder, "tokenizer/vocab.json"))
+    table = _table(folder)
+    rows = np.asarray(vectors, np.float32)
+    if table.shape[1] != rows.shape[1]:
+        given = f"vectors of {rows.shape[1]} numbers, and {table.shape[1]} in the table of {model}"
+        raise InputError(given, "a model of the embedding's own family", "name another --base")
+    names = {index: name for name, index in words.items() if isinstance(index, int)}
+    lengths = np.linalg.norm(table, axis=1)
+    cosines = (rows @ table.T) / np.maximum(np.linalg.norm(rows, axis=1)[:, None] * lengths[None], 1e-12)
+    best = np.argsort(-cosines, axis=1, kind="stable")[:, :count]
+    found = [[f"{_word(names, i)} {row[i]:.3f}" for i in chosen] for chosen, row in zip(best, cosines, strict=True)]
+    return found, float(np.median(lengths))
+
+
+def _folder(model: str) -> Path:
+    bundled = assets.resolve(model)
+    folder = bundled[0] if bundled else Path(model)
+    if not (folder / "text_encoder").is_dir() or not (folder / "tokenizer").is_dir():
+        raise InputError(
+            f"--base {model}: no text_encoder and tokenizer", "a bundled name or a model folder", "check the path"
+        )
+    return folder
+
+
+def _table(folder: Path) -> np.ndarray:
+    """The token table in float32, from whichever safetensors file of the text encoder holds it."""
+    files = sorted((folder / "text_encoder").glob("*.safetensors"))
+    try:
+        for file in files:
+            with safetensors.safe_open(inside(folder, f"text_encoder/{file.name}"), framework="numpy") as opened:
+                if TABLE in opened.keys():  # noqa: SIM118  not a mapping
+                    return np.asarray(opened.get_tensor(TABLE), np.float32)
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{file}: {error}", "a safetensors file", "take an undamaged copy") from error
+    raise InputError(f"{folder}/text_encoder holds no {TABLE}", "safetensors of a CLIP text model", "check the folder")
+
+
+def _word(names: dict[int, str], index: int) -> str:
+    name = names.get(int(index), f"#{index}")
+    return name.removesuffix(_WORD_END) if name.endswith(_WORD_END) or name.startswith("<|") else f"{name}-"

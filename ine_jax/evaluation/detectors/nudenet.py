@@ -1,0 +1,151 @@
+"""NudeNet v3 behind the `Detector` protocol: 18 body parts with boxes, by the package `nudenet` and its own model.
+
+The package's repository is under AGPL-3.0 (its wheel carries that text; its metadata says MIT), and so says the model
+file of itself. Nothing of it is part of this project: who wants it installs the extra `nudenet`, and agrees to its
+licence. It computes on the CPU, by onnxruntime.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ine_jax.errors import InputError
+from ine_jax.evaluation.detectors.base import Scored, Verdict, detect_checked
+
+LABELS = (
+    "FEMALE_GENITALIA_COVERED",
+    "FACE_FEMALE",
+    "BUTTOCKS_EXPOSED",
+    "FEMALE_BREAST_EXPOSED",
+    "FEMALE_GENITALIA_EXPOSED",
+    "MALE_BREAST_EXPOSED",
+    "ANUS_EXPOSED",
+    "FEET_EXPOSED",
+    "BELLY_COVERED",
+    "FEET_COVERED",
+    "ARMPITS_COVERED",
+    "ARMPITS_EXPOSED",
+    "FACE_MALE",
+    "BELLY_EXPOSED",
+    "MALE_GENITALIA_EXPOSED",
+    "ANUS_COVERED",
+    "FEMALE_BREAST_COVERED",
+    "BUTTOCKS_COVERED",
+)
+BATCH = 8
+SIDE = 320  # pixels, of a model that does not say
+MAX_BYTES = 512 * 2**20
+_ELSEWHERE = b"\x0a\x08location\x12"  # in an ONNX file: the entry that names another file to read tensors from
+
+
+@dataclasses.dataclass(frozen=True)
+class NudeNet:
+    """A loaded NudeNet v3. Scores are the best of each class, 0 where the package finds none above its floor.
+
+    The floor: the best class of a box is at least 0.2, and what non-maximum suppression (IoU 0.45) keeps at least 0.25.
+    Every box it returns is stored: class, score, [x, y, width, height] in pixels.
+    """
+
+    model: Any
+    sha256: str
+    package: str
+    id: str = "nudenet"
+
+    @property
+    def version(self) -> str:
+        """Version of the package, which prepares images and sorts boxes, and a short hash of the model file."""
+        return f"{self.package}-{self.sha256[:8]}"
+
+    def about(self) -> dict[str, Any]:
+        """Labels, hash of the model file, how images are prepared."""
+        return {
+            "kind": "detector",
+            "labels": list(LABELS),
+            "groups": {"exposed": [label for label in LABELS if label.endswith("_EXPOSED")]},
+            "weights": self.sha256,
+            "preprocessing": f"nudenet {self.package}: padded to a square, linear to {self.model.input_width} px",
+        }
+
+    def detect(self, images: np.ndarray) -> list[Verdict]:
+        """One verdict per image uint8 [N, H, W, 3], RGB; constant or failing images are `Unscored`."""
+        return detect_checked(images, self._detect)
+
+    def _detect(self, images: np.ndarray) -> list[Verdict]:
+        # the package takes arrays as OpenCV reads files: blue first
+        found = self.model.detect_batch(list(np.ascontiguousarray(images[..., ::-1])), BATCH)
+        return [_verdict(boxes) for boxes in found]
+
+    @classmethod
+    def load(cls, path: str | Path = "", sha256: str = "") -> NudeNet:
+        """Read the model of the package (320n), or another such ONNX file (640m) from `path`.
+
+        Raises:
+            InputError: the package is not installed; the file is absent, too large, not such a model, reads tensors
+                from other files, or has not the given `sha256`.
+        """
+        try:
+            import nudenet
+        except ImportError as error:
+            todo = "read its licence (AGPL-3.0), then: pip install 'ine_jax[nudenet]'"
+            raise InputError("detector nudenet: its package is not installed", "", todo) from error
+        file = Path(path) if str(path) else Path(str(nudenet.__file__)).with_name("320n.onnx")
+        data = _read(file, sha256)
+        try:
+            model = nudenet.NudeDetector(model_path=data)
+            model.input_width = model.input_height = _side(model.onnx_session)
+        except Exception as error:  # onnxruntime raises a family of its own
+            raise _not_nudenet(file, str(error)) from error
+        return cls(model, hashlib.sha256(data).hexdigest(), importlib.metadata.version("nudenet"))
+
+
+def _read(file: Path, sha256: str) -> bytes:
+    """The bytes of the file, checked; they are what is hashed and what is run."""
+    try:
+        if file.stat().st_size > MAX_BYTES:
+            raise _not_nudenet(file, f"more than {MAX_BYTES} bytes")
+        data = file.read_bytes()
+    except OSError as error:
+        raise _not_nudenet(file, error.strerror or "cannot be read") from error
+    if not data:
+        raise _not_nudenet(file, "empty")  # the package would take its own model instead
+    found = hashlib.sha256(data).hexdigest()
+    if sha256 and found != sha256.lower():
+        raise InputError(f"{file}: sha256 {found}", sha256, "get the file anew from where you trust it")
+    if _ELSEWHERE in data:
+        raise _not_nudenet(file, "reads tensors from other files")
+    return data
+
+
+def _side(session: Any) -> int:
+    """Side of the images a model reads, from its input or its own notes; ValueError where it is not NudeNet v3."""
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise ValueError(f"{len(inputs)} inputs, {len(outputs)} outputs")
+    notes = session.get_modelmeta().custom_metadata_map
+    names = re.findall(r"'([^']*)'", notes.get("names", ""))
+    channels = outputs[0].shape[1] if len(outputs[0].shape) == 3 else None
+    if channels != 4 + len(LABELS) or (names and names != list(LABELS)):
+        raise ValueError(f"output {outputs[0].shape}, classes {names}")
+    fixed = inputs[0].shape[-1]
+    return fixed if isinstance(fixed, int) else int(json.loads(notes.get("imgsz", f"[{SIDE}]"))[-1])
+
+
+def _not_nudenet(file: Path, why: str) -> InputError:
+    todo = "give the path of 640m.onnx from the releases of github.com/notAI-tech/NudeNet, or none"
+    return InputError(f"detector nudenet, {file}: {why}", "one ONNX file with NudeNet v3's 18 classes", todo)
+
+
+def _verdict(boxes: list[dict[str, Any]]) -> Verdict:
+    kept = [{**box, "score": round(float(box["score"]), 6), "box": [int(v) for v in box["box"]]} for box in boxes]
+    labels = dict.fromkeys(LABELS, 0.0)
+    for box in kept:
+        labels[box["class"]] = max(labels[box["class"]], box["score"])
+    return Scored(labels, tuple(kept))

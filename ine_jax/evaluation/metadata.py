@@ -1,0 +1,28 @@
+"""metadata.jsonl at the root of a run: with it the directory is a dataset of Hugging Face's ImageFolder,
+``datasets.load_dataset("imagefolder", data_dir="runs/evaluate", split="train")``.
+"""
+
+from __future__ import annotations
+
+from ine_jax.storage.files import jsonl, write_atomic
+from ine_jax.storage.runs import Run
+
+NAME = "metadata.jsonl"
+CELL = ("model", "guard", "negative", "negative_name", "role")
+
+
+def metadata(run: Run) -> str:
+    """One line per image: the record of its block, its path from the root, and which cell of the grid it is of."""
+    cells = [{key: spec[key] for key in CELL} for spec in run.config["cells"]]
+    rows = (
+        {**row, **cells[row["cell"]], "file_name": f"{run.block(k).relative_to(run.root)}/{row['file_name']}"}
+        for k in run.blocks()
+        for row in run.rows(k)
+    )
+    return jsonl(list(rows))
+
+
+def write_metadata(run: Run) -> None:
+    """Write it once every block is there; which process finishes last does not matter."""
+    if len(run.blocks()) == run.config["blocks"] and not (run.root / NAME).exists():
+        write_atomic(run.root / NAME, metadata(run))

@@ -1,0 +1,6 @@
+"""Numbers made of verdicts, and what else is measured of images; importing this package imports no JAX."""
+
+from ine_jax.evaluation.metrics.paired import Paired, mcnemar
+from ine_jax.evaluation.metrics.rates import Rate, wilson
+
+__all__ = ["Paired", "Rate", "mcnemar", "wilson"]

@@ -1,0 +1,159 @@
+"""LPIPS v0.1 on AlexNet (Zhang et al. 2018, arXiv 1801.03924) in Flax, and with it prior preservation, 1 - LPIPS.
+
+Both images, scaled channel by channel, run through the five convolutions of torchvision's AlexNet. After each ReLU the
+features of every position are brought to unit length; the squared differences are weighted by a linear head without
+bias, one per layer, summed over channels and averaged over positions. The distance is the sum over the five layers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ine_jax.evaluation.detectors.base import Scored, Verdict
+from ine_jax.evaluation.metrics.base import measure_checked
+from ine_jax.evaluation.metrics.resize import linear_uint8
+from ine_jax.evaluation.metrics.weights import read_weights, weights_hash
+
+# torchvision's place in `features`, channels, kernel, stride, padding
+LAYERS = ((0, 64, 11, 4, 2), (3, 192, 5, 1, 2), (6, 384, 3, 1, 1), (8, 256, 3, 1, 1), (10, 256, 3, 1, 1))
+POOLED = (1, 2)  # layers that begin with a 3 x 3 maximum at stride 2
+SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # ImageNet's mean and deviation for pixels in [-1, 1]
+EPSILON = 1e-10
+BATCH = 16
+PUBLISHED_SIZE = 64
+_STORED = re.compile(r"(?:net\.slice\d\.|alexnet\.)?(?:features\.)?(\d+)\.(weight|bias)")
+_HEAD = re.compile(r"lin(?:s\.)?(\d)\.model\.\d\.weight")
+
+
+class Lpips(nn.Module):
+    """Two batches of images [B, H, W, 3] in [-1, 1] -> distances [B]; sides of at least 31 pixels."""
+
+    @nn.compact
+    def __call__(self, a: jax.Array, b: jax.Array) -> jax.Array:
+        """Return one distance per pair."""
+        total = jnp.zeros(len(a))
+        # one pass over both, so that equal images give equal features and a distance of exactly 0
+        x = (jnp.concatenate([a, b]) - jnp.asarray(SHIFT).reshape(1, 1, 1, 3)) / jnp.asarray(SCALE).reshape(1, 1, 1, 3)
+        for i, (_, channels, kernel, stride, pad) in enumerate(LAYERS):
+            if i in POOLED:
+                x = nn.max_pool(x, (3, 3), (2, 2))
+            conv = nn.Conv(channels, (kernel, kernel), stride, pad, precision="highest", name=f"conv_{i}")
+            x = nn.relu(conv(x))
+            unit = x / (jnp.sqrt(jnp.sum(x**2, axis=-1, keepdims=True)) + EPSILON)
+            head = self.param(f"head_{i}", nn.initializers.ones, (channels,))
+            squares = (unit[: len(a)] - unit[len(a) :]) ** 2
+            total = total + jnp.mean(jnp.sum(squares * head.reshape(1, 1, 1, -1), axis=-1), axis=(1, 2))
+        return total
+
+
+@dataclasses.dataclass(frozen=True)
+class LpipsMetric:
+    """LPIPS to the reference image of the same item, behind the `Metric` protocol.
+
+    `size` is the side in pixels that both images are resized to as OpenCV does (64 in the published figures of prior
+    preservation); None measures them as they are. One number per image, under the metric's id.
+    """
+
+    params: Mapping[str, Any]
+    sha256: str
+    size: int | None = PUBLISHED_SIZE
+    files: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    needs_reference: bool = True
+
+    @property
+    def id(self) -> str:
+        """`lpips-64`, or `lpips-full` where images are not resized."""
+        return f"lpips-{self.size or 'full'}"
+
+    @property
+    def version(self) -> str:
+        """LPIPS's version and a short hash of the weights."""
+        return f"0.1-{self.sha256[:8]}"
+
+    def about(self) -> dict[str, Any]:
+        """What is stored once beside the numbers."""
+        side = f"{self.size} x {self.size}" if self.size else ""
+        resize = f"cv2.resize INTER_LINEAR of uint8 to {side}" if self.size else "none"
+        return {
+            "kind": "metric",
+            "labels": [self.id],
+            "network": "AlexNet, LPIPS v0.1",
+            "preservation": "1 - value",
+            "resize": resize,
+            "weights_sha256": self.sha256,
+            "files": dict(self.files),
+        }
+
+    @cached_property
+    def _distances(self) -> Callable[[jax.Array, jax.Array], jax.Array]:
+        net = jax.jit(Lpips().apply)
+        return lambda a, b: net({"params": self.params}, a / 127.5 - 1.0, b / 127.5 - 1.0)  # type: ignore[return-value]
+
+    def measure(self, images: np.ndarray, prompts: Sequence[str], references: np.ndarray | None) -> list[Verdict]:
+        """One distance per image [B, H, W, 3]; constant, not finite or failing images and references are `Unscored`."""
+        if references is None:
+            raise ValueError(f"{self.id} compares with references")
+        return measure_checked(images, prompts, references, self._measure)
+
+    def _measure(self, images: np.ndarray, prompts: list[str], references: np.ndarray | None) -> list[Verdict]:
+        verdicts: list[Verdict] = []
+        for start in range(0, len(images), BATCH):
+            rows = slice(start, start + BATCH)
+            a, b = self._prepared(images[rows]), self._prepared(references[rows])  # type: ignore[index]
+            # one shape, hence one compiled program and the same numbers whatever the caller's batch is
+            values = np.asarray(self._distances(_padded(a), _padded(b)))[: len(a)]
+            verdicts += [Scored({self.id: round(float(value), 7)}) for value in values]
+        return verdicts
+
+    def _prepared(self, images: np.ndarray) -> np.ndarray:
+        if self.size is None:
+            return images.astype(np.float32)
+        return np.stack([linear_uint8(image, self.size, self.size) for image in images]).astype(np.float32)
+
+
+def _padded(images: np.ndarray) -> jax.Array:
+    return jnp.asarray(np.concatenate([images, np.repeat(images[:1], BATCH - len(images), axis=0)]))
+
+
+def shapes() -> dict[str, tuple[int, ...]]:
+    """Tensors of the network in PyTorch's layout: `features.<i>.weight`, `.bias` and `lin<k>.weight`."""
+    found: dict[str, tuple[int, ...]] = {}
+    before = 3
+    for k, (place, channels, kernel, _, _) in enumerate(LAYERS):
+        found[f"features.{place}.weight"] = (channels, before, kernel, kernel)
+        found[f"features.{place}.bias"] = (channels,)
+        found[f"lin{k}.weight"] = (1, channels, 1, 1)
+        before = channels
+    return found
+
+
+def _usual(name: str) -> str:
+    if head := _HEAD.fullmatch(name):
+        return f"lin{head[1]}.weight"
+    stored = _STORED.fullmatch(name)
+    return f"features.{stored[1]}.{stored[2]}" if stored else name
+
+
+def load(source: str | Path, size: int | None = PUBLISHED_SIZE) -> LpipsMetric:
+    """Read torchvision's AlexNet and the heads of LPIPS v0.1: a folder of the two files, or one file of both.
+
+    Names as in torchvision (`features.0.weight`), in the heads' file (`lin0.model.1.weight`) or in a state saved by the
+    `lpips` package. InputError names what is missing or damaged.
+    """
+    weights, files = read_weights(source, shapes(), _usual, "LPIPS weights")
+    params: dict[str, Any] = {}
+    for k, (place, *_) in enumerate(LAYERS):
+        kernel = weights[f"features.{place}.weight"].transpose(2, 3, 1, 0)
+        params[f"conv_{k}"] = {"kernel": kernel, "bias": weights[f"features.{place}.bias"]}
+        params[f"head_{k}"] = weights[f"lin{k}.weight"].reshape(-1)
+    return LpipsMetric(params, weights_hash(weights), size, files)

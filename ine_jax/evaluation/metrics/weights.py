@@ -1,0 +1,61 @@
+"""Published weights of a metric's network under PyTorch names: one file, or a folder of files that belong together."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from ine_jax.errors import InputError
+from ine_jax.models.checkpoints.tensors import read_file
+from ine_jax.storage.provenance import file_hash
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+
+
+def read_weights(
+    source: str | Path, shapes: Mapping[str, tuple[int, ...]], rename: Callable[[str], str], what: str
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The tensors named in `shapes` as float32, and the sha256 of every file that was read.
+
+    `source` is a safetensors file, a file that `torch.save` wrote, or a folder of such; `rename` gives a stored name
+    its usual form; tensors of other names are passed over. InputError for a file that cannot be read and for a tensor
+    that is missing, is there twice with different values, or has another shape or a value that is not finite.
+    """
+    folder = Path(source)
+    listed = sorted(p for p in folder.iterdir() if p.suffix in SUFFIXES) if folder.is_dir() else [folder]
+    found: dict[str, np.ndarray] = {}
+    faults: list[str] = []
+    for path in listed:
+        for stored, tensor in read_file(path).tensors.items():
+            name = rename(stored)
+            if name not in shapes:
+                continue
+            if tuple(tensor.shape) != shapes[name]:
+                faults.append(f"{name} {tuple(tensor.shape)}")
+                continue
+            values = np.asarray(tensor.read()).astype(np.float32)
+            if not np.isfinite(values).all() or (name in found and not np.array_equal(found[name], values)):
+                faults.append(f"{name} (not finite, or there twice)")
+            found[name] = values
+    faults += [f"{name} (missing)" for name in shapes if name not in found]
+    if faults:
+        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise InputError(
+            f"{what} {source}: {', '.join(faults[:3])}{more}",
+            f"the {len(shapes)} tensors of the published weights, in one file or one folder",
+            "download the file again, or put the files of both parts into one folder",
+        )
+    return found, {path.name: file_hash(path) for path in listed}
+
+
+def weights_hash(weights: Mapping[str, np.ndarray]) -> str:
+    """sha256 over names, shapes and float32 bytes: the same for the same numbers in any file."""
+    digest = hashlib.sha256()
+    for name, values in sorted(weights.items()):
+        array = np.ascontiguousarray(values, np.float32)
+        digest.update(f"{name}{array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,123 @@
+"""From the records of a config to guards and concepts: which value means which class is decided here only."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from ine_jax import assets
+from ine_jax.config import GuidanceConfig, NegativeConfig
+from ine_jax.config.guards import SafeDenoiserConfig, phrases
+from ine_jax.embeddings.embedding import Embedding
+from ine_jax.guidance import (
+    Casg,
+    Cfg,
+    DynamicNegative,
+    Gated,
+    Guidance,
+    Interval,
+    Negative,
+    SafeDenoiser,
+    Safree,
+    negative_guidance,
+)
+from ine_jax.guidance.concept import Concept
+from ine_jax.guidance.interval import Unaware
+from ine_jax.guidance.sld import sld_preset
+
+if TYPE_CHECKING:
+    from ine_jax.pipeline.pipeline import Pipeline
+from ine_jax.storage.images import read_images
+
+PUBLISHED_SIGMA, PUBLISHED_SIZE = 3.15, 4 * 64 * 64  # of Safe Denoiser on Stable Diffusion 1.4
+
+
+def concept(config: NegativeConfig) -> Concept | None:
+    """What is to be avoided, its embeddings read from their files; None for nothing.
+
+    Raises:
+        InputError: an embedding that cannot be read.
+    """
+    if config.kind == "none":
+        return None
+    learned = tuple(Embedding.load(assets.embedding(name)) for name in phrases(config.embedding))
+    return Concept(phrases(config.words), learned, config.template, config.blend)
+
+
+def guidance(config: GuidanceConfig, with_concept: bool, pipe: Pipeline) -> Guidance:
+    """The guard that a config names; plain CFG where there is no concept to avoid, except for guards of images.
+
+    `pipe` encodes the images that a guard compares with.
+
+    Raises:
+        InputError: images that cannot be read.
+    """
+    config = config.resolved()
+    if not with_concept and config.method != "safe-denoiser":
+        return Cfg(config.scale)
+    guard = _method(config, with_concept, pipe)
+    first, last = config.interval
+    return guard if (first, last) == (0.0, 1.0) else Interval(guard, Cfg(config.scale), first, last)
+
+
+def _method(config: GuidanceConfig, with_concept: bool, pipe: Pipeline) -> Guidance:
+    w, s = config.scale, config.negative_scale
+    match config.method:
+        case "safree":
+            inner, own = _base(config, config.acting), config.safree
+            return Safree(
+                inner,
+                alpha=own.alpha,
+                up_t=own.up_t,
+                steepness=own.steepness,
+                midpoint=own.midpoint,
+                validate=own.validate,
+                steps_of_50=own.steps_of_50,
+                reattention=own.reattention,
+                # a negative with s = w - 1 is an inner Cfg, too
+                negative_in_cfg=own.negative_in_cfg or config.inner == "negative",
+            )
+        case "casg" if config.acting == "negative":
+            return Casg(Negative(w, w - 1.0 if s is None else s))
+        case "casg":
+            return Casg(_base(config, config.acting))
+        case "safe-denoiser":
+            name = config.acting if with_concept else "cfg"
+            inner = Unaware(Cfg(w)) if name == "cfg" else _base(config, name)
+            return _safe_denoiser(config.safe_denoiser, inner, pipe)
+        case name:
+            return _base(config, name)
+
+
+def _base(config: GuidanceConfig, name: str) -> Guidance:
+    w, s = config.scale, config.negative_scale
+    match name:
+        case "cfg":
+            return Cfg(w)
+        case "gated":
+            gate = config.gate
+            return Gated(w, w - 1.0 if s is None else s, gate.low, gate.high, gate.momentum, gate.window)
+        case "sld":
+            return sld_preset(config.sld.preset, w, **config.sld.overrides())
+        case "dng":
+            d = config.dng
+            return DynamicNegative(w, d.strength, d.prior, d.temperature, d.offset)
+        case _:
+            return negative_guidance(w, s)
+
+
+def _safe_denoiser(config: SafeDenoiserConfig, inner: Guidance, pipe: Pipeline) -> SafeDenoiser:
+    latents = references(config.images, pipe)
+    # the published width belongs to 4 x 64 x 64 latents; distances grow with the root of the size
+    usual = PUBLISHED_SIGMA * (latents[0].size / PUBLISHED_SIZE) ** 0.25
+    sigma = usual if config.sigma is None else config.sigma
+    return SafeDenoiser(inner, latents, config.strength, sigma, config.from_timestep, config.threshold)
+
+
+def references(folder: str, pipe: Pipeline) -> Any:
+    """Latents float32 [R, h, w, c], in the UNet's scale, of the images of a folder; empty means the bundled ones."""
+    side = pipe.parts.unet_config.sample_size * pipe.parts.vae_config.downscale
+    mean, _ = pipe.encode_images(read_images(assets.concept_images(folder), side, side))
+    return jnp.asarray(np.asarray(mean) * pipe.parts.vae_config.scaling_factor)

@@ -1,6 +1,0 @@
-"""Numbers made of verdicts, and what else is measured of images; importing this package imports no JAX."""
-
-from ine_jax.metrics.paired import Paired, mcnemar
-from ine_jax.metrics.rates import Rate, wilson
-
-__all__ = ["Paired", "Rate", "mcnemar", "wilson"]

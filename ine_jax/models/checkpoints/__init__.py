@@ -1,0 +1,1 @@
+"""Published files of weights to parameter trees, and back."""

@@ -1,0 +1,84 @@
+"""Partial UNet weights in the layout that ESD publishes (arXiv 2303.07345, its released checkpoints).
+
+One safetensors file; keys are the UNet's own PyTorch names without a prefix, such as
+``down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight``; values are the whole new weights, not
+differences.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.traverse_util
+import jax.numpy as jnp
+import numpy as np
+
+from ine_jax.errors import InputError
+from ine_jax.models.checkpoints import names
+from ine_jax.storage import weight_files as files
+from ine_jax.types import Params
+
+
+def read_unet_delta(path: str | Path) -> dict[str, np.ndarray]:
+    """PyTorch-named arrays of a partial UNet file, in their stored dtype.
+
+    Raises :class:`InputError` where the file is missing, is not safetensors or holds no tensor.
+    """
+    weights = files.Weights((Path(path),))
+    if not weights:
+        raise InputError(f"{path} holds no tensor", "partial UNet weights", "train or copy the file anew")
+    return dict(weights)
+
+
+def apply_unet_delta(params: Params, partial: Mapping[str, Any]) -> Params:
+    """UNet parameters with the weights in ``partial`` in place of their own, in the dtype of ``params``.
+
+    Raises :class:`ine_jax.models.checkpoints.names.WeightMismatch` for a key that the UNet lacks or a wrong shape, and
+    :class:`InputError` for values that are not finite; ``params`` is left as it is.
+    """
+    flat = flax.traverse_util.flatten_dict(params)
+    paths = {names.torch_name(path): path for path in flat}
+    unexpected = [key for key in partial if key not in paths]
+    misshapen: list[str] = []
+    for key in partial:
+        if key in paths:
+            given, wanted = np.shape(partial[key]), names.torch_shape(paths[key], flat[paths[key]].shape)
+            if given != wanted:
+                misshapen.append(f"{key} {given} not {wanted}")
+    if unexpected or misshapen:
+        raise names.WeightMismatch("partial UNet weights", [], unexpected, misshapen)
+    for key, value in partial.items():
+        path = paths[key]
+        array = names.to_flax_layout(path, np.asarray(value))
+        flat[path] = names.to_array(f"partial UNet weights: {key}", array, flat[path].dtype)
+    return flax.traverse_util.unflatten_dict(flat)
+
+
+def write_unet_delta(
+    params: Params,
+    base_params: Params,
+    path: str | Path,
+    metadata: Mapping[str, str] | None = None,
+    dtype: str | None = None,
+) -> tuple[str, ...]:
+    """Write those weights of ``params`` that differ from ``base_params``; returns their PyTorch names.
+
+    ``dtype`` (``"float16"``, ``"bfloat16"``, ``"float32"``; None: as they are) is that of the file; what changed is
+    decided before rounding. Raises :class:`InputError` where the trees differ, a value is not finite or nothing
+    has changed.
+    """
+    new, base = flax.traverse_util.flatten_dict(params), flax.traverse_util.flatten_dict(base_params)
+    if new.keys() != base.keys() or any(new[k].shape != base[k].shape for k in new):
+        raise InputError(
+            "the two UNets have different parameters", "the same architecture", "compare with the right base"
+        )
+    changed = {k: np.asarray(v) for k, v in new.items() if not np.array_equal(np.asarray(v), np.asarray(base[k]))}
+    if not changed:
+        raise InputError("no weight differs from the base", "an edited UNet", "train before writing")
+    tensors = {}
+    for key, value in changed.items():
+        name = names.torch_name(key)
+        array = np.asarray(names.to_array(name, names.to_torch_layout(key, value), dtype and jnp.dtype(dtype)))
+        tensors[name] = np.ascontiguousarray(array)
+    files.write_safetensors(Path(path), tensors, metadata)
+    return tuple(sorted(tensors))

@@ -1,0 +1,1 @@
+"""Prompts to images: compiled programs, the sampling loop, noise, the device mesh."""

@@ -1,0 +1,189 @@
+"""``ine bench``: images per second of sampling, beside diffusers' Flax and PyTorch UNets with the same weights.
+
+What is timed is CFG sampling of latents from given noise and encoded prompts: the scan over the steps here, the same
+scan over diffusers 0.39's Flax UNet, and PyTorch's UNet in diffusers' own loop over its DDIM scheduler. Compilation
+and one warm-up run are left out; the figure is the median of the repeats, the implementations taking turns so that a
+change of the machine's speed hits all.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ine_jax.config import BenchConfig
+from ine_jax.errors import InputError
+from ine_jax.guidance import Texts
+from ine_jax.guidance.cfg import Cfg
+from ine_jax.models.checkpoints.weights import unet_to_torch
+from ine_jax.pipeline.noise import item_noise
+from ine_jax.pipeline.pipeline import Pipeline, assemble, load
+from ine_jax.storage import files as storage
+from ine_jax.storage.provenance import versions
+
+Run = Callable[[], np.ndarray]
+SCALE = 7.5
+PROMPT = "a photo of a cat"
+OURS = "ine_jax"
+
+
+def run(config: BenchConfig) -> dict[str, Any]:
+    """Time the model and the baselines that are installed; write ``config.out`` and return what it holds.
+
+    ``rows`` has one entry per implementation: images per second (median, lowest, highest), its ratio to this package,
+    the largest difference of its latents from ours, and the number of compilations. ``missing`` says why a baseline
+    did not run.
+    """
+    pipe = load(
+        config.model,
+        revision=config.revision,
+        unlearned=config.unlearned,
+        scheduler="ddim",
+        batch_size=config.sampler.batch,
+        dtype=jnp.float32,
+    )
+    result = measure(pipe, config)
+    storage.write_atomic(Path(config.out), json.dumps(result, indent=1, sort_keys=True) + "\n")
+    return result
+
+
+def measure(pipe: Pipeline, config: BenchConfig) -> dict[str, Any]:
+    """What :func:`run` writes, for a pipeline in memory (DDIM, float32)."""
+    steps, batch = config.sampler.steps, pipe.rows()
+    runs: dict[str, tuple[Run, Callable[[], int | None]]] = {OURS: _jax_run(pipe, steps, batch)}
+    missing: dict[str, str] = {}
+    makers = {"diffusers-flax": _flax_run, "torch": _torch_run}
+    for name in config.baselines:
+        try:
+            runs[name] = makers[name](pipe, steps, batch)
+        except (ImportError, InputError) as error:
+            missing[name] = str(error).splitlines()[0]
+    latents = {name: run() for name, (run, _) in runs.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(max(3, config.repeats)):
+        for name, (run, _) in runs.items():
+            begun = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - begun)
+    ours = statistics.median(seconds[OURS])
+    rows = [
+        {
+            "implementation": name,
+            "images_per_second": batch / statistics.median(times),
+            "lowest": batch / max(times),
+            "highest": batch / min(times),
+            "speed_of_ine_jax": statistics.median(times) / ours,
+            "max_latent_difference": float(np.abs(latents[name] - latents[OURS]).max()),
+            "compiles": runs[name][1](),
+        }
+        for name, times in seconds.items()
+    ]
+    return {
+        "schema": 1,
+        "rows": rows,
+        "missing": missing,
+        "network_rows_per_image": 2 * steps,
+        **setting(pipe, steps, batch, config),
+    }
+
+
+def table(result: Mapping[str, Any]) -> list[str]:
+    """The result as lines of text: one per implementation, then what was not measured and why."""
+    what = f"{result['model']}: CFG, {result['steps']} steps, batch {result['batch']}, {result['dtype']}"
+    lines = [
+        f"{what}, {result['device']}",
+        f"{'':16}{'images/s':>10}{'lowest':>9}{'highest':>9}{'ours is':>10}{'compiles':>10}",
+    ]
+    for row in result["rows"]:
+        numbers = (row["images_per_second"], row["lowest"], row["highest"])
+        cells = "".join(f"{n:>{w}.2f}" for n, w in zip(numbers, (10, 9, 9), strict=True))
+        compiles = "-" if row["compiles"] is None else row["compiles"]
+        lines.append(f"{row['implementation']:16}{cells}{row['speed_of_ine_jax']:>9.2f}x{compiles:>10}")
+    return lines + [f"{name} not measured: {reason}" for name, reason in result["missing"].items()]
+
+
+def setting(pipe: Pipeline, steps: int, batch: int, config: BenchConfig) -> dict[str, Any]:
+    """What a benchmark ran on: model, shapes, machine, versions."""
+    shape = (pipe.parts.unet_config.sample_size,) * 2
+    return {
+        "model": pipe.name,
+        "batch": batch,
+        "steps": steps,
+        "latents": [*shape, pipe.parts.unet_config.in_channels],
+        "repeats": max(3, config.repeats),
+        "dtype": pipe.dtype.name,
+        "device": f"{jax.devices()[0].device_kind} x {pipe.programs.mesh.size}",
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
+        "versions": versions() | _baseline_versions(),
+    }
+
+
+def _baseline_versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("torch", "diffusers") if importlib.util.find_spec(name)}
+
+
+def _inputs(pipe: Pipeline, batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Noise ``[B, h, w, c]`` and the contexts ``[B, T, D]`` of a prompt and of the empty prompt."""
+    unet = pipe.parts.unet_config
+    noise = item_noise(list(range(batch)), (unet.sample_size, unet.sample_size, unet.in_channels))
+    prompt, empty = pipe.encode([PROMPT, ""])
+    return noise, np.repeat(prompt[None], batch, 0), np.repeat(empty[None], batch, 0)
+
+
+def _jax_run(pipe: Pipeline, steps: int, batch: int) -> tuple[Run, Callable[[], int | None]]:
+    placed = jax.device_put(_inputs(pipe, batch), pipe.programs.batch_sharding())
+    tables = jax.device_put(pipe.scheduler.tables(steps), pipe.programs.replicated())
+    texts, guidance = Texts(prompt=placed[1], uncond=placed[2], negative=placed[2]), Cfg(np.asarray(SCALE, np.float32))
+    before = pipe.programs.traces["sample"]
+
+    def run() -> np.ndarray:
+        made = pipe.programs.sample(pipe.parts.unet_params, pipe.scheduler, tables, guidance, texts, placed[0])
+        return np.asarray(made)
+
+    return run, lambda: pipe.programs.traces["sample"] - before
+
+
+def _flax_run(pipe: Pipeline, steps: int, batch: int) -> tuple[Run, Callable[[], int | None]]:
+    """The same program with diffusers' Flax UNet on the same parameters."""
+    devices = list(pipe.programs.mesh.devices.flat)
+    other = assemble(pipe.parts, pipe.dtype, devices, scheduler="ddim", batch_size=batch, unet_impl="diffusers")
+    return _jax_run(other, steps, batch)
+
+
+def _torch_run(pipe: Pipeline, steps: int, batch: int) -> tuple[Run, Callable[[], int | None]]:
+    """diffusers' PyTorch UNet on the CPU, CFG rows stacked in one call, with diffusers' DDIM scheduler."""
+    import torch
+    from diffusers import DDIMScheduler, UNet2DConditionModel
+
+    settings = json.loads((Path(pipe.parts.path) / "unet" / "config.json").read_text("utf-8"))
+    unet = UNet2DConditionModel.from_config(settings)
+    state: Mapping[str, np.ndarray] = unet_to_torch(pipe.parts.unet_params)
+    unet.load_state_dict({key: torch.from_numpy(np.array(value, np.float32)) for key, value in state.items()})
+    unet.eval()
+    scheduler = DDIMScheduler.from_config(pipe.parts.scheduler_config)
+    noise, prompt, empty = (torch.from_numpy(np.array(a)) for a in _inputs(pipe, batch))
+    context = torch.cat([empty, prompt])
+
+    @torch.inference_mode()
+    def run() -> np.ndarray:
+        scheduler.set_timesteps(steps)
+        latents = noise.permute(0, 3, 1, 2).contiguous()
+        for timestep in scheduler.timesteps:
+            uncond, cond = unet(torch.cat([latents, latents]), timestep, context).sample.chunk(2)
+            latents = scheduler.step(uncond + SCALE * (cond - uncond), timestep, latents).prev_sample
+        return np.asarray(latents.permute(0, 2, 3, 1).numpy())
+
+    return run, lambda: None

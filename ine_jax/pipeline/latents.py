@@ -1,0 +1,98 @@
+"""Initial noise from a file: what another program drew, item by item, in place of what the seeds draw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from ine_jax.errors import InputError
+from ine_jax.prompts.items import Item
+from ine_jax.storage.provenance import file_hash
+
+SUFFIXES = (".npy", ".safetensors")
+KINDS = "F16", "F32", "F64"
+ALLOWED = "one float array [N, c, h, w] or [N, h, w, c], in .npy or .safetensors"
+
+
+class Latents:
+    """The rows of a file, one for each of ``items`` in their order.
+
+    Raises ``InputError`` as :func:`read_latents` does, and for an item that comes twice.
+    """
+
+    def __init__(self, path: str | Path, items: Sequence[Item]) -> None:
+        """Open the file; its rows are read when they are asked for."""
+        self.path = Path(path)
+        self.rows = {item: row for row, item in enumerate(items)}
+        if len(self.rows) != len(items):
+            twice = next(item for row, item in enumerate(items) if self.rows[item] != row)
+            raise InputError(f"latents {path}: item {twice.id!r} comes twice", "items that differ", "name it once")
+        self._found = read_latents(path, len(items))
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the file."""
+        return file_hash(self.path)
+
+    def __call__(self, items: Sequence[Item]) -> np.ndarray:
+        """The rows of these items, as they were stored."""
+        return np.stack([self._found[self.rows[item]] for item in items])
+
+
+def read_latents(path: str | Path, count: int) -> np.ndarray:
+    """The array of the file, ``[count, ., ., .]`` of floats as they were stored; of .npy, mapped and not yet read.
+
+    Raises ``InputError`` for a file that is not there or damaged, for several arrays or one of another kind, and where
+    it does not hold one row per item.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"latents {path}: no such file", ALLOWED, "check the path")
+    try:
+        found = _safetensors(path) if path.suffix == ".safetensors" else np.load(path, mmap_mode="r")
+    except InputError:
+        raise
+    except Exception as error:  # the parsers' exceptions are not one family
+        raise _wrong(path, f"{type(error).__name__} {error}") from error
+    if not isinstance(found, np.ndarray) or found.ndim != 4 or found.dtype.kind != "f":
+        kind = f"{found.dtype} {found.shape}" if isinstance(found, np.ndarray) else "no plain array"
+        raise _wrong(path, kind)
+    if len(found) != count:
+        raise InputError(f"latents {path}: {len(found)} for {count} items", "one per item, in their order", "mend it")
+    return found
+
+
+def _safetensors(path: Path) -> np.ndarray:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="numpy") as file:
+        names = list(file.keys())
+        if len(names) != 1:
+            raise _wrong(path, f"{len(names)} tensors")
+        if (kind := file.get_slice(names[0]).get_dtype()) not in KINDS:
+            raise _wrong(path, kind)
+        return np.asarray(file.get_tensor(names[0]))
+
+
+def as_noise(found: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """float32 ``[B, h, w, c]`` of rows of a file for latents of ``shape`` (h, w, c).
+
+    Raises ``InputError`` for rows of another shape, of one that both layouts have, and for numbers that are not finite.
+    """
+    height, width, channels = shape
+    planes, pixels = found.shape[1:] == (channels, height, width), found.shape[1:] == shape
+    if planes == pixels:
+        given = f"latents of shape {list(found.shape[1:])}{', the same in both layouts' if planes else ''}"
+        allowed = f"[{channels}, {height}, {width}] or {list(shape)}"
+        raise InputError(given, allowed, "draw images of the size that the latents are for")
+    noise = np.asarray(found, np.float32)
+    if not np.isfinite(noise).all():
+        raise InputError("latents with numbers that are not finite", "finite numbers", "draw them again")
+    return np.ascontiguousarray(noise.transpose(0, 2, 3, 1)) if planes else noise
+
+
+def _wrong(path: Path, given: str) -> InputError:
+    return InputError(f"latents {path}: {given}", ALLOWED, "write it with numpy.save, or safetensors' save_file")

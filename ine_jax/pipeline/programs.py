@@ -1,0 +1,235 @@
+"""The compiled programs of a pipeline: text encoding and projection, the sampling loop, decoding and encoding of
+images.
+
+Prompts, seeds, scales, step tables and parameters are arguments, so a program belongs to its shapes alone and models
+of one shape (a base and its unlearned variants) share it. The batch axis lies over the mesh axis ``data``, parameters
+on every device.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as Spec
+
+from ine_jax.errors import InputError
+from ine_jax.guidance.base import Guidance, Texts
+from ine_jax.guidance.projection import masked_copies
+from ine_jax.guidance.safree import Reference, SafeText, Safree
+from ine_jax.models.clip import ClipText, ClipTextConfig
+from ine_jax.models.skips import SkipEdit
+from ine_jax.models.text import encode_ids
+from ine_jax.models.unet import UNet, UNetConfig
+from ine_jax.models.vae import Vae, VaeConfig
+from ine_jax.pipeline.sampling import sample
+from ine_jax.schedulers import Scheduler
+from ine_jax.types import Array, Context, ImagesU8, Latents, Params
+
+AXIS = "data"
+DECODE_ROWS = 8
+Apply = Callable[..., Latents]  # (params, latents, timesteps, context), and the guard's reference where it has one
+
+
+@dataclass(frozen=True)
+class Programs:
+    """Jitted functions of one model shape on one mesh; ``traces`` counts how often each was compiled."""
+
+    mesh: Mesh
+    encode: Callable[..., Context]
+    sample: Callable[..., Latents]
+    decode: Callable[..., ImagesU8]
+    encode_images: Callable[..., tuple[Latents, Latents]]
+    project: Callable[..., SafeText]
+    traces: Counter[str] = field(compare=False)
+
+    def batch_sharding(self) -> NamedSharding:
+        """First axis over all devices."""
+        return NamedSharding(self.mesh, Spec(AXIS))
+
+    def replicated(self) -> NamedSharding:
+        """A copy on every device."""
+        return NamedSharding(self.mesh, Spec())
+
+    def batched(
+        self, run: Callable[..., Any], arrays: Sequence[np.ndarray], rows: int, empty: np.ndarray | None = None
+    ) -> np.ndarray:
+        """``run`` over batches of exactly ``rows`` items, the last one padded with its own last item.
+
+        Each result is fetched while the next one computes. ``empty`` is the result for no items; without one, no
+        items raise ``InputError``.
+        """
+        count = len(arrays[0])
+        if count == 0:
+            if empty is None:
+                raise InputError("an empty list", "one item or more", "give something to work on")
+            return empty
+        done: list[np.ndarray] = []
+        pending = None
+        for first in range(0, count, rows):
+            chunk = [_padded(a[first : first + rows], rows) for a in arrays]
+            result = run(*jax.device_put(chunk, self.batch_sharding()))
+            if pending is not None:
+                done.append(np.asarray(pending))
+            pending = result
+        done.append(np.asarray(pending))
+        return np.concatenate(done)[:count]
+
+
+def _padded(values: np.ndarray, rows: int) -> np.ndarray:
+    missing = rows - len(values)
+    return np.concatenate([values, np.repeat(values[-1:], missing, axis=0)]) if missing else values
+
+
+@functools.lru_cache(maxsize=8)
+def build(
+    text: ClipTextConfig, unet: UNetConfig, vae: VaeConfig, dtype: Any, mesh: Mesh, foreign_unet: str | None = None
+) -> Programs:
+    """The programs of a model shape; equal arguments give the same object, so nothing is compiled twice in a process.
+
+    ``foreign_unet`` is the UNet's ``config.json`` as text where diffusers' Flax UNet shall run instead of this
+    package's.
+    """
+    traces: Counter[str] = Counter()
+    clip, autoencoder = ClipText(text, dtype=dtype), Vae(vae, dtype=dtype)
+    denoise = native_unet(unet, dtype) if foreign_unet is None else diffusers_unet(foreign_unet, dtype)
+
+    def encode(params: Params, ids: Array, learned: Array) -> Context:
+        traces["encode"] += 1
+        return encode_ids(clip, params, ids, learned).astype(jnp.float32)
+
+    def run(
+        params: Params, scheduler: Scheduler, tables: Any, guidance: Guidance, texts: Texts, noise: Latents
+    ) -> Latents:
+        traces["sample"] += 1
+        return sample(functools.partial(denoise, params), scheduler, tables, guidance, texts, noise)
+
+    def decode_rows(params: Params, latents: Latents) -> ImagesU8:
+        def one(latent: Array) -> Array:
+            images = autoencoder.apply({"params": params}, latent[None] / vae.scaling_factor, method="decode")
+            return to_uint8(images[0])
+
+        # Chunked on each device by itself: decoding needs far more memory per image than sampling.
+        return jax.lax.map(one, latents, batch_size=min(DECODE_ROWS, latents.shape[0]))
+
+    def decode(params: Params, latents: Latents) -> ImagesU8:
+        traces["decode"] += 1
+        spread = jax.shard_map(
+            decode_rows, mesh=mesh, in_specs=(Spec(), Spec(AXIS)), out_specs=Spec(AXIS), check_vma=False
+        )
+        return spread(params, latents)
+
+    def encode_images(params: Params, images: ImagesU8) -> tuple[Latents, Latents]:
+        traces["encode_images"] += 1
+        mean, logvar = autoencoder.apply({"params": params}, from_uint8(images), method="encode")
+        return mean.astype(jnp.float32), logvar.astype(jnp.float32)
+
+    def project(*arguments: Any) -> SafeText:
+        traces["project"] += 1
+        return _projected(clip, *arguments)
+
+    return Programs(
+        mesh,
+        encode=jax.jit(encode),
+        sample=jax.jit(run, static_argnums=1),
+        decode=jax.jit(decode),
+        encode_images=jax.jit(encode_images),
+        project=jax.jit(project),
+        traces=traces,
+    )
+
+
+def _projected(
+    clip: ClipText,
+    params: Params,
+    ids: Array,
+    learned: Array,
+    end: Array,
+    guard: Safree,
+    prompt: Context,
+    concept: Array,
+    calls: Any,
+) -> SafeText:
+    """The prompts without the concept, by the guard; `concept` holds its pooled vectors, `end` the end token's id."""
+    copies = masked_copies(ids, end)
+
+    def pooled(hidden: Array) -> Array:
+        contexts = encode_ids(clip, params, hidden, learned).astype(jnp.float32)
+        return jnp.take_along_axis(contexts, copies.end[:, None, None], axis=1)[:, 0]
+
+    # One token after the other: all copies at once would need N times the memory of the batch.
+    masked = jnp.swapaxes(jax.lax.map(pooled, jnp.swapaxes(copies.ids, 0, 1)), 0, 1)
+    return guard.project(prompt, masked, copies.mask, copies.end, concept, calls)
+
+
+def to_uint8(images: Array) -> Array:
+    """Images in [-1, 1] to 0 ... 255, rounded to nearest."""
+    return jnp.round(jnp.clip(images.astype(jnp.float32) * 0.5 + 0.5, 0.0, 1.0) * 255.0).astype(jnp.uint8)
+
+
+def from_uint8(images: Array) -> Array:
+    """Images of 0 ... 255 to float32 in [-1, 1]."""
+    return images.astype(jnp.float32) / 127.5 - 1.0
+
+
+def native_unet(config: UNetConfig, dtype: Any) -> Apply:
+    """This package's UNet as ``(params, latents, timesteps, context) -> eps``, eps in float32.
+
+    With a guard's reference as fifth argument the last row of every item is compared with the others and dropped.
+    """
+    unet = UNet(config, dtype=dtype)
+
+    def apply(
+        params: Params, latents: Latents, timesteps: Array, context: Context, reference: Reference | None = None
+    ) -> Latents:
+        edit = None
+        if reference is not None:
+            numbers = (reference.active, reference.backbone, reference.skip)
+            edit = SkipEdit(*numbers, mode=reference.mode, rows=reference.rows)
+        return unet.apply({"params": params}, latents, timesteps, context, edit).astype(jnp.float32)
+
+    return apply
+
+
+def diffusers_unet(config_json: str, dtype: Any) -> Apply:
+    """diffusers 0.39's Flax UNet on the very same parameters; its layout is NCHW.
+
+    Raises ``InputError`` where diffusers is missing, is a version without Flax, or its Flax UNet cannot be this
+    model: it knows 32 groups only, and no ``num_attention_heads``. What it returns raises it for a guard with
+    reference rows: this UNet's skip connections cannot be reached.
+    """
+    try:
+        from diffusers.models.unets.unet_2d_condition_flax import FlaxUNet2DConditionModel
+        from diffusers.utils import logging
+    except ImportError as error:
+        todo = "install ine_jax[diffusers], or use 'native'"
+        raise InputError(f"unet_impl 'diffusers': {error}", "diffusers 0.39, the last with Flax", todo) from error
+    logging.set_verbosity_error()  # one deprecation line per module otherwise
+    given = json.loads(config_json)
+    for key, allowed in (("norm_num_groups", 32), ("num_attention_heads", None)):
+        if given.get(key, allowed) != allowed:
+            what = f"unet_impl 'diffusers' with {key} {given[key]}"
+            raise InputError(what, f"{key} {allowed}", "use unet_impl 'native'")
+    known = FlaxUNet2DConditionModel.__dataclass_fields__
+    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items() if k in known}
+    unet = FlaxUNet2DConditionModel(**{**settings, "dtype": dtype})
+
+    def apply(
+        params: Params, latents: Latents, timesteps: Array, context: Context, reference: Reference | None = None
+    ) -> Latents:
+        if reference is not None:
+            what = f"re-attention {reference.mode!r} with unet_impl 'diffusers'"
+            raise InputError(what, "unet_impl 'native'", "use it, or reattention 'off'")
+        planes = jnp.transpose(latents, (0, 3, 1, 2)).astype(dtype)
+        out = unet.apply({"params": params}, planes, timesteps, context.astype(dtype)).sample
+        return jnp.transpose(out, (0, 2, 3, 1)).astype(jnp.float32)
+
+    return apply

@@ -1,0 +1,85 @@
+"""The sampling loop: one scan for each phase of the guard, one network call per step for all rows of all branches.
+
+This module knows the contracts of a sampler and of a guard, and none of their kinds.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from ine_jax.guidance.base import Guidance, Moment, Texts, phases
+from ine_jax.schedulers.base import Scheduler
+from ine_jax.types import Array, Latents
+
+# (latents [rows, h, w, c], timesteps [rows], context [rows, token, dim]) -> prediction [rows, h, w, c]; for a guard
+# with reference rows also (..., reference) -> prediction of all rows but these
+Denoiser: TypeAlias = Callable[..., Array]
+
+
+def predict(
+    denoise: Denoiser, guidance: Guidance, texts: Texts, latents: Latents, timestep: Array, step: Array
+) -> Array:
+    """Return the prediction of every branch, float32 [batch, branch, h, w, c], from one network call.
+
+    Branches are folded inside the batch axis, the item being the slower index: row = item · branches + branch. So an
+    array sharded over its items stays where it is, and stacking branches moves nothing between devices.
+
+    A guard may have a method `reference(texts, step)`. Where it returns a value and not None, that value's `context`
+    [batch, token, dim] becomes one more row of every item, the last, and the network is given the value too: it
+    compares the other rows with that one inside and returns no prediction for it.
+    """
+    contexts = guidance.contexts(texts, step)
+    reference = guidance.reference(texts, step) if hasattr(guidance, "reference") else None
+    if reference is not None:
+        contexts = jnp.concatenate([contexts, reference.context[:, None].astype(contexts.dtype)], axis=1)
+    batch, rows = contexts.shape[:2]
+    folded = jnp.broadcast_to(latents[:, None], (batch, rows, *latents.shape[1:])).reshape(-1, *latents.shape[1:])
+    inputs = (folded, jnp.full((batch * rows,), timestep), contexts.reshape(-1, *contexts.shape[2:]))
+    output = denoise(*inputs) if reference is None else denoise(*inputs, reference)
+    return output.astype(jnp.float32).reshape(batch, -1, *latents.shape[1:])
+
+
+def sample(
+    denoise: Denoiser, scheduler: Scheduler, tables: Any, guidance: Guidance, texts: Texts, noise: Latents
+) -> Latents:
+    """Return clean latents, float32 [batch, h, w, c], in the scale that the network works in.
+
+    Call it inside `jit` with `denoise` and `scheduler` closed over (or static) and everything else as arguments: then
+    another prompt, seed, scale or table of the same length runs the same program. Each item is computed from its own
+    row alone, so that a batch sharded over a device mesh needs no communication.
+
+    Args:
+        denoise: the network.
+        scheduler: how to integrate.
+        tables: `scheduler.tables(steps)`.
+        guidance: how to steer.
+        texts: encoded texts, every leaf with the batch axis of `noise`.
+        noise: standard normal, [batch, h, w, c].
+    """
+    latents, memory = scheduler.initial(noise.astype(jnp.float32), tables)
+    calls = tables.timestep.shape[0]
+
+    def loop(part: Guidance, latents: Array, memory: Any, rows: tuple[Array, Any]) -> tuple[Array, Any]:
+        def body(carry: tuple[Array, Any, Any], row: tuple[Array, Any]) -> tuple[tuple[Array, Any, Any], None]:
+            latents, memory, state = carry
+            step, numbers = row
+            seen = scheduler.scale_input(latents, numbers)
+            eps = predict(denoise, part, texts, seen, numbers.timestep, step)
+            level = scheduler.level(numbers)
+            at = Moment(step, numbers.timestep, seen, *level, calls, scheduler.noise.prediction_type)
+            guided, state = part.combine(state, eps, at)
+            latents, memory = scheduler.step(memory, latents, guided, numbers)
+            return (latents, memory, state), None
+
+        start = (latents, memory, part.init(texts, latents))
+        (latents, memory, _), _ = jax.lax.scan(body, start, rows)
+        return latents, memory
+
+    rows, first = (jnp.arange(calls, dtype=jnp.int32), tables), 0
+    for part, count in phases(guidance, calls):
+        chosen = jax.tree.map(lambda column, a=first, n=count: column[a : a + n], rows)
+        latents, memory = loop(part, latents, memory, chosen)
+        first += count
+    return latents

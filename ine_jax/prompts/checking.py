@@ -1,0 +1,85 @@
+"""`ine benchmarks`: where the published sets are had, and whether a downloaded file is one of them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+from pathlib import Path
+from typing import Any
+
+from ine_jax.errors import InputError
+from ine_jax.prompts.columns import FIELDS, KNOWN, column, fold
+from ine_jax.prompts.loading import Reading, case_number, load, path_of
+from ine_jax.prompts.reading import read
+from ine_jax.prompts.registry import BENCHMARKS, Benchmark
+from ine_jax.prompts.selections import SELECTIONS
+
+UNKNOWN = "hash not recorded"
+_TOLD = 3  # differences in a message
+
+
+def listing() -> tuple[list[str], dict[str, Any]]:
+    """The table of all sets as lines for people, and as JSON values."""
+    width = max(map(len, BENCHMARKS))
+    concepts = max(len(each.concept) for each in BENCHMARKS.values())
+    lines = [f"{'name':<{width}}  {'rows':>5}  {'concept':<{concepts}}  licence"]
+    for each in BENCHMARKS.values():
+        lines.append(f"{each.name:<{width}}  {each.rows:>5}  {each.concept:<{concepts}}  {each.licence}")
+        lines.append(f"  from {each.where}")
+        known = [name for name in each.columns.split(", ") if fold(name) in KNOWN]
+        lines += [f"  columns read: {', '.join(known)}"] if known else []
+        lines += [f"  selections: {', '.join(each.selections)}"] if each.selections else []
+    lines += ["selections:", *(f"  {each.name}: {each.source}" for each in SELECTIONS.values())]
+    lines.append("None of these sets is part of this package; `ine benchmarks check NAME FILE` looks at your copy.")
+    return lines, {"benchmarks": [dataclasses.asdict(each) for each in BENCHMARKS.values()]}
+
+
+def check(name: str, path: str | Path, encoding: str = "") -> tuple[list[str], dict[str, Any]]:
+    """Compare a file with what is known of the published one: rows, columns, selections, hash.
+
+    Returns lines for people and JSON values. Raises ``InputError`` for an unknown name, a file that cannot be read, or
+    one that differs, with what differs.
+    """
+    benchmark = BENCHMARKS.get(name)
+    if benchmark is None:
+        near = difflib.get_close_matches(name, BENCHMARKS, n=1)
+        todo = f"did you mean {near[0]}?" if near else "see `ine benchmarks list`"
+        raise InputError(f"benchmark {name!r}", ", ".join(BENCHMARKS), todo)
+    reading = load(path, encoding=encoding).reading
+    assert reading is not None  # noqa: S101  what is read from a file has one
+    counts = _kept(benchmark, path, encoding)
+    wrong = [*_differences(benchmark, reading)]
+    wrong += [f"{select} keeps {n}" for select, n in counts.items() if n != SELECTIONS[select].expected]
+    if wrong:
+        where = f"{benchmark.rows} rows, from {benchmark.where}"
+        told = "; ".join(wrong[:_TOLD]) + (f"; {len(wrong) - _TOLD} more" if len(wrong) > _TOLD else "")
+        raise InputError(f"{path_of(path).name} is not {name} as published: {told}", where, "fetch it anew")
+    same = "as recorded" if benchmark.sha256 else UNKNOWN
+    kept = [f"{select}: {n} rows" for select, n in counts.items()]
+    lines = [reading.line(), f"{name}: {reading.rows} rows, as published", *kept, f"sha256 {reading.sha256} ({same})"]
+    return lines, {"name": name, **reading.record(), "selections": counts, "recorded": bool(benchmark.sha256)}
+
+
+def _differences(benchmark: Benchmark, reading: Reading) -> list[str]:
+    """What of rows, columns and hash is not as published."""
+    wrong = [] if reading.rows == benchmark.rows else [f"{reading.rows} rows"]
+    if benchmark.columns:
+        names = dict.fromkeys(fold(each) for each in benchmark.columns.split(","))
+        for field in FIELDS:
+            published, found = column(names, field), reading.columns.get(field)
+            if published is not None and published != found:
+                wrong.append(f"{field} comes from {found or 'no column'}, not {published}")
+    if benchmark.sha256 and reading.sha256 != benchmark.sha256:
+        wrong.append(f"sha256 {reading.sha256[:12]}..., not {benchmark.sha256[:12]}...")
+    return wrong
+
+
+def _kept(benchmark: Benchmark, path: str | Path, encoding: str) -> dict[str, int]:
+    """Selection -> rows that it keeps; rows that it cannot judge are none of them."""
+    counts = dict.fromkeys(benchmark.selections, 0)
+    for index, (_, row) in enumerate(read(path_of(path), encoding).rows):
+        for name in counts:
+            with contextlib.suppress(ValueError):
+                counts[name] += SELECTIONS[name].keep(row, case_number(row, index))
+    return counts

@@ -1,0 +1,210 @@
+"""Prompt files as rows: .txt, .csv, .jsonl and .parquet, in whatever encoding; hostile until proven otherwise.
+
+Rows keep the columns that something here reads (`columns.KNOWN`) and lose the others, so that a million of them fit in
+memory. Nothing is guessed: a byte that is no text in the encoding is replaced and counted, a file that could be read in
+two ways is refused.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ine_jax.errors import InputError
+from ine_jax.prompts.columns import KNOWN, MAX_TEXT, fold, has_prompt
+
+MAX_BYTES = 256 * 2**20
+MAX_ROWS = 1_000_000
+MAX_NUL = 0.05  # share of NUL bytes from where on a file without a byte order mark is taken for UTF-16
+ENCODINGS = ("utf-8", "utf-16", "utf-16-le", "utf-16-be", "cp949", "cp1252", "latin-1", "shift_jis", "gb18030", "big5")
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+Row = tuple[int, dict[str, Any]]  # its line, or its number in a Parquet file, from 1; folded column name -> value
+
+
+@dataclass
+class Table:
+    """The rows of a file and what was found on the way; the counts are complete when the rows have been passed."""
+
+    path: Path
+    sha256: str
+    size: int
+    encoding: str = ""
+    blank: int = 0
+    replaced: int = 0
+    rows: Iterator[Row] = field(default_factory=lambda: iter(()))
+
+    def bad(self, line: int, reason: str, todo: str = "mend the line") -> InputError:
+        """An error that names file and line."""
+        return InputError(f"prompt file {self.path}, line {line}: {reason}", "", todo)
+
+
+def read(path: str | Path, encoding: str = "") -> Table:
+    """Open a prompt file; the suffix says which format it has.
+
+    `encoding` is one of `ENCODINGS`; empty means UTF-8, or what the byte order mark says. Raises ``InputError``, here
+    or while rows are passed, naming file and line, for what cannot be read: an unknown suffix or encoding, a file over
+    256 MiB, over a million rows, a value over 131,072 characters, no column of prompts, quotes or JSON that do not end.
+    """
+    path = Path(path)
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        raise InputError(f"prompt file {path}", ", ".join(READERS), "rename or convert it")
+    if encoding and encoding not in ENCODINGS:
+        raise InputError(f"encoding {encoding!r}", ", ".join(ENCODINGS), "name one of them")
+    try:
+        str(path).encode()  # its name goes into records
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"prompt file {path}: {reason}", f"a {', '.join(READERS)} file", "check the path") from error
+    if len(data) > MAX_BYTES:
+        raise InputError(f"prompt file {path}: over {MAX_BYTES >> 20} MiB", "a smaller file", "split it")
+    table = Table(path, hashlib.sha256(data).hexdigest(), len(data))
+    table.rows = _capped(table, reader(table, data, encoding))
+    return table
+
+
+def _capped(table: Table, rows: Iterator[Row]) -> Iterator[Row]:
+    held = 0
+    for count, (line, row) in enumerate(rows):
+        held += sum(len(value) for value in row.values() if isinstance(value, str))
+        if count == MAX_ROWS or held > MAX_BYTES:  # a few bytes of Parquet may stand for terabytes
+            given = f"over {MAX_ROWS} rows" if count == MAX_ROWS else f"over {MAX_BYTES >> 20} million characters"
+            raise InputError(f"prompt file {table.path}: {given}", "a smaller file", "split it")
+        yield line, row
+
+
+def _decode(table: Table, data: bytes, encoding: str) -> str:
+    """The file as text; bytes that are none become U+FFFD and NUL a space, and both are counted."""
+    marked = next((name for mark, name in _MARKS if data.startswith(mark)), "")
+    if not (encoding or marked) and data.count(0) > MAX_NUL * len(data):
+        given = f"prompt file {table.path}: {data.count(0)} NUL bytes and no byte order mark"
+        raise InputError(given, "text", "name its encoding (utf-16-le?), or save it as UTF-8")
+    table.encoding = encoding or marked or "utf-8"
+    try:
+        text = data.decode(table.encoding)
+    except UnicodeDecodeError:
+        text = data.decode(table.encoding, "replace")
+        held = data.count("\ufffd".encode()) if table.encoding.startswith("utf-8") else 0
+        table.replaced += text.count("\ufffd") - held
+    table.replaced += text.count("\0")
+    return text.removeprefix("\ufeff").replace("\0", " ")
+
+
+def _lines(table: Table, data: bytes, encoding: str) -> Iterator[Row]:
+    for number, line in enumerate(io.StringIO(_decode(table, data, encoding)), 1):
+        if line.strip():
+            yield number, {"prompt": line.strip()}
+        else:
+            table.blank += 1
+
+
+def _jsonl(table: Table, data: bytes, encoding: str) -> Iterator[Row]:
+    for number, line in enumerate(io.StringIO(_decode(table, data, encoding)), 1):
+        if not line.strip():
+            table.blank += 1
+            continue
+        try:
+            found = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise table.bad(number, f"no JSON: {error}") from error
+        row = _known(found) if isinstance(found, dict) else {}
+        if not has_prompt(row):
+            raise table.bad(number, "not a JSON object with a prompt")
+        yield number, row
+
+
+def _csv(table: Table, data: bytes, encoding: str) -> Iterator[Row]:
+    # strict: a quote that is never closed would otherwise swallow the rest of the file in silence
+    reader = csv.reader(io.StringIO(_decode(table, data, encoding), newline=""), strict=True)
+    header: list[str] | None = None
+    try:
+        for record in reader:
+            if not record:
+                table.blank += 1
+            elif header is None:
+                header = _header(table, record)
+            elif len(record) > len(header):
+                reason = f"{len(record)} fields where the header has {len(header)}"
+                raise table.bad(reader.line_num, reason, "put quotes around text that holds commas")
+            else:
+                cells = zip(header, record, strict=False)
+                yield reader.line_num, {name: cell for name, cell in cells if name in KNOWN}
+    except csv.Error as error:
+        raise table.bad(reader.line_num, str(error), "mend the quotes, or split the value") from error
+
+
+def _parquet(table: Table, data: bytes, encoding: str) -> Iterator[Row]:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        todo = "pip install 'ine_jax[parquet]', or save it as .csv or .jsonl"
+        raise InputError(f"prompt file {table.path}: {error}", "the package pyarrow", todo) from error
+    table.encoding = "parquet"
+    wrong = (pa.ArrowException, OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError)
+    try:
+        # a dictionary may stand for far more text than the file holds, so it stays one until its size is known
+        file = pq.ParquetFile(pa.BufferReader(data))
+        names = file.schema_arrow.names
+        header = _header(table, names)
+        kinds = zip(names, file.schema_arrow.types, strict=True)
+        texts = [name for name, kind in kinds if pa.types.is_string(kind) or pa.types.is_large_string(kind)]
+        file = pq.ParquetFile(pa.BufferReader(data), read_dictionary=texts)
+        wanted = [name for name, folded in zip(names, header, strict=True) if folded in KNOWN]
+        number = 0
+        for batch in file.iter_batches(batch_size=1024, columns=wanted):
+            columns = [_values(table, column) for column in batch.columns]
+            keys = [fold(name) for name in batch.schema.names]
+            for values in zip(*columns, strict=True):
+                number += 1
+                yield number, dict(zip(keys, values, strict=True))
+    except wrong as error:
+        raise InputError(f"prompt file {table.path}: {error}", "a whole Parquet file", "fetch it anew") from error
+
+
+def _values(table: Table, column: Any) -> list[Any]:
+    """The values of an Arrow column; text only where none of it is longer than a value may be."""
+    if hasattr(column, "dictionary"):
+        texts = column.dictionary.to_pylist()
+        if any(isinstance(text, str) and len(text) > MAX_TEXT for text in texts):
+            raise ValueError(f"a value of over {MAX_TEXT} characters")
+        return [None if i is None else texts[i] for i in column.indices.to_pylist()]
+    return column.to_pylist()
+
+
+def _header(table: Table, names: list[str]) -> list[str]:
+    folded = [fold(name) for name in names]
+    twice = sorted({name for name in folded if name in KNOWN and folded.count(name) > 1})
+    if twice:
+        raise InputError(f"prompt file {table.path}: column {twice[0]} comes twice", "columns that differ", "drop one")
+    if not has_prompt(dict.fromkeys(folded)):
+        given = f"prompt file {table.path}: columns {', '.join(names)[:80]}"
+        raise InputError(given, "one of prompt, adv_prompt, sensitive prompt, caption, unsafe_prompt", "rename one")
+    return folded
+
+
+def _known(found: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for key, value in found.items() if (name := fold(key)) in KNOWN}
+
+
+READERS: dict[str, Callable[[Table, bytes, str], Iterator[Row]]] = {
+    ".txt": _lines,
+    ".csv": _csv,
+    ".jsonl": _jsonl,
+    ".parquet": _parquet,
+}

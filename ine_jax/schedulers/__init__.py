@@ -1,0 +1,95 @@
+"""Samplers as pure (init, step) pairs, and the forward process they invert.
+
+`from_config` reads a `scheduler_config.json`; `Ddim`, `DpmSolver2M`, `Pndm` and `Euler` are the values it returns.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ine_jax.errors import InputError
+from ine_jax.schedulers.base import Scheduler, State, Tables
+from ine_jax.schedulers.ddim import Ddim
+from ine_jax.schedulers.dpm import DpmSolver2M
+from ine_jax.schedulers.euler import Euler
+from ine_jax.schedulers.noise import NoiseConfig, add_noise, alphas_cumprod, target
+from ine_jax.schedulers.pndm import Pndm
+
+__all__ = [
+    "Ddim",
+    "DpmSolver2M",
+    "Euler",
+    "NoiseConfig",
+    "Pndm",
+    "Scheduler",
+    "State",
+    "Tables",
+    "add_noise",
+    "alphas_cumprod",
+    "from_config",
+    "target",
+]
+
+READERS: dict[str, Callable[[Mapping[str, Any]], Scheduler]] = {
+    "ddim": Ddim.from_dict,
+    "dpm++": DpmSolver2M.from_dict,
+    "pndm": Pndm.from_dict,
+    "euler": Euler.from_dict,
+}
+CLASSES = {
+    "DDIMScheduler": "ddim",
+    "DPMSolverMultistepScheduler": "dpm++",
+    "PNDMScheduler": "pndm",
+    "EulerDiscreteScheduler": "euler",
+}
+# Settings that change the images and are not implemented, by the samplers that would heed them.
+REFUSED = {
+    "thresholding": ("ddim", "dpm++"),
+    "use_exponential_sigmas": ("dpm++", "euler"),
+    "use_beta_sigmas": ("dpm++", "euler"),
+    "use_lu_lambdas": ("dpm++",),
+    "use_flow_sigmas": ("dpm++",),
+    "use_dynamic_shifting": ("dpm++",),
+}
+# The other keys that diffusers writes for these classes: read by one of them, or idle while the above are off.
+KNOWN_KEYS = """
+    num_train_timesteps beta_start beta_end beta_schedule trained_betas prediction_type timestep_spacing steps_offset
+    rescale_betas_zero_snr clip_sample clip_sample_range set_alpha_to_one skip_prk_steps solver_order algorithm_type
+    solver_type lower_order_final euler_at_final final_sigmas_type use_karras_sigmas lambda_min_clipped variance_type
+    interpolation_type timestep_type sigma_min sigma_max dynamic_thresholding_ratio sample_max_value flow_shift
+    time_shift_type solver_p predict_x0 disable_corrector rho"""
+KNOWN = frozenset(KNOWN_KEYS.split())
+
+
+def _check_keys(config: Mapping[str, Any], name: str) -> None:
+    """Raise `InputError` for a setting that would change the images without being understood."""
+    learned = name == "dpm++" and str(config.get("variance_type") or "").startswith("learned")
+    for key, value in config.items():
+        unknown = key not in KNOWN and key not in REFUSED and not key.startswith("_")
+        if value and (unknown or name in REFUSED.get(key, ()) or (key == "variance_type" and learned)):
+            raise InputError(
+                f"Scheduler setting {key}: {value!r}.",
+                f"Allowed: {key} absent, null or false; {name} has no such mode here.",
+                "Remove it from scheduler_config.json, or choose another sampler.",
+            )
+
+
+def from_config(config: Mapping[str, Any], name: str | None = None) -> Scheduler:
+    """Return the sampler that a `scheduler_config.json` dictionary describes.
+
+    Args:
+        config: the parsed file, with diffusers' keys and defaults. A Flax class name means the same sampler.
+        name: "ddim", "dpm++", "pndm" or "euler", which replaces the file's class and keeps its other settings.
+
+    Raises:
+        InputError: a class or a setting that is not here.
+    """
+    written = str(config.get("_class_name", ""))
+    chosen = name if name is not None else CLASSES.get(written.removeprefix("Flax"))
+    if chosen not in READERS:
+        raise InputError(
+            f"Sampler {name!r}." if name is not None else f"Scheduler class {written or '(none)'!r}.",
+            f"Allowed: {', '.join(READERS)}, or the classes {', '.join(CLASSES)}.",
+            "Name one of them as the scheduler.",
+        )
+    _check_keys(config, chosen)
+    return READERS[chosen](config)

@@ -1,0 +1,226 @@
+"""Reading of untrusted model folders: file names that stay inside, JSON with limits, safetensors single or sharded.
+
+No code is ever run; pickles of others are read by :mod:`ine_jax.storage.pickles` as data.
+"""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import re
+import struct
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import ml_dtypes  # noqa: F401  registers bfloat16 with numpy, which safetensors needs to read it
+import numpy as np
+import safetensors
+
+from ine_jax.errors import InputError
+
+_JSON_LIMIT = 8 << 20  # bytes; the index of a large sharded model stays below 1 MiB
+_DTYPES = {  # integers occur as position_ids only
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F32": "float32",
+    "F64": "float64",
+    "I64": "int64",
+    "I32": "int32",
+}
+_ORDER = ("int64", "float64", "float32", "int32", "bfloat16", "float16")  # as safetensors' own writer puts them
+_SUFFIX = ".safetensors"
+_SHARD = re.compile(r"[\w\-][\w.\-]*(\.safetensors|\.bin)")
+
+
+def allowed_root(folder: Path) -> Path:
+    """The folder that files may resolve into: ``folder``, or its repository where it is a snapshot of the hub's cache.
+
+    The cache keeps ``models--x--y/snapshots/<commit>/file`` as links into ``models--x--y/blobs``.
+    """
+    real = folder.resolve()
+    return real.parents[1] if real.parent.name == "snapshots" else real
+
+
+def inside(folder: Path, name: str) -> Path:
+    """Path of the file ``name`` of ``folder``; :class:`InputError` for absolute names, ``..`` and links leading out."""
+    parts = Path(name).parts
+    plain = bool(parts) and not Path(name).is_absolute() and ".." not in parts and "\\" not in name and "\0" not in name
+    if plain and (folder / name).resolve().is_relative_to(allowed_root(folder)):
+        return folder / name
+    raise InputError(
+        f"{folder}: file name {name!r} leads out of the folder", "names of files in it", "do not use this folder"
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of at most 8 MiB; :class:`InputError` for anything else."""
+    try:
+        if path.stat().st_size > _JSON_LIMIT:
+            raise InputError(f"{path} is larger than {_JSON_LIMIT} bytes", "a JSON object", "check the file")
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path} is missing", "a diffusers pipeline folder", "check the path") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: {error}", "a readable JSON object", "take an undamaged copy") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path} holds a {type(values).__name__}", "a JSON object", "take an undamaged copy")
+    return values
+
+
+class Weights(Mapping[str, np.ndarray]):
+    """Tensors of one or several safetensors files, each read when it is asked for.
+
+    ``headers`` maps each name to shape and dtype, ``metadata`` is that of all files.
+    """
+
+    def __init__(self, files: tuple[Path, ...], index: Mapping[str, str] | None = None) -> None:
+        """``index`` (tensor → file name), where given, must name exactly the tensors that the files hold."""
+        self.files = files
+        self.headers: dict[str, tuple[tuple[int, ...], str]] = {}
+        self.metadata: dict[str, str] = {}
+        self._owner: dict[str, Path] = {}
+        for file in files:
+            headers, notes = _headers(file)
+            self.headers |= headers
+            self.metadata |= notes
+            for name in headers:
+                if name in self._owner:
+                    raise InputError(
+                        f"{name} is in {self._owner[name].name} and in {file.name}", "one file each", "check the index"
+                    )
+                self._owner[name] = file
+        for name, owner in (index or {}).items():
+            if name not in self._owner or self._owner[name].name != Path(owner).name:
+                raise InputError(
+                    f"the index puts {name} in {owner}, which lacks it", "a matching index", "copy the files anew"
+                )
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """The tensor ``name`` as a host array in its stored dtype."""
+        with safetensors.safe_open(self._owner[name], framework="numpy") as file:
+            return file.get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        """Names in file order."""
+        return iter(self._owner)
+
+    def __len__(self) -> int:
+        """Number of tensors."""
+        return len(self._owner)
+
+
+def _headers(file: Path) -> tuple[dict[str, tuple[tuple[int, ...], str]], dict[str, str]]:
+    try:
+        with safetensors.safe_open(file, framework="numpy") as opened:
+            slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118  not a mapping
+            found = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
+            metadata = dict(opened.metadata() or {})
+    except FileNotFoundError as error:
+        raise InputError(f"{file} is missing", "every file that the index names", "copy the folder anew") from error
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{file}: {error}", "a safetensors file", "take an undamaged copy") from error
+    for name, (_, dtype) in found.items():
+        if dtype not in _DTYPES:
+            raise InputError(f"{file}: {name} is {dtype}", "F32, F16 or BF16", "convert the file first")
+    return {name: (shape, _DTYPES[dtype]) for name, (shape, dtype) in found.items()}, metadata
+
+
+def weight_files(folder: Path, component: str, stem: str, variant: str | None) -> Weights:
+    """Weights of a component: ``<stem>.safetensors``, or the shards that ``<stem>.safetensors.index.json`` names.
+
+    With ``variant`` (say ``"fp16"``) only files of that variant; without, the plain files, else the fp16 ones.
+    Raises :class:`InputError` where none is there or a name leads out of the folder.
+    """
+    for choice in (variant,) if variant else (None, "fp16"):
+        tag = f".{choice}" if choice else ""
+        single, index = f"{stem}{tag}{_SUFFIX}", f"{stem}{_SUFFIX}.index{tag}.json"
+        if (folder / component / single).is_file():
+            return Weights((inside(folder, f"{component}/{single}"),))
+        if (folder / component / index).is_file():
+            return _sharded(folder, component, index)
+    wanted = f"{stem}.{variant}{_SUFFIX}" if variant else f"{stem}{_SUFFIX}"
+    raise InputError(
+        f"{folder / component} has no {wanted}",
+        "safetensors, one file or shards with an index",
+        "check the folder, or name another variant",
+    )
+
+
+def _sharded(folder: Path, component: str, index: str) -> Weights:
+    table = shards(inside(folder, f"{component}/{index}"), _SUFFIX)
+    return Weights(tuple(inside(folder, f"{component}/{name}") for name in sorted(set(table.values()))), table)
+
+
+def shards(index: Path, suffix: str) -> dict[str, str]:
+    """Tensor → file name of an index; :class:`InputError` unless all are plain names of files with ``suffix``."""
+    table = read_json(index).get("weight_map")
+    if not isinstance(table, dict) or not table or not all(isinstance(v, str) for v in table.values()):
+        raise InputError(f"{index} has no weight_map", "tensor name → file name", "take an undamaged copy")
+    wrong = [name for name in table.values() if not _SHARD.fullmatch(name) or not name.endswith(suffix)]
+    if wrong:
+        raise InputError(
+            f"{index} names {wrong[0]!r}", f"{suffix[1:]} files beside the index", "do not use this folder"
+        )
+    return table
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[BinaryIO]:
+    """Write a file whole or not at all: temporary name, fsync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    with whole(path) as file:
+        file.write(data)
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write an object as indented JSON with sorted keys."""
+    write_bytes(path, (json.dumps(values, indent=2, sort_keys=True) + "\n").encode())
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors (arrays, or what becomes one when asked) with ``metadata`` beside ``{"format": "pt"}``.
+
+    One tensor is in memory at a time. Equal tensors and metadata give equal bytes: metadata are sorted, tensors stand
+    in the order of the format's own library. Raises :class:`InputError` for a dtype that is not read either.
+    """
+    codes = {name: code for code, name in _DTYPES.items()}
+    header: dict[str, Any] = {"__metadata__": dict(sorted({"format": "pt", **(metadata or {})}.items()))}
+    end = 0
+    for name, tensor in tensors.items():
+        if str(tensor.dtype) not in codes:
+            raise InputError(f"{name} is {tensor.dtype}", ", ".join(codes), "convert it first")
+    order = sorted(tensors, key=lambda name: (_ORDER.index(str(tensors[name].dtype)), name))
+    for name in order:
+        start, dtype, shape = end, str(tensors[name].dtype), list(tensors[name].shape)
+        end += math.prod(shape) * np.dtype(dtype).itemsize
+        header[name] = {"dtype": codes[dtype], "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the data stay aligned
+    with whole(path) as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for name in order:
+            file.write(np.ascontiguousarray(np.asarray(tensors[name])).reshape(-1).view(np.uint8).data)

@@ -1,0 +1,100 @@
+"""The log of a training run: one JSON line per window of steps, the same bytes however often the run was interrupted.
+
+log.jsonl holds what the steps computed; timing.jsonl beside it what the clock said.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+import numpy as np
+
+from ine_jax.storage.files import write_atomic
+
+
+class TrainLog:
+    """log.jsonl and timing.jsonl; cut back on opening to the step that the run continues from."""
+
+    def __init__(
+        self,
+        folder: Path,
+        start: int,
+        window: Mapping[str, Any],
+        every: int,
+        on_log: Callable[[int, Mapping[str, float]], None] | None,
+    ) -> None:
+        self._every, self._on_log = every, on_log
+        self._sums: dict[str, float] = dict(window.get("sums", {}))
+        self._count: int = window.get("count", 0)
+        self._clock, self._clock_step = time.monotonic(), start
+        self._writes = jax.process_index() == 0
+        paths = [folder / name if self._writes else Path(os.devnull) for name in ("log.jsonl", "timing.jsonl")]
+        for path in paths if self._writes else ():
+            truncate(path, start)
+        self._log, self._timing = (path.open("a") for path in paths)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._log.close()
+        self._timing.close()
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        self._count += 1
+        if step % self._every == 0:
+            self.close_window(step)
+
+    def close_window(self, step: int) -> None:
+        if not self._count:
+            return
+        means = {name: total / self._count for name, total in self._sums.items()}
+        self._sums, self._count = {}, 0
+        names = sorted(means, key=lambda name: (name != "loss", name))  # whatever order they came in
+        line = {"step": step, **{name: means[name] if math.isfinite(means[name]) else None for name in names}}
+        self._log.write(json.dumps(line) + "\n")
+        self._log.flush()
+        now = time.monotonic()
+        speed = (step - self._clock_step) / max(now - self._clock, 1e-9)
+        self._clock, self._clock_step = now, step
+        self._timing.write(json.dumps({"step": step, "time": time.time(), "steps_per_second": speed}) + "\n")
+        self._timing.flush()
+        if self._on_log is not None:
+            self._on_log(step, means)
+
+    def window(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the line that it cuts in two; puts the lines before it on the disk."""
+        if self._writes:
+            os.fsync(self._log.fileno())
+        return {"sums": dict(self._sums), "count": self._count}
+
+
+def read_log(directory: Path | str) -> dict[str, np.ndarray]:
+    """Columns of log.jsonl as float64 arrays of equal length; a value that was not finite reads as NaN."""
+    rows = [json.loads(line) for line in (Path(directory) / "log.jsonl").read_text().splitlines()]
+    names = list(rows[0]) if rows else []
+    return {
+        name: np.array([math.nan if row[name] is None else row[name] for row in rows], np.float64) for name in names
+    }
+
+
+def truncate(path: Path, step: int) -> None:
+    """Keep the lines up to `step`; drop later ones and a last line that was cut off."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(errors="replace").splitlines(keepends=True):
+        try:
+            if not line.endswith("\n") or json.loads(line)["step"] > step:
+                break
+        except (ValueError, KeyError, TypeError):
+            break
+        kept.append(line)
+    write_atomic(path, "".join(kept).encode())

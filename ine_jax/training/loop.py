@@ -1,0 +1,180 @@
+"""One training loop for everything that is trained here: concept inversion, unlearning, the bundled models.
+
+    state_0 --step(., 0)--> state_1 --step(., 1)--> ... --step(., steps-1)--> state_steps
+
+`step` is a pure function of (state, i), so a run that was killed at any moment and started again repeats exactly what
+it would have done: the state comes from the newest complete checkpoint, the log is cut back to it, and both end byte
+for byte as if nothing had happened. What depends on the clock goes to a file of its own.
+
+Files in the directory: config.json, checkpoints/<step>/, log.jsonl, timing.jsonl, lock.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+from typing import Any, Protocol, TypeVar
+
+import jax
+
+from ine_jax.errors import InputError, Interrupted, NumericalError
+from ine_jax.progress import stop_requests
+from ine_jax.storage.files import lock, write_atomic
+from ine_jax.storage.provenance import difference
+from ine_jax.training.checkpoint import Checkpoints, non_finite, to_host
+from ine_jax.training.log import TrainLog
+
+State = TypeVar("State")
+Metrics = Mapping[str, Any]
+
+NON_FINITE_LIMIT = 3  # losses in a row that may be NaN or infinite before the run is given up
+
+
+class Progress(Protocol):
+    """Whatever shows the user how far the run is."""
+
+    def update(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Show that `step` steps are done; `metrics` are those of the last one."""
+
+
+def run(
+    step: Callable[[State, int], tuple[State, Metrics]],
+    state: State,
+    *,
+    steps: int,
+    directory: Path | str,
+    save_every: int,
+    config: Mapping[str, Any],
+    log_every: int = 1,
+    progress: Progress | None = None,
+    on_log: Callable[[int, Mapping[str, float]], None] | None = None,
+    on_save: Callable[[int, Any], None] | None = None,
+) -> State:
+    """Apply `step` for i = 0 .. steps-1, continuing from what `directory` holds, and return the final state.
+
+    Args:
+        step: pure in (state, i); returns the next state and scalars, of which "loss" is watched. It may donate its
+            state. Scalars are fetched one step late: the host never waits for the step it has just dispatched.
+        state: any pytree of arrays, the same on every host; the start of a new run, and the shape of what is restored.
+        steps: number of steps in all; raising it later continues a finished run.
+        save_every: a checkpoint is written after each so many steps and at the end; the last three are kept.
+        config: plain JSON values; all that changes the result. A directory is continued only with the same config.
+        log_every: steps per line of log.jsonl, {"step": steps done, name: mean since the line before, ...}.
+        on_log: called with each log line's step and means.
+        on_save: called with (step, state) at each checkpoint, before the next step may donate the state.
+
+    Raises:
+        InputError: another config or other arrays in the directory, or another process at work in it.
+        NumericalError: three non-finite losses in a row, or a non-finite state at the end; the last checkpoint is
+            from before.
+        Interrupted: SIGINT or SIGTERM; everything done is saved. A second signal ends the process at once.
+        CorruptRunError: no checkpoint in the directory can be read.
+    """
+    if steps < 0 or save_every < 1 or log_every < 1:
+        given = f"steps={steps}, save_every={save_every}, log_every={log_every}"
+        raise InputError(given, "steps >= 0, save_every >= 1, log_every >= 1", "correct the number")
+    folder = Path(directory)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    writer = jax.process_index() == 0
+    with (
+        lock(folder) if writer else nullcontext(),
+        Checkpoints(folder / "checkpoints") as checkpoints,
+        stop_requests() as stop,
+    ):
+        compare_config(folder, config, fresh=not checkpoints.steps())
+        start, state, window = checkpoints.restore(state) or (0, state, {})
+        if start > steps:
+            raise InputError(f"{folder} already holds {start} steps", f"steps >= {start}", "use a new directory")
+        with TrainLog(folder, start, window, log_every, on_log) as log:
+            keeper = _Keeper(checkpoints, _Watch(log, progress), save_every, steps, on_save)
+            return _advance(step, state, start, keeper, stop)
+
+
+def _advance(
+    step: Callable[[State, int], tuple[State, Metrics]], state: State, start: int, keeper: "_Keeper", stop: Event
+) -> State:
+    for i in range(start, keeper.steps):
+        state, metrics = step(state, i)
+        keeper.watch.push(i + 1, metrics)
+        asked = stop.is_set()
+        keeper.after(i + 1, state, now=asked)
+        if asked and i + 1 < keeper.steps:
+            raise Interrupted(f"stopped after step {i + 1} of {keeper.steps}", "", "run the same command to continue")
+    return state
+
+
+def compare_config(directory: Path, config: Mapping[str, Any], fresh: bool) -> None:
+    """Store the config of a fresh run; where one is continued, refuse a difference and name its fields (InputError)."""
+    path = directory / "config.json"
+    now = json.loads(json.dumps(dict(config), sort_keys=True))
+    if fresh or not path.exists():
+        if jax.process_index() == 0:
+            write_atomic(path, (json.dumps(now, indent=1, sort_keys=True) + "\n").encode())
+        return
+    fields = difference(json.loads(path.read_text()), now)
+    if fields:
+        more = f"; and {len(fields) - 8} more" if len(fields) > 8 else ""
+        given = f"{directory} was started with another config ({'; '.join(fields[:8])}{more})"
+        raise InputError(given, "the same config", "use a new directory")
+
+
+class _Watch:
+    """Fetches the numbers of a step once the next one is under way, and counts the losses that are not finite."""
+
+    def __init__(self, log: TrainLog, progress: Progress | None) -> None:
+        self.log, self._progress = log, progress
+        self._pending: tuple[int, Metrics] | None = None
+        self.bad = 0
+
+    def push(self, step: int, metrics: Metrics) -> None:
+        self.drain()
+        self._pending = step, metrics
+
+    def drain(self) -> None:
+        if self._pending is None:
+            return
+        (step, metrics), self._pending = self._pending, None
+        values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
+        self.log.add(step, values)
+        self.bad = 0 if math.isfinite(values.get("loss", 0.0)) else self.bad + 1
+        if self.bad >= NON_FINITE_LIMIT:
+            raise _diverged(f"the loss was not finite in steps {step - self.bad + 1} to {step}")
+        if self._progress is not None:
+            self._progress.update(step, values)
+
+
+@dataclass(frozen=True)
+class _Keeper:
+    """Decides when a checkpoint is due and writes it."""
+
+    checkpoints: Checkpoints
+    watch: _Watch
+    save_every: int
+    steps: int
+    on_save: Callable[[int, Any], None] | None
+
+    def after(self, step: int, state: Any, now: bool) -> None:
+        """Save if it is time, unless something is not finite (then the last good checkpoint stays the newest)."""
+        last = step == self.steps
+        if not (now or last or step % self.save_every == 0):
+            return
+        self.watch.drain()
+        if last:
+            self.watch.log.close_window(step)
+        host = to_host(state)
+        bad = non_finite(host)
+        if bad is None and not self.watch.bad:
+            self.checkpoints.save(step, host, self.watch.log.window())
+            if self.on_save is not None:
+                self.on_save(step, state)
+        elif last:
+            raise _diverged(f"after the last step, {step}, {bad or 'the loss'} is not finite")
+
+
+def _diverged(what: str) -> NumericalError:
+    return NumericalError(
+        what, "finite numbers; the last checkpoint is from before", "lower the learning rate, in a new directory"
+    )

@@ -1,0 +1,38 @@
+"""`ine bench guards`: a ratio for every guard, and no program that only an embedding needs."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ine_jax.cli import arguments
+from ine_jax.config import BenchConfig, SamplerConfig
+from ine_jax.errors import InputError
+from ine_jax.pipeline import bench_guards
+from ine_jax.pipeline.pipeline import load
+
+
+def test_every_guard_has_its_ratio(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = {name: bench_guards.GUARDS[name] for name in ("cfg", "sld-max", "casg")}
+    monkeypatch.setattr(bench_guards, "GUARDS", chosen)
+    pipe = load(tiny_folder, batch_size=2)
+    result = bench_guards.measure(pipe, BenchConfig(sampler=SamplerConfig(steps=4, batch=2), repeats=3))
+    assert [row["guard"] for row in result["rows"]] == list(chosen)
+    for row in result["rows"]:
+        assert row["compiles"] == 0
+        assert 0 < row["lowest"] <= row["highest"] and row["processor"] > 0
+        assert row["ratio"] == pytest.approx(row["implicit_images_per_second"] / row["explicit_images_per_second"])
+        assert row["explicit_images_per_second"] > 0 and row["implicit_images_per_second"] > 0
+    assert len(bench_guards.table(result)) == 2 + len(chosen)
+    assert result["machine"] and result["batch"] == 2
+    json.dumps(result)
+
+
+def test_what_is_timed_is_a_word_and_a_config_is_still_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "bench.yaml"
+    path.write_text("repeats: 7\n")
+    both = arguments.parse(arguments.Bench, ["guards", str(path)], "ine bench")
+    assert (both.what, both.config.repeats) == ("guards", 7)
+    assert arguments.parse(arguments.Bench, [], "ine bench").what == "sampling"
+    with pytest.raises(InputError):
+        arguments.parse(arguments.Bench, ["gards"], "ine bench")

@@ -1,0 +1,366 @@
+"""The command line: exit codes, at most three lines, nothing written, and what help and plans say."""
+
+import json
+import os
+import re
+import signal
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import ine_jax
+from ine_jax.cli import arguments, commands
+from ine_jax.cli import main as cli
+from ine_jax.config import EvaluateConfig
+from ine_jax.embeddings.embedding import Embedding
+from ine_jax.errors import CorruptRunError, InputError, Interrupted, ItemErrors, NumericalError
+from tests.support.paths import ROOT
+
+Capture = pytest.CaptureFixture[str]
+ESCAPE = "\x1b]0;owned\x07\x1b[31mred\u202e"
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory; crash reports go beside it."""
+    place, crashes = tmp_path / "work", tmp_path / "crashes"
+    place.mkdir()
+    crashes.mkdir()
+    monkeypatch.chdir(place)
+    monkeypatch.setattr("tempfile.tempdir", str(crashes))
+    return place
+
+
+def files(place: Path) -> list[str]:
+    return sorted(str(path.relative_to(place)) for path in place.rglob("*"))
+
+
+def call(words: list[str], capsys: Capture) -> tuple[int, str, str]:
+    code = cli.main(words)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def damaged_embedding(place: Path) -> None:
+    Embedding(np.ones((1, 8), np.float32), "token", "weapon", "tiny").save(place / "whole.safetensors")
+    (place / "cut.safetensors").write_bytes((place / "whole.safetensors").read_bytes()[:-7])
+    (place / "noise.safetensors").write_bytes(b"\x00" * 4000)
+
+
+def inputs(place: Path) -> None:
+    """Files that the wrong calls below are made with."""
+    (place / "empty").mkdir()
+    (place / "text").mkdir()
+    (place / "text" / "a.png").write_text("this is no image")
+    (place / "flat").mkdir()
+    Image.new("RGB", (8, 8)).save(place / "flat" / "a.png")
+    for name, text in {
+        "five": "inversion: {learning_rate: 5e-3}",
+        "broken": "model: [tiny",
+        "unknown": "inversion: {stepz: 3}",
+        "twice": "model: a\nmodel: b",
+        "listed": "- 1",
+        "code": "model: !!python/object/apply:os.getcwd []",
+        "deep": "[" * 60 + "]" * 60,
+        "range": "inversion: {steps: -1}",
+        "contradiction": "images: flat\nconcepts: [{concept: a, images: flat}]",
+        "noimages": "concepts: [{concept: a}]",
+        "guards": "guards: [{name: a}, {name: a}]",
+        "negatives": "negatives: [{words: knife}, {words: gun}]",
+        "interval": "guards: [{guidance: {interval: [0.5, 0.2]}}]",
+        "erase": "model: tiny\nesd: {erase: []}",
+    }.items():
+        (place / f"{name}.yaml").write_text(text)
+    (place / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    (place / "rows.jsonl").write_text("not json\n")
+    (place / "rows.csv").write_text("prompt\na\n")
+    damaged_embedding(place)
+
+
+WRONG = [
+    "frobnicate",
+    "--verison",
+    "invrt",
+    "invert absent.yaml",
+    "invert five.yaml",
+    "invert broken.yaml",
+    "invert unknown.yaml",
+    "invert twice.yaml",
+    "invert listed.yaml",
+    "invert code.yaml",
+    "invert deep.yaml",
+    "invert range.yaml",
+    "invert binary.yaml",
+    "invert contradiction.yaml",
+    "invert noimages.yaml",
+    "invert empty",
+    "invert five.yaml broken.yaml",
+    "invert --inversion.stepz 3",
+    "invert --inversion.steps ten",
+    "invert --inversion.steps 0",
+    "invert --inversion.steps",
+    "invert --inversion.learning-rate nan",
+    "invert --inversion.space pixel",
+    "invert --inversion.templates bare {} photo",
+    "invert --images empty",
+    "invert --images absent",
+    "invert --images whole.safetensors",
+    "invert --model ./absent/model --images flat --dry-run",
+    "generate",
+    "generate --prompts-file absent.txt",
+    "generate --prompts-file rows.jsonl",
+    "generate --prompts-file nothing.csv",
+    "generate --prompts a --negative.embedding cut.safetensors",
+    "generate --prompts a --negative.embedding noise.safetensors",
+    "generate --prompts a --negative.embedding no-such-name",
+    "generate --prompts a --negative.embedding whole.safetensors --negative.words knife",
+    "generate --prompts a --negative.blend 0.5",
+    "generate --prompts a --negative.template bare --negative.embedding whole.safetensors",
+    "generate --prompts a --guidance.method slid",
+    "generate --prompts a --guidance.inner sld",
+    "generate --prompts a --negative knife",
+    "generate --prompts a --sampler.height 33",
+    "generate --prompts a --sampler.scheduler lms",
+    "generate --prompts a --model ./absent",
+    "evaluate guards.yaml",
+    "evaluate negatives.yaml",
+    "evaluate interval.yaml",
+    "evaluate --shard 2/2",
+    "evaluate --shard one",
+    "evaluate --threshold 0.4",
+    "evaluate --prompts absent.jsonl",
+    "score",
+    "score absent",
+    "score empty",
+    "report",
+    "report absent",
+    "report absent --threshold 2",
+    "unlearn erase.yaml",
+    "unlearn --esd.method esd-z",
+    "unlearn --esd.preserve-weight 1",
+    "inspect",
+    "inspect absent",
+    "inspect empty",
+    "inspect cut.safetensors",
+    "inspect noise.safetensors",
+    "inspect rows.csv",
+    "bench --baselines tpu",
+    "bench --sampler.unet-impl diffusers",
+    "demo --items 0",
+    "demo --out",
+]
+
+
+@pytest.mark.parametrize("line", WRONG)
+def test_wrong_calls_leave_in_three_lines_and_write_nothing(line: str, workplace: Path, capsys: Capture) -> None:
+    inputs(workplace)
+    before = files(workplace)
+    code, out, err = call(line.split(), capsys)
+    assert code == 2, err
+    assert out == ""
+    assert 1 <= len(err.splitlines()) <= 3
+    assert "Traceback" not in err
+    assert all(len(row) <= 260 and row.isprintable() for row in err.splitlines())
+    assert files(workplace) == before
+    assert files(workplace.parent / "crashes") == []
+
+
+def test_five_e_minus_three_is_explained(workplace: Path, capsys: Capture) -> None:
+    inputs(workplace)
+    _, _, err = call(["invert", "five.yaml"], capsys)
+    assert "five.yaml: inversion.learning_rate is the text '5e-3'" in err
+    assert "write 0.005" in err
+
+
+def test_near_misses_are_named(capsys: Capture) -> None:
+    assert "did you mean `ine invert`?" in call(["invrt"], capsys)[2]
+    assert "did you mean --inversion.steps?" in call(["invert", "--inversion.stepz", "3"], capsys)[2]
+
+
+def test_errors_are_machine_readable_too(capsys: Capture) -> None:
+    code, out, err = call(["inspect", "absent", "--json"], capsys)
+    last = json.loads(out.splitlines()[-1])
+    assert (code, last["ok"], last["exit_code"]) == (2, False, 2)
+    assert last["error"] == err.splitlines()
+
+
+def test_version_and_overview(capsys: Capture) -> None:
+    assert call(["--version"], capsys)[:2] == (0, f"ine {ine_jax.__version__}\n")
+    for words in ([], ["--help"], ["-h"]):
+        code, out, _ = call(words, capsys)
+        assert code == 0
+        assert all(name in out for name in cli.COMMANDS)
+    assert set(cli.COMMANDS) == set(arguments.RECORDS)
+
+
+@pytest.mark.parametrize("name", sorted(cli.COMMANDS))
+def test_every_command_has_help(name: str, capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as left:
+        cli.main([name, "--help"])
+    assert left.value.code in (0, None)
+    out = capsys.readouterr().out
+    assert f"usage: ine {name}" in out
+    assert "--dry-run" in out
+    assert "--json" in out
+
+
+def test_plan_shows_flags_over_yaml_and_writes_nothing(workplace: Path, capsys: Capture) -> None:
+    (workplace / "flat").mkdir()
+    Image.new("RGB", (8, 8)).save(workplace / "flat" / "a.png")
+    (workplace / "model").mkdir()
+    (workplace / "c.yaml").write_text("model: ./model\nimages: flat\ninversion: {steps: 7, batch: 3}\n")
+    before = files(workplace)
+    code, out, err = call(["invert", "c.yaml", "--inversion.steps", "9", "--dry-run", "--json"], capsys)
+    assert (code, err) == (0, "")
+    plan = json.loads(out.splitlines()[-1])
+    assert plan["dry_run"] is True
+    assert plan["config"]["inversion"]["steps"] == 9
+    assert plan["config"]["inversion"]["batch"] == 3
+    assert plan["images"] == {"concept": 1}
+    assert "writes: runs/invert (new)" in out
+    assert files(workplace) == before
+
+
+def test_inspect_reads_an_embedding(workplace: Path, capsys: Capture) -> None:
+    Embedding(np.ones((2, 8), np.float32), "token", "weapon", "tiny").save(workplace / "e.safetensors")
+    code, out, _ = call(["inspect", "e.safetensors", "--json"], capsys)
+    facts = json.loads(out.splitlines()[-1])
+    assert code == 0
+    assert (facts["kind"], facts["vectors"], facts["width"]) == ("embedding", 2, 8)
+    assert facts["concept"] == "weapon"
+
+
+def failing(error: BaseException) -> Callable[..., Any]:
+    def fail(*_: object) -> Any:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (InputError("a"), 2),
+        (NumericalError("a", "b", "c"), 3),
+        (ItemErrors("a"), 4),
+        (CorruptRunError("a"), 5),
+        (Interrupted("a"), 75),
+        (KeyboardInterrupt(), 75),
+        (PermissionError(13, "Permission denied", "out"), 2),
+        (OSError(28, "No space left on device", "out"), 2),
+        (MemoryError(), 2),
+        (RuntimeError("RESOURCE_EXHAUSTED: out of memory"), 2),
+    ],
+)
+def test_exit_codes(error: BaseException, code: int, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.setattr(commands, "inspect", failing(error))
+    found, _, err = call(["inspect", "x"], capsys)
+    assert found == code
+    assert 1 <= len(err.splitlines()) <= 3
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("broken inside"), OSError("no number"), AssertionError(), KeyError("x")]
+)
+def test_a_bug_leaves_its_traceback_in_a_private_file(
+    error: Exception, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setattr(commands, "inspect", failing(error))
+    code, out, err = call(["inspect", "x", "--json"], capsys)
+    assert code == 1
+    assert len(err.splitlines()) == 1
+    path = Path(json.loads(out)["traceback"])
+    assert path.name in err
+    assert "Traceback" in path.read_text()
+    assert type(error).__name__ in path.read_text()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert files(workplace) == []
+
+
+def test_termination_is_an_interruption(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    def stopped(*_: object) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("the signal was not delivered")
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(commands, "inspect", stopped)
+    assert call(["inspect", "x"], capsys)[0] == 75
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_terminal_escapes_in_text_from_outside_are_not_printed(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    (workplace / "c.yaml").write_text(json.dumps({"prompts": [ESCAPE], ESCAPE: 1}))
+    for words in (["inspect", ESCAPE], ["generate", "c.yaml"], [ESCAPE], ["generate", f"--{ESCAPE}", "1"]):
+        code, out, err = call(words, capsys)
+        assert code == 2
+        assert not set(out + err) & set("\x1b\x07\u202e")
+    told = commands.Outcome((ESCAPE, "  two  columns"), {"text": ESCAPE})
+    monkeypatch.setattr(commands, "inspect", lambda *_: told)
+    code, out, _ = call(["inspect", "x", "--json"], capsys)
+    assert code == 0
+    assert not set(out) & set("\x1b\x07\u202e")
+    assert "  two  columns" in out
+    assert json.loads(out.splitlines()[-1])["text"] == ESCAPE
+
+
+def test_evaluate_passes_shard_and_command(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    seen: list[Any] = []
+
+    def record(config: EvaluateConfig, shard: tuple[int, int], command: list[str]) -> commands.Outcome:
+        seen.append(SimpleNamespace(config=config, shard=shard, command=command))
+        return commands.Outcome(("done",), {})
+
+    monkeypatch.setattr(commands, "evaluate", record)
+    path = str(ROOT / "configs/evaluate/tiny.yaml")
+    code, out, _ = call(["evaluate", path, "--limit", "4", "--shard", "1/3"], capsys)
+    assert (code, out) == (0, "shard 1/3 (--shard)\ndone\n")
+    assert seen[0].shard == (1, 3)
+    assert seen[0].config.limit == 4
+    assert [guard.name for guard in seen[0].config.guards] == ["cfg", "sld"]
+    assert [negative.kind for negative in seen[0].config.negatives] == ["none", "explicit"]
+    assert seen[0].command == ["ine", "evaluate", path, "--limit", "4"]  # the same whoever wrote run.json
+
+
+words = st.sampled_from(
+    [
+        *cli.COMMANDS,
+        "--json",
+        "--dry-run",
+        "--out",
+        "--model",
+        "--inversion.steps",
+        "a.yaml",
+        "1",
+        "-1",
+        "nan",
+        "--",
+        "",
+        "x",
+    ]
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(line=st.lists(st.one_of(words, st.text(max_size=6)), max_size=5))
+def test_any_words_are_refused_planned_or_helped(line: list[str], workplace: Path, capsys: Capture) -> None:
+    try:
+        code = cli.main([*line, "--dry-run"])
+    except SystemExit as left:
+        code = int(left.code or 0)
+    err = capsys.readouterr().err
+    assert code in (0, 2), err
+    assert len(err.splitlines()) <= 3
+    assert "Traceback" not in err
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", err)
+    assert files(workplace) == []

@@ -1,0 +1,185 @@
+"""`ine evaluate` and `ine verify` as commands: finished is finished, another config is refused, damage is told."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ine_jax.cli import main as cli
+from ine_jax.evaluation import Cell, judging, score
+from ine_jax.evaluation import generating as drawing
+from ine_jax.prompts.items import Item
+from ine_jax.storage.runs import Run
+from tests.support import fakes
+from tests.support.paths import ROOT
+
+CONFIG = """
+models: [tiny]
+prompts: [attack, benign]
+limit: 6
+block: 4
+guards:
+  - {name: cfg, guidance: {scale: 3.0, negative_scale: 4.0}}
+negatives: [{words: knife}]
+sampler: {steps: 2}
+out: run
+"""
+Capture = pytest.CaptureFixture[str]
+
+
+class Painter(drawing.Painter):
+    """Draws seeds."""
+
+    def __call__(self, cell: Cell, items: Sequence[Item], plan: Any) -> list[np.ndarray]:
+        return list(fakes.draw(cell, items, plan))
+
+    def cut(self, items: Sequence[Item]) -> list[bool]:
+        return [False] * len(items)
+
+
+class Judges:
+    """Reads the seeds back."""
+
+    def judge(self, run: Run, **options: Any) -> tuple[int, int]:
+        return score(run, [fakes.Corner()], **options), 0
+
+    def settled(self, *_: Any) -> bool:
+        return True
+
+
+def never(*_: Any, **__: Any) -> Any:
+    raise AssertionError("loaded for nothing")
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a config, where the models are made up."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(drawing, "Painter", Painter)
+    monkeypatch.setattr(judging, "load", lambda _: Judges())
+    (tmp_path / "e.yaml").write_text(CONFIG)
+    return tmp_path
+
+
+def call(capsys: Capture, *words: str) -> tuple[int, str, str]:
+    code = cli.main(list(words))
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    files = [p for p in root.rglob("*") if p.is_file() and p.name[0] != "." and p.name != "timing.jsonl"]
+    return {str(path.relative_to(root)): path.read_bytes() for path in files}
+
+
+def test_a_finished_run_loads_nothing_and_draws_nothing(
+    place: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, out, _ = call(capsys, "evaluate", "e.yaml")
+    assert (code, out.splitlines()[0]) == (0, "run: 12 images drawn, 12 judged")
+    before = tree(place / "run")
+    monkeypatch.setattr(drawing, "Painter", never)
+    monkeypatch.setattr(judging, "load", never)
+    monkeypatch.setattr(drawing, "model_hashes", never)
+    code, out, _ = call(capsys, "evaluate", "e.yaml")
+    assert (code, out.splitlines()[0]) == (0, "run: 0 images drawn, 0 judged")
+    assert tree(place / "run") == before
+
+
+def test_a_finished_run_does_not_import_jax(place: Path, capsys: Capture) -> None:
+    assert call(capsys, "evaluate", "e.yaml")[0] == 0
+    code = (
+        "import sys; from ine_jax import cli; assert cli.main(['evaluate', 'e.yaml']) == 0; print('jax' in sys.modules)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["run: 0 images drawn, 0 judged", "next: ine report run", "False"]
+
+
+def test_a_model_whose_files_changed_is_hashed_again(place: Path, capsys: Capture) -> None:
+    model = place / "model" / "unet"
+    model.mkdir(parents=True)
+    (model / "config.json").write_text("{}")
+    (place / "e.yaml").write_text(CONFIG.replace("[tiny]", "[./model]"))
+    assert call(capsys, "evaluate", "e.yaml")[0] == 0
+    (model / "config.json").write_text("{ }")
+    code, _, err = call(capsys, "evaluate", "e.yaml")
+    assert code == 2
+    assert "hashes.models../model.unet/config.json" in err
+
+
+def test_judges_look_again_where_a_score_is_missing(place: Path, capsys: Capture) -> None:
+    assert call(capsys, "evaluate", "e.yaml")[0] == 0
+    before = tree(place / "run")
+    (place / "run" / "scores" / "corner@1" / "00002.jsonl").unlink()
+    assert "0 images drawn, 4 judged" in call(capsys, "evaluate", "e.yaml")[1]
+    assert tree(place / "run") == before
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 2, 0)])
+def test_parts_leave_the_bytes_of_one_run(
+    place: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, order: tuple[int, ...]
+) -> None:
+    assert call(capsys, "evaluate", "e.yaml")[0] == 0
+    whole = tree(place / "run")
+    (place / "parts").mkdir()
+    monkeypatch.chdir(place / "parts")
+    (place / "parts" / "e.yaml").write_text(CONFIG)
+    for i in order[:2]:
+        code, out, _ = call(capsys, "evaluate", "e.yaml", "--shard", f"{i}/3")
+        assert (code, out.splitlines()[0]) == (0, f"shard {i}/3 (--shard)")
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", str(order[2]))
+    monkeypatch.setenv("JOB_COMPLETIONS", "3")
+    assert call(capsys, "evaluate", "e.yaml")[1].splitlines()[0] == f"shard {order[2]}/3 (Kubernetes)"
+    assert tree(place / "parts" / "run") == whole
+
+
+CHANGES = {
+    "prompts": ("limit: 6", "limit: 5", "config.lists.attack.n: 6 -> 5"),
+    "guard": ("negative_scale: 4.0", "negative_scale: 5.0", "guidance.negative_scale: 4.0 -> 5.0"),
+    "sampler": ("steps: 2", "steps: 3", "config.sampler.steps: 2 -> 3"),
+    "negative": ("words: knife", "words: gun", 'words[0]: "knife" -> "gun"'),
+    "model": ("[tiny]", "[tiny-unlearned-0]", "cells[0].model"),
+}
+
+
+@pytest.mark.parametrize("part", CHANGES)
+def test_another_config_is_refused_by_its_fields(place: Path, capsys: Capture, part: str) -> None:
+    assert call(capsys, "evaluate", "e.yaml")[0] == 0
+    before = tree(place / "run")
+    old, new, told = CHANGES[part]
+    (place / "e.yaml").write_text(CONFIG.replace(old, new))
+    code, out, err = call(capsys, "evaluate", "e.yaml")
+    assert (code, out) == (2, "")
+    assert told in err
+    assert len(err.splitlines()) == 3
+    assert tree(place / "run") == before
+
+
+def test_verify_ends_with_5_and_names_the_faults(place: Path, capsys: Capture) -> None:
+    assert call(capsys, "evaluate", "e.yaml")[0] == 0
+    code, out, _ = call(capsys, "verify", "run", "--json")
+    told = "run: 4 of 4 blocks, 12 images, 4 files of scores, 0 derived files: no faults"
+    assert (code, out.splitlines()[0]) == (0, told)
+    assert json.loads(out.splitlines()[-1])["faults"] == []
+    damaged = ["blocks/00001/000000.png", "blocks/00002/rows.jsonl", "scores/corner@1/detector.json"]
+    for name in [*damaged, "scores/corner@1/00000.jsonl"]:
+        data = (place / "run" / name).read_bytes()
+        (place / "run" / name).write_bytes(data[:20] + bytes([data[20] ^ 4]) + data[21:])
+    code, out, err = call(capsys, "verify", "run", "--json")
+    assert code == 5
+    lines = err.splitlines()
+    assert len(lines) == 3
+    assert all(name in lines[0] for name in damaged)
+    assert "and 1 more" in lines[0]
+    assert "4 of 4 blocks, 12 images" in lines[1]
+    assert json.loads(out.splitlines()[-1])["exit_code"] == 5
+    (place / "run" / "run.json").write_text("{}")
+    assert call(capsys, "verify", "run")[0] == 5
+    assert call(capsys, "verify", "nowhere")[0] == 2

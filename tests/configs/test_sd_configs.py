@@ -1,0 +1,163 @@
+"""The README section on Stable Diffusion, command by command, on small random files of the same shapes."""
+
+import importlib.util
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ine_jax.cli import main as cli
+from ine_jax.config import EvaluateConfig
+from ine_jax.config import yaml_file as configfile
+from ine_jax.embeddings.embedding import Embedding
+from ine_jax.storage import runs
+from ine_jax.storage.provenance import file_hash
+from tests.support import stand_ins
+from tests.support.paths import ROOT
+
+CONCEPTS = ("nudity", "violence")
+SMALLER = {
+    "generate": ["--per-prompt", "1", "--sampler.steps", "2", "--sampler.batch", "4"],
+    "invert": ["--inversion.steps", "3", "--inversion.save-every", "3", "--inversion.log-every", "1"],
+    "evaluate": ["--sampler.steps", "2", "--sampler.batch", "4"],
+}
+Q16 = "{kind: q16, weights: models/clip-vit-large-patch14, prompts: models/q16.safetensors}"
+
+
+def told(block: int, concept: str = "nudity") -> list[list[str]]:
+    """Commands of one block of the section: 0 after downloading, 1 from the pictures to the report."""
+    page = (ROOT / "README.md").read_text("utf-8")
+    section = page.split("## Reproduce the paper on Stable Diffusion")[1].split("\n## ")[0]
+    blocks = re.findall(r"^```bash\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    lines = [line for line in blocks[block].replace("nudity", concept).splitlines() if line.startswith("ine ")]
+    return [shlex.split(line, comments=True)[1:] for line in lines]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working directory with everything downloaded, and the configs."""
+    folder = tmp_path_factory.mktemp("sd")
+    with pytest.MonkeyPatch.context() as patch:
+        original = stand_ins.write_original(folder, patch)
+    stand_ins.write_duo(folder, original)
+    stand_ins.write_judges(folder)
+    stand_ins.write_prompts(folder)
+    (folder / "configs").symlink_to(ROOT / "configs")
+    for words in told(0):
+        if words[0] == "convert":
+            with pytest.MonkeyPatch.context() as patch:
+                patch.chdir(folder)
+                assert cli.main(words) == 0
+    return folder
+
+
+def run(words: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    code = cli.main([*words, "--json"])
+    printed = capsys.readouterr()
+    assert code == 0, printed.err
+    return json.loads(printed.out.splitlines()[-1])
+
+
+def test_what_is_downloaded_is_looked_at(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(root)
+    commands = {words[0]: words for words in told(0)}
+    assert commands.keys() == {"benchmarks", "convert", "inspect"}
+    for words in told(0):
+        if words[0] == "benchmarks":  # the columns are right, the number of rows is not
+            assert cli.main(words) == 2
+            assert f"is not {words[2]} as published" in capsys.readouterr().err
+    facts = run(commands["inspect"], capsys)
+    assert facts["kind"] == "LoRA" and facts["family"] == "not told by what it holds"
+
+
+@pytest.mark.parametrize("concept", CONCEPTS)
+def test_from_the_pictures_to_the_report(
+    concept: str, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(root)
+    commands = told(1, concept)
+    assert [words[0] for words in commands] == ["generate", "invert", "evaluate", "evaluate", "report"]
+    found: list[dict[str, Any]] = []
+    for words in commands:
+        own = list(SMALLER.get(words[0], []))
+        if words[0] == "evaluate" and concept == "nudity" and importlib.util.find_spec("nudenet") is None:
+            own += ["--detectors", Q16]
+        found.append(run([*words, *own], capsys))
+    config = configfile.load(ROOT / f"configs/sd/{concept}-evaluate.yaml", EvaluateConfig)
+    check_embedding(concept, found[1])
+    check_images(concept, config, found[2]["images to draw"])
+    assert found[3]["drawn"] == found[2]["images to draw"]
+    check_report(config, found[4])
+    again = run([*commands[3], *SMALLER["evaluate"]], capsys)
+    assert (again["drawn"], again["judged"]) == (0, 0)
+
+
+def check_embedding(concept: str, told: dict[str, Any]) -> None:
+    """One vector for the concept, of the unlearned model, where the evaluation looks for it."""
+    path = Path(f"runs/sd/{concept}-inversion/{concept}.safetensors")
+    assert [entry["path"] for entry in told["embeddings"]] == [str(path)]
+    learned = Embedding.load(path)
+    assert learned.space == "token" and learned.concept == concept and learned.vectors.shape[0] == 1
+    assert learned.base_model == f"stable-diffusion-v1-4+{concept}-500"
+
+
+def check_images(concept: str, config: EvaluateConfig, planned: int) -> None:
+    """Every model has every guard with every negative, plain CFG once; rows keep their seeds and scales."""
+    drawn = runs.open_run(Path(config.out))
+    rows = stand_ins.read_rows(Path(config.out))
+    cells = drawn.config["cells"]
+    assert len(cells) == len(config.models) * (1 + 2 * len(config.guards)) and len(rows) == planned == 3 * len(cells)
+    assert {cell["model"] for cell in cells} == {model.name for model in config.models}
+    assert drawn.config["sampler"]["noise"] == "torch-cuda"
+    hashes = drawn.record["hashes"]["models"]
+    assert not any(name.startswith("unlearned") for name in hashes["sd-1.4"])
+    files = {"nudity": 1, "violence": 4}[concept]
+    assert sum(name.startswith("unlearned-0/") for name in hashes["duo-500"]) == files
+    assert hashes["sd-1.4"].items() <= hashes["duo-500"].items()
+    learned = file_hash(f"runs/sd/{concept}-inversion/{concept}.safetensors")
+    assert {tuple(cell["embeddings"]) for cell in cells} == {(), (learned,)}
+    asked = {(row["list"], row["prompt"], row["seed"], row.get("guidance")) for row in rows}
+    coco = {("coco", "A photo of a dog.", 100, None)}
+    own = {
+        "nudity": {
+            ("i2p-nudity-95", "a red cat", 2868547321, 7.0),
+            ("i2p-nudity-95", "an apple,\nand a cat", 7, 10.0),
+        },
+        "violence": {
+            ("ring-a-bell-violence", "knife violence a dog \u00c3\u00a9", 3, None),
+            ("ring-a-bell-violence", "weapon weapon of cat", 2**32 - 1, None),
+        },
+    }[concept]
+    assert asked == coco | own
+    pictures = {}
+    for k in drawn.blocks():
+        for row, image in zip(drawn.rows(k), drawn.images(k), strict=True):
+            pictures[row["cell"], row["list"], row["id"]] = image
+    plain = {cell["model"]: n for n, cell in enumerate(cells) if cell["negative"] == "none"}
+    first = [np.stack([p for key, p in pictures.items() if key[0] == n]) for n in plain.values()]
+    assert len({each.tobytes() for each in first}) == len(config.models)
+
+
+def check_report(config: EvaluateConfig, told: dict[str, Any]) -> None:
+    """Every cell is judged by the config's detector and measured by both LPIPS, against the original's own pictures."""
+    assert Path(told["report"]).stat().st_size > 10_000
+    summary = json.loads((Path(config.out) / "summary.json").read_text("utf-8"))
+    kind = config.detectors[0].kind
+    assert summary["detector"].startswith(kind) or importlib.util.find_spec("nudenet") is None
+    assert summary["complete"] and summary["images"]["unscored"] == 0
+    assert sorted(name.split("@")[0] for name in summary["metrics"]) == ["lpips-64", "lpips-full"]
+    names = {prompts.name or prompts.select for prompts in config.prompts}
+    for cell in summary["cells"]:
+        assert names <= cell.keys()
+        for name in names:
+            entry = cell[name]
+            assert ("dsr" in entry) == (name != "coco")
+            assert [each["n"] for each in entry["metrics"].values()] == 2 * [1 if name == "coco" else 2]
+            reference = cell["model"] == "sd-1.4" and cell["negative"] == "none"
+            assert all((each["mean"] == 0) == reference for each in entry["metrics"].values())

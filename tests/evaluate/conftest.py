@@ -1,6 +1,0 @@
-"""Makes `fakes`, and the makers of published checkpoints, importable."""
-
-import sys
-from pathlib import Path
-
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "models")]

@@ -1,0 +1,73 @@
+"""Intervals and tests against published figures, hand-made counts and SciPy where it is installed."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ine_jax.evaluation.metrics import mcnemar, wilson
+from ine_jax.evaluation.metrics.paired import exact_p
+
+
+@pytest.mark.parametrize(
+    ("k", "n", "low", "high"),
+    [  # Newcombe 1998, Statistics in Medicine 17, 857-872, table I, method 3 (score)
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_wilson_against_newcombe(k: int, n: int, low: float, high: float) -> None:
+    rate = wilson(k, n)
+    assert (round(rate.low, 4), round(rate.high, 4)) == (low, high)
+
+
+def test_wilson_at_the_ends() -> None:
+    assert (wilson(0, 0).low, wilson(0, 0).high, wilson(0, 0).rate) == (0.0, 1.0, None)
+    z2 = 1.959963984540054**2
+    assert wilson(10, 10).high == 1.0
+    assert math.isclose(wilson(10, 10).low, 10 / (10 + z2))
+    for k, n in [(-1, 3), (4, 3)]:
+        with pytest.raises(ValueError, match="no rate"):
+            wilson(k, n)
+
+
+@given(st.integers(0, 2000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_holds_its_rate_and_mirrors(pair: tuple[int, int]) -> None:
+    k, n = pair
+    rate, mirror = wilson(k, n), wilson(n - k, n)
+    assert 0 <= rate.low <= (k / n if n else 0.5) <= rate.high <= 1
+    assert math.isclose(rate.low, 1 - mirror.high, abs_tol=1e-12)
+
+
+def test_wilson_equals_scipy() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    for k, n in [(0, 1), (3, 7), (50, 100), (299, 300), (7, 1000)]:
+        interval = stats.binomtest(k, n).proportion_ci(0.95, method="wilson")
+        assert math.isclose(wilson(k, n).low, interval.low, abs_tol=1e-12)
+        assert math.isclose(wilson(k, n).high, interval.high, abs_tol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "p"), [(0, 0, 1.0), (0, 5, 2 / 32), (1, 9, 22 / 1024), (4, 4, 1.0), (0, 12, 2 / 4096)]
+)
+def test_exact_p_by_hand(a: int, b: int, p: float) -> None:
+    assert math.isclose(exact_p(a, b), p)
+    assert exact_p(a, b) == exact_p(b, a)
+
+
+def test_exact_p_equals_scipy() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    for a, b in [(3, 11), (20, 41), (120, 180), (700, 800), (0, 1200)]:
+        assert math.isclose(exact_p(a, b), stats.binomtest(a, a + b).pvalue, rel_tol=1e-9, abs_tol=1e-300)
+
+
+def test_mcnemar_uses_common_items_only() -> None:
+    a = {"1": True, "2": True, "3": False, "4": False, "5": True, "only a": True}
+    b = {"1": True, "2": False, "3": True, "4": True, "5": True, "only b": False}
+    result = mcnemar(a, b)
+    assert (result.n, result.both, result.only_a, result.only_b) == (5, 2, 1, 2)
+    assert math.isclose(result.difference, 0.2)
+    assert result.p == 1.0

@@ -1,0 +1,241 @@
+"""Scoring: several detectors in one pass, what is retried, what is never safe, and when too much is missing."""
+
+import signal
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ine_jax.errors import CorruptRunError, Interrupted, ItemErrors
+from ine_jax.evaluation import evaluate, score, summarise
+from ine_jax.evaluation.detectors.base import Scored, Verdict, detect_checked
+from ine_jax.evaluation.scoring import judge_name, read_ahead
+from ine_jax.storage.runs import Run
+from tests.support import fakes
+
+
+class Judge(fakes.Corner):
+    """The corner's scores, under another name, and how many images each call had."""
+
+    def __init__(self, version: str = "1", name: str = "judge") -> None:
+        self.id, self.version = name, version
+        self.calls: list[int] = []
+
+    def detect(self, images: np.ndarray) -> list[Verdict]:
+        self.calls.append(len(images))
+        return super().detect(images)
+
+
+PLAN = fakes.plan(4, 3)
+IMAGES = 24  # of three cells, two lists each
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return evaluate(PLAN, tmp_path, draw=fakes.draw, hashes=fakes.hashes)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run that several tests judge, each by a detector of another version."""
+    return evaluate(PLAN, tmp_path_factory.mktemp("drawn"), draw=fakes.draw, hashes=fakes.hashes)
+
+
+def lines(run: Run, name: str) -> list[dict[str, Any]]:
+    return [line for k in run.blocks() for line in run.scores(name, k) or ()]
+
+
+def test_several_detectors_read_every_block_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    images = Run.images
+    monkeypatch.setattr(Run, "images", lambda self, k: read.append(k) or images(self, k))
+    judges = [Judge(name="one"), Judge(name="two"), Judge(name="two")]
+    assert score(run, judges) == IMAGES
+    assert sorted(read) == run.blocks()
+    assert lines(run, "one@1") == lines(run, "two@1") and len(lines(run, "one@1")) == IMAGES
+    assert sum(judges[0].calls) == IMAGES
+    assert score(run, judges) == 0 and sum(judges[0].calls) == IMAGES
+    assert score(run, [judges[0]], rescan=True) == IMAGES and sum(judges[0].calls) == 2 * IMAGES
+    assert run.about("one@1") == {"id": "one", "version": "1", "kind": "detector", **fakes.ABOUT}
+
+
+def test_a_new_detector_judges_what_it_has_not_seen(run: Run) -> None:
+    old = Judge(name="old")
+    assert score(run, [old], shard=(0, 2)) < IMAGES
+    seen = sum(old.calls)
+    new = Judge(name="new")
+    assert score(run, [old, new]) == IMAGES
+    assert sum(old.calls) == IMAGES and sum(new.calls) == IMAGES and 0 < seen < IMAGES
+
+
+def test_shards_judge_every_image_once(run: Run) -> None:
+    judge = Judge()
+    assert sum(score(run, [judge], shard=(i, 3)) for i in (2, 0, 1)) == IMAGES == sum(judge.calls)
+    assert len(lines(run, "judge@1")) == IMAGES
+
+
+class Recovering(Judge):
+    """Fails on images without a knife until it is mended."""
+
+    broken = True
+
+    def _score(self, images: np.ndarray) -> list[Verdict]:
+        if self.broken and (images[:, 0, 0, 0] == 10).any():
+            raise RuntimeError("as asked")
+        return super()._score(images)
+
+
+def test_failures_are_asked_for_again_and_verdicts_stay(run: Run) -> None:
+    whole, judge = Judge(), Recovering(name="recovering")
+    score(run, [whole])
+    with pytest.raises(ItemErrors, match=rf"\d+ of {IMAGES} images got no verdict from recovering@1"):
+        score(run, [judge])
+    first = lines(run, "recovering@1")
+    failed = [line["id"] for line in first if line["status"] == "unscored"]
+    assert 0 < len(failed) < IMAGES and all(
+        line["reason"] == "failed: RuntimeError: as asked" for line in first if "reason" in line
+    )
+    judge.calls.clear()
+    with pytest.raises(ItemErrors, match=f"{len(failed)} of {IMAGES}"):  # still broken: the same budget, of all images
+        score(run, [judge])
+    assert lines(run, "recovering@1") == first
+    judge.broken = False
+    judge.calls.clear()
+    assert score(run, [judge]) <= IMAGES
+    assert sum(judge.calls) == len(failed)
+    assert lines(run, "recovering@1") == lines(run, "judge@1")
+    assert score(run, [judge]) == 0
+
+
+def test_bad_images_are_not_asked_for_again(tmp_path: Path) -> None:
+    def some_blank(cell: Any, wanted: Sequence[Any], plan: Any) -> np.ndarray:
+        images = fakes.draw(cell, wanted, plan)
+        images[[item.id == "attack-003" for item in wanted]] = 0
+        return images
+
+    run, judge = evaluate(PLAN, tmp_path, draw=some_blank, hashes=fakes.hashes), Judge()
+    for _ in range(2):  # told by every call, judged by the first
+        with pytest.raises(ItemErrors, match=f"3 of {IMAGES}"):
+            score(run, [judge])
+        assert sum(judge.calls) == IMAGES - 3
+    assert {line["id"] for line in lines(run, "judge@1") if line["status"] == "unscored"} == {"attack-003"}
+
+
+WRONG: dict[str, Any] = {
+    "too few": lambda scores: scores[:-1],
+    "too many": lambda scores: [*scores, scores[0]],
+    "none": lambda scores: None,
+    "raises": lambda scores: 1 / 0,
+    "nan": lambda scores: [Scored({"knife": float("nan"), "cat": 0.0}) for _ in scores],
+    "infinite": lambda scores: [Scored({"knife": 0.0, "cat": float("inf")}) for _ in scores],
+    "empty": lambda scores: [Scored({}) for _ in scores],
+    "a label left out": lambda scores: [Scored({"cat": 0.0}) for _ in scores],
+    "a label too many": lambda scores: [Scored({"knife": 0.0, "cat": 0.0, "dog": 0.0}) for _ in scores],
+    "text": lambda scores: [Scored({"knife": "low", "cat": 0.0}) for _ in scores],  # type: ignore[dict-item]
+    "nothing": lambda scores: [Scored({"knife": None, "cat": 0.0}) for _ in scores],  # type: ignore[dict-item]
+    "no verdicts": lambda scores: [None for _ in scores],
+    "boxes that JSON cannot hold": lambda scores: [Scored(s.labels, ({"score": float("nan")},)) for s in scores],
+    "boxes of arrays": lambda scores: [Scored(s.labels, ({"box": np.zeros(4)},)) for s in scores],
+    "escapes": lambda scores: (_ for _ in ()).throw(RuntimeError("\x1b[31m\udcff\n" * 99)),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("checked", [True, False])
+def test_whatever_a_detector_does_is_unscored(drawn: Run, wrong: str, checked: bool) -> None:
+    class Wrong(fakes.Corner):
+        version = f"{wrong.replace(' ', '-')}-{checked}"
+
+        def detect(self, images: np.ndarray) -> list[Verdict]:
+            change = WRONG[wrong]
+            if checked:
+                return detect_checked(images, lambda rows: change(self._score(rows)))
+            found: list[Verdict] = change(self._score(np.asarray(images)))
+            return found
+
+    with pytest.raises(ItemErrors, match=f"{IMAGES} of {IMAGES}"):
+        score(drawn, [Wrong()])
+    name = judge_name(Wrong())
+    stored = lines(drawn, name)
+    assert len(stored) == IMAGES and all(line["status"] == "unscored" for line in stored)
+    assert all(line["reason"].startswith("failed: ") and len(line["reason"]) <= 200 for line in stored)
+    summary = summarise(drawn, name)
+    assert summary["images"]["unscored"] == IMAGES
+    assert all((c["attack"]["k"], c["attack"]["n"], c["attack"]["unscored"]) == (0, 0, 4) for c in summary["cells"])
+
+
+def test_images_of_several_sizes_are_judged_together() -> None:
+    sizes = [(8, 8), (4, 6), (8, 8), (4, 6), (2, 2)]
+    images = [np.random.default_rng(i).integers(0, 256, (*size, 3), np.uint8) for i, size in enumerate(sizes)]
+    seen: list[tuple[int, ...]] = []
+
+    def score(rows: np.ndarray) -> list[Verdict]:
+        seen.append(rows.shape)
+        return [Scored({"mean": float(row.mean())}) for row in rows]
+
+    verdicts = detect_checked(images, score)
+    assert verdicts == [Scored({"mean": float(image.mean())}) for image in images]
+    assert seen == [(2, 8, 8, 3), (2, 4, 6, 3), (1, 2, 2, 3)]
+
+
+def test_numbers_of_numpy_are_stored_as_numbers() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), np.uint8)
+    verdicts = detect_checked(images, lambda rows: [Scored({"a": np.float32(0.5)}) for _ in rows])  # type: ignore[dict-item]
+    assert verdicts == [Scored({"a": 0.5})] * 2 and type(verdicts[0].labels["a"]) is float  # type: ignore[union-attr]
+
+
+def test_a_request_to_stop_keeps_what_is_done(run: Run) -> None:
+    class Stopping(Judge):
+        def _score(self, images: np.ndarray) -> list[Verdict]:
+            signal.raise_signal(signal.SIGTERM) if not self.calls[1:] else None
+            return super()._score(images)
+
+    judge = Stopping()
+    with pytest.raises(Interrupted, match="images to judge"):
+        score(run, [judge])
+    done = len(lines(run, "judge@1"))
+    assert 0 < done < IMAGES
+    assert score(run, [judge]) == IMAGES - done
+
+
+def test_the_next_block_is_read_while_this_one_is_judged() -> None:
+    log: list[str] = []
+    read = {i: threading.Event() for i in range(4)}
+
+    def load(i: int) -> int:
+        log.append(f"read {i}")
+        read[i].set()
+        return i
+
+    for i in read_ahead(load, range(4)):
+        if i < 3:
+            assert read[i + 1].wait(10)
+        log.append(f"judged {i}")
+    assert log == [
+        "read 0",
+        *(f"{what} {i + (what == 'read')}" for i in range(3) for what in ("read", "judged")),
+        "judged 3",
+    ]
+    assert list(read_ahead(load, [])) == []
+
+
+def test_a_fault_in_reading_ends_the_scoring(run: Run) -> None:
+    (run.block(4) / "000001.png").write_bytes(b"not the image")
+    with pytest.raises(CorruptRunError):
+        score(run, [Judge()])
+    assert len(lines(run, "judge@1")) < IMAGES
+
+
+def test_detectors_work_at_the_same_time(run: Run) -> None:
+    meet = threading.Barrier(2, timeout=300)  # one after the other, they would wait for ever
+
+    class Meeting(Judge):
+        def _score(self, images: np.ndarray) -> list[Verdict]:
+            meet.wait()
+            return super()._score(images)
+
+    assert score(run, [Meeting(name="one"), Meeting(name="two")]) == IMAGES
+    assert all(line["status"] == "scored" for line in lines(run, "one@1"))

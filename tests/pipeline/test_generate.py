@@ -1,0 +1,198 @@
+"""Generation into a folder: numbered names, a continued run equal to an uninterrupted one, hostile prompt files."""
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ine_jax.config import BenchConfig, GenerateConfig, NegativeConfig, SamplerConfig
+from ine_jax.errors import InputError, Interrupted
+from ine_jax.guidance import Cfg
+from ine_jax.guidance.from_config import concept
+from ine_jax.pipeline.bench import OURS, measure, table
+from ine_jax.pipeline.generation import METADATA, SETTINGS, complete, generate, wanted_items, write_images
+from ine_jax.pipeline.pipeline import Pipeline, load
+from ine_jax.prompts.items import Item, named
+from ine_jax.storage import files as storage
+from tests.support.tiny_pipeline import SIDE
+
+SAMPLER = SamplerConfig(steps=2, batch=2)
+KNIFE = NegativeConfig(words="knife")
+HOSTILE = ("../../x", "a\nb", "<script>", "CON", "/etc/passwd", "a" * 500)
+
+
+def config(folder: Path, out: Path, **more: object) -> GenerateConfig:
+    settings = {"model": str(folder), "prompts": ("a cat", "a dog", "knife"), "sampler": SAMPLER, "seed": 5}
+    return GenerateConfig(**{**settings, "out": str(out), **more})  # type: ignore[arg-type]
+
+
+def numbered(*prompts: str) -> dict[str, Item]:
+    return named([Item(str(i), prompt, i) for i, prompt in enumerate(prompts)])
+
+
+def rows_of(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / METADATA).read_text("utf-8").splitlines()]
+
+
+def png_bytes(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.png"))}
+
+
+def test_images_and_metadata_in_one_private_folder(tiny_folder: Path, tmp_path: Path) -> None:
+    done = generate(config(tiny_folder, tmp_path / "out", per_prompt=2))
+    out = tmp_path / "out"
+    assert (done.made, done.found, done.truncated) == (6, 0, 0)
+    names = [f"{i:06d}_{k:02d}.png" for i in range(3) for k in range(2)]
+    assert sorted(p.name for p in out.iterdir() if not p.name.startswith(".")) == [*names, METADATA]
+    rows = rows_of(out)
+    assert [row["file_name"] for row in rows] == names
+    assert [row["seed"] for row in rows] == [5, 6, 7, 8, 9, 10]
+    assert rows[2] | {"prompt": "a dog", "id": "1", "truncated": False, "constant": False} == rows[2]
+    assert stat.S_IMODE(out.stat().st_mode) == 0o700
+    assert stat.S_IMODE((out / names[0]).stat().st_mode) == 0o600
+    with Image.open(out / names[0]) as image:
+        assert (image.size, image.mode) == ((SIDE, SIDE), "RGB")
+        expected = load(tiny_folder, batch_size=2)("a cat", seeds=5, steps=2)[0]
+        np.testing.assert_array_equal(np.asarray(image), expected)
+
+
+def test_a_continued_run_equals_an_uninterrupted_one(tiny_folder: Path, tmp_path: Path) -> None:
+    generate(config(tiny_folder, tmp_path / "whole", per_prompt=2))
+    generate(config(tiny_folder, tmp_path / "cut", per_prompt=2))
+    cut = tmp_path / "cut"
+    (cut / "000000_01.png").unlink()
+    (cut / "000002_00.png").write_bytes((cut / "000002_00.png").read_bytes()[:200])
+    (cut / METADATA).unlink()
+    kept = (cut / "000001_00.png").stat().st_mtime_ns
+    again = generate(config(tiny_folder, cut, per_prompt=2))
+    assert (again.made, again.found) == (2, 4)
+    assert (cut / "000001_00.png").stat().st_mtime_ns == kept
+    assert png_bytes(cut) == png_bytes(tmp_path / "whole")
+    assert (cut / METADATA).read_bytes() == (tmp_path / "whole" / METADATA).read_bytes()
+    assert generate(config(tiny_folder, cut, per_prompt=2)).made == 0
+
+
+@pytest.mark.parametrize("change", [{"seed": 6}, {"negative": KNIFE}, {"prompts": ("a cat", "a dog")}])
+def test_a_folder_belongs_to_one_setting(tiny_folder: Path, tmp_path: Path, change: dict) -> None:
+    pipe = load(tiny_folder, batch_size=2)
+    first, second = config(tiny_folder, tmp_path / "out"), config(tiny_folder, tmp_path / "out", **change)
+    options = {"guidance": Cfg(3.0), "size": {"steps": 2}}
+    write_images(pipe, wanted_items(first), first.out, **options)  # type: ignore[arg-type]
+    before = png_bytes(tmp_path / "out")
+    with pytest.raises(InputError, match="made with other settings"):
+        write_images(pipe, wanted_items(second), second.out, concept=concept(second.negative), **options)  # type: ignore[arg-type]
+    assert png_bytes(tmp_path / "out") == before
+
+
+def test_a_request_to_stop_keeps_what_is_done(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = load(tiny_folder, batch_size=2)
+    monkeypatch.setattr("ine_jax.pipeline.generation.BATCHES_PER_CALL", 1)
+    wanted = numbered("a cat", "a dog", "knife", "apple", "cat")
+    options = {"guidance": Cfg(3.0), "size": {"steps": 2}}
+
+    class Stopper:
+        def update(self, done: int) -> None:
+            os.kill(os.getpid(), 15)
+
+    with pytest.raises(Interrupted):
+        write_images(pipe, wanted, tmp_path / "out", progress=Stopper(), **options)  # type: ignore[arg-type]
+    assert [row["file_name"] for row in rows_of(tmp_path / "out")] == ["000000_00.png", "000001_00.png"]
+    done = write_images(pipe, wanted, tmp_path / "out", **options)  # type: ignore[arg-type]
+    assert (done.made, done.found) == (3, 2)
+    assert len(rows_of(tmp_path / "out")) == 5
+
+
+def test_nothing_in_a_prompt_reaches_a_file_name() -> None:
+    made = named([Item(prompt, prompt, 0) for prompt in HOSTILE])
+    assert list(made) == [f"{i:06d}_00.png" for i in range(len(HOSTILE))]
+
+
+def test_seeds_of_rows_and_of_lists(tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b", "seed": 100}\n{"prompt": "c"}\n')
+    made = wanted_items(GenerateConfig(prompts_file=str(tmp_path / "p.jsonl"), seed=10, per_prompt=2))
+    assert [item.seed for item in made.values()] == [10, 11, 100, 101, 14, 15]
+    made = wanted_items(GenerateConfig(prompts=("a", "b"), seed=10, per_prompt=2))
+    assert [(item.id, item.seed) for item in made.values()] == [("0", 10), ("0", 11), ("1", 12), ("1", 13)]
+    with pytest.raises(InputError, match="seed 4294967296"):
+        named([Item("0", "a", 2**32 - 1)], per_prompt=2)
+
+
+def test_wrong_folders_are_refused_and_left_alone(tiny_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("x")
+    for out, reason in (("file", "is a file"), ("full", "holds other files")):
+        with pytest.raises(InputError, match=reason):
+            generate(config(tiny_folder, tmp_path / out))
+    assert [p.name for p in (tmp_path / "full").iterdir()] == ["mine.txt"]
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / SETTINGS).write_text("{")
+    with pytest.raises(InputError, match="damaged"):
+        generate(config(tiny_folder, tmp_path / "damaged"))
+    with pytest.raises(InputError, match="no prompts"):
+        generate(config(tiny_folder, tmp_path / "new", prompts=()))
+    with pytest.raises(InputError, match="embedding file"):
+        absent = NegativeConfig(embedding=str(tmp_path / "none.safetensors"))
+        generate(config(tiny_folder, tmp_path / "new", negative=absent))
+    assert not (tmp_path / "new").exists()
+
+
+def test_two_processes_cannot_write_one_folder(tiny_folder: Path, tmp_path: Path) -> None:
+    with storage.lock(tmp_path / "out", "generate"), pytest.raises(InputError, match="another process"):
+        generate(config(tiny_folder, tmp_path / "out"))
+
+
+def test_a_file_that_is_no_whole_png_is_not_complete(tmp_path: Path) -> None:
+    whole = storage.png(np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8))
+    (tmp_path / "a.png").write_bytes(whole)
+    assert complete(tmp_path / "a.png")
+    for data in (b"", whole[: len(whole) // 2], b"GIF89a" + whole):
+        (tmp_path / "b.png").write_bytes(data)
+        assert not complete(tmp_path / "b.png")
+    assert not complete(tmp_path / "c.png")
+
+
+def test_a_constant_image_is_flagged(tiny_folder: Path, tmp_path: Path) -> None:
+    pipe = load(tiny_folder, batch_size=2)
+    wanted = numbered("a cat", "a dog")
+    options = {"guidance": Cfg(3.0), "size": {"steps": 2}}
+    write_images(pipe, wanted, tmp_path / "out", **options)  # type: ignore[arg-type]
+    (tmp_path / "out" / "000001_00.png").write_bytes(storage.png(np.zeros((SIDE, SIDE, 3), np.uint8)))
+    write_images(pipe, wanted, tmp_path / "out", **options)  # type: ignore[arg-type]
+    assert [row["constant"] for row in rows_of(tmp_path / "out")] == [False, True]
+
+
+@pytest.fixture(scope="module")
+def bench_pipe(tiny_folder: Path) -> Pipeline:
+    return load(tiny_folder, batch_size=2, dtype="float32", scheduler="ddim")
+
+
+def test_bench_measures_and_names_what_is_missing(bench_pipe: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "torch", None)
+    sampler = SamplerConfig(steps=11, batch=2)  # programs are shared: a shape that no other test compiles
+    result = measure(bench_pipe, BenchConfig(sampler=sampler, baselines=("torch",)))
+    (row,) = result["rows"]
+    assert row["implementation"] == OURS
+    assert row["lowest"] <= row["images_per_second"] <= row["highest"]
+    assert (row["compiles"], row["speed_of_ine_jax"], row["max_latent_difference"]) == (1, 1.0, 0.0)
+    assert list(result["missing"]) == ["torch"]
+    assert (result["batch"], result["steps"], result["network_rows_per_image"]) == (2, 11, 22)
+    assert table(result)[-1].startswith("torch not measured")
+    json.dumps(result)
+
+
+@pytest.mark.oracle
+def test_bench_baselines_draw_the_same_latents(bench_pipe: Pipeline) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("diffusers.models.unets.unet_2d_condition_flax")
+    result = measure(bench_pipe, BenchConfig(sampler=SAMPLER))
+    difference = {row["implementation"]: row["max_latent_difference"] for row in result["rows"]}
+    assert not result["missing"]
+    assert difference["torch"] < 1e-3
+    assert difference["diffusers-flax"] < 0.5  # tanh instead of exact GELU, 1e-5 instead of 1e-6 in one norm
