@@ -68,7 +68,7 @@ def _check_keys(config: Mapping[str, Any], name: str) -> None:
         if value and (unknown or name in REFUSED.get(key, ()) or (key == "variance_type" and learned)):
             raise InputError(
                 f"Scheduler setting {key}: {value!r}.",
-                f"Allowed: {key} absent, null or false; {name} has no such mode here.",
+                f"{key} absent, null or false; {name} has no such mode here",
                 "Remove it from scheduler_config.json, or choose another sampler.",
             )
 
@@ -88,7 +88,7 @@ def from_config(config: Mapping[str, Any], name: str | None = None) -> Scheduler
     if chosen not in READERS:
         raise InputError(
             f"Sampler {name!r}." if name is not None else f"Scheduler class {written or '(none)'!r}.",
-            f"Allowed: {', '.join(READERS)}, or the classes {', '.join(CLASSES)}.",
+            f"{', '.join(READERS)}, or the classes {', '.join(CLASSES)}",
             "Name one of them as the scheduler.",
         )
     _check_keys(config, chosen)

@@ -69,7 +69,7 @@ def check_steps(steps: int, config: NoiseConfig) -> None:
     if not 1 <= steps <= config.train_steps:
         raise InputError(
             f"Sampling steps: {steps}.",
-            f"Allowed: 1 to {config.train_steps}, the noise levels that the model was trained on.",
+            f"1 to {config.train_steps}, the noise levels that the model was trained on",
             "Choose fewer steps; 20 to 50 are usual.",
         )
 
@@ -98,7 +98,7 @@ def in_range(levels: np.ndarray, config: NoiseConfig) -> None:
     if levels.min() < 0 or levels.max() > config.train_steps - 1:
         raise InputError(
             f"These settings visit timestep {levels.max():.0f} ({len(levels)} steps, offset {config.offset}).",
-            f"Allowed: timesteps 0 to {config.train_steps - 1}.",
+            f"timesteps 0 to {config.train_steps - 1}",
             "Use fewer steps or a smaller steps_offset.",
         )
 

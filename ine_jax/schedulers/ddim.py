@@ -48,7 +48,7 @@ class Ddim:
         if noise.zero_snr and noise.prediction_type == "epsilon":
             raise InputError(
                 "rescale_betas_zero_snr with prediction_type epsilon.",
-                "Allowed: zero terminal SNR with v_prediction only, since pure noise tells nothing through epsilon.",
+                "zero terminal SNR with v_prediction only, since pure noise tells nothing through epsilon",
                 "Set one of the two settings differently.",
             )
         clip = float(config.get("clip_sample_range", 1.0)) if config.get("clip_sample", True) else None

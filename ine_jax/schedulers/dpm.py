@@ -68,7 +68,7 @@ class DpmSolver2M:
         """
         order = int(config.get("solver_order", 2))
         if order not in (1, 2):
-            raise InputError(f"Scheduler setting solver_order: {order}.", "Allowed: 1, 2.", "Set solver_order to 2.")
+            raise InputError(f"Scheduler setting solver_order: {order}.", "1, 2", "Set solver_order to 2.")
         one_of(config, "algorithm_type", "dpmsolver++", ("dpmsolver++",))
         return DpmSolver2M(
             noise=NoiseConfig.from_dict(config, "linspace"),
@@ -110,7 +110,7 @@ class DpmSolver2M:
         if not np.all(np.diff(ratio) < 0):
             raise InputError(
                 f"{steps} steps of DPM-Solver++ visit a noise level twice.",
-                "Allowed: fewer steps, so that all levels differ.",
+                "fewer steps, so that all levels differ",
                 "Lower the number of steps, or set final_sigmas_type to zero.",
             )
         alpha = 1.0 / np.sqrt(ratio**2 + 1.0)

@@ -75,7 +75,7 @@ class Euler:
             told = timestep_of(level, ratios)
         level = np.append(level, 0.0 if self.final_zero else ratios[0])[: steps + 1]
         if not np.all(level[:-1] > 0):
-            raise InputError("A noise level of 0 or less.", "Allowed: sigma_min above 0.", "Edit sigma_min, sigma_max.")
+            raise InputError("A noise level of 0 or less.", "sigma_min above 0", "Edit sigma_min, sigma_max.")
         peak = level.max()
         scale = np.sqrt(peak**2 + 1.0) if self.noise.spacing == "leading" else peak
         return EulerTables(*float32(told, level[:-1], level[1:], np.full(steps, scale)))

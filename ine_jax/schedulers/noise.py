@@ -26,7 +26,7 @@ def one_of(config: Mapping[str, Any], key: str, default: str, allowed: tuple[str
     """Return the text under `key`, raising `InputError` where it is not one of `allowed`."""
     value = config.get(key, default)
     if value not in allowed:
-        raise InputError(f"Scheduler setting {key}: {value!r}.", f"Allowed: {', '.join(allowed)}.", "Edit the config.")
+        raise InputError(f"Scheduler setting {key}: {value!r}.", f"{', '.join(allowed)}", "Edit the config.")
     return str(value)
 
 
@@ -68,7 +68,7 @@ class NoiseConfig:
         if trained is not None and len(trained) != train_steps:
             raise InputError(
                 f"{len(trained)} trained_betas and num_train_timesteps {train_steps}.",
-                "Allowed: one beta for every training step.",
+                "one beta for every training step",
                 "Correct num_train_timesteps in the config.",
             )
         return NoiseConfig(

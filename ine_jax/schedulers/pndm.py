@@ -69,7 +69,7 @@ class Pndm:
         if not config.get("skip_prk_steps", not own):
             raise InputError(
                 "Scheduler setting skip_prk_steps: false (or missing in a PNDM config, which means the same).",
-                "Allowed: true, as in every Stable Diffusion checkpoint.",
+                "true, as in every Stable Diffusion checkpoint",
                 'Add "skip_prk_steps": true to scheduler_config.json, or choose another sampler.',
             )
         return Pndm(NoiseConfig.from_dict(config, "leading"), bool(config.get("set_alpha_to_one", False)))

@@ -26,7 +26,7 @@ from ine_jax.config import (
 )
 from ine_jax.config import yaml_file as configfile
 from ine_jax.config.guards import SafeDenoiserConfig, SldConfig
-from ine_jax.errors import InputError, clean
+from ine_jax.errors import InputError
 from tests.support.paths import ROOT
 
 KINDS = {
@@ -295,15 +295,6 @@ def test_flags_of_a_negative(tmp_path: Path) -> None:
     assert negative(*both, "--negative.blend", "0.5").kind == "blend"
     with pytest.raises(InputError, match="blend"):
         negative(*both)
-
-
-def test_messages_hold_no_control_characters() -> None:
-    hostile = "a\x1b[31mred\r\nb\u202egnp.exe\u2028c\x00\x9b" + "d" * 5000
-    assert clean(hostile).isprintable()
-    assert len(clean(hostile)) <= 240
-    error = InputError(hostile, hostile, hostile)
-    assert len(str(error).splitlines()) == 3
-    assert all(line.isprintable() for line in str(error).splitlines())
 
 
 def test_a_string_stands_for_a_record_with_its_first_field(tmp_path: Path) -> None:
