@@ -17,7 +17,7 @@ def required_negative(texts: Texts, guard: str) -> Context:
     if texts.negative is None:
         raise InputError(
             f"The guard {guard} without a negative text.",
-            "Allowed: words, or an embedding, as the negative.",
+            "words, or an embedding, as the negative",
             "Give a negative, or use Cfg.",
         )
     return texts.negative
