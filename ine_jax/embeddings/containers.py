@@ -12,25 +12,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import safetensors
 
 from ine_jax.embeddings.learned import MAX_BYTES, Content, FormatError
 from ine_jax.errors import InputError
+from ine_jax.storage.dtypes import dtype_of_code
 from ine_jax.storage.pickles import read_pickle
 
 MAX_TENSORS = 64
 SUFFIXES = (".safetensors", ".pt", ".bin", ".pth", ".npy", ".npz")
-_DTYPES = {
-    "F64": np.float64,
-    "F32": np.float32,
-    "F16": np.float16,
-    "BF16": ml_dtypes.bfloat16,
-    "I64": np.int64,
-    "I32": np.int32,
-    "U8": np.uint8,
-}
 _STORED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
@@ -83,9 +74,10 @@ def _safetensors(raw: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         raise FormatError(f"{len(found)} tensors, too many for an embedding")
     arrays: dict[str, np.ndarray] = {}
     for name, tensor in found:
-        if tensor["dtype"] not in _DTYPES:
+        dtype = dtype_of_code(tensor["dtype"])
+        if dtype is None:
             raise FormatError(f"dtype {tensor['dtype']}, not F32, F16 or BF16")
-        arrays[name] = np.frombuffer(bytes(tensor["data"]), _DTYPES[tensor["dtype"]]).reshape(tensor["shape"])
+        arrays[name] = np.frombuffer(bytes(tensor["data"]), dtype).reshape(tensor["shape"])
     return arrays, {str(key): str(value) for key, value in metadata.items()}
 
 

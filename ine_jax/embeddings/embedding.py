@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import ml_dtypes
 import numpy as np
 import safetensors
 from flax.core import FrozenDict
 
 from ine_jax.errors import InputError
+from ine_jax.storage.dtypes import CODE_OF_NAME, MODEL_DTYPES, dtype_of_code
 from ine_jax.storage.files import write_atomic
 
 SCHEMA = "ine_jax.embedding/1"
@@ -37,8 +37,6 @@ MAX_CONCEPT = 200
 _SLUG = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _NAME = re.compile(r"<[A-Za-z0-9_-]{1,64}>|[A-Za-z0-9_-]{1,64}")
 _CONTEXT_NAMES = frozenset({"negative_prompt_embeds", "schema"})
-_DTYPES: dict[str, Any] = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
-_DTYPE_WORDS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int32": "I32"}
 
 
 def slug(text: str) -> str:
@@ -199,14 +197,14 @@ def _only_name(tensors: Mapping[str, Any], space: str, path: Path) -> str:
 
 
 def _array(tensor: Mapping[str, Any], path: Path) -> np.ndarray:
-    dtype = _DTYPES.get(tensor["dtype"])
-    if dtype is None:
+    dtype = dtype_of_code(tensor["dtype"])
+    if dtype is None or dtype.name not in MODEL_DTYPES:
         raise _bad(path, f"dtype {tensor['dtype']}, not F32, F16 or BF16")
     return np.frombuffer(bytes(tensor["data"]), dtype).reshape(tensor["shape"])
 
 
 def _check_vectors(vectors: np.ndarray, path: Path) -> None:
-    if vectors.dtype.name not in _DTYPE_WORDS or vectors.dtype.name == "int32":
+    if vectors.dtype.name not in MODEL_DTYPES:
         raise _bad(path, f"dtype {vectors.dtype.name}, not float32, float16 or bfloat16")
     if vectors.ndim not in (1, 2) or vectors.size == 0:
         raise _bad(path, f"shape {vectors.shape}, not [d] or [k, d]")
@@ -241,7 +239,7 @@ def safetensors_bytes(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, 
     for name in sorted(tensors):
         array = np.ascontiguousarray(tensors[name])
         span = [len(data), len(data) + array.nbytes]
-        header[name] = {"dtype": _DTYPE_WORDS[array.dtype.name], "shape": list(array.shape), "data_offsets": span}
+        header[name] = {"dtype": CODE_OF_NAME[array.dtype.name], "shape": list(array.shape), "data_offsets": span}
         data += array.tobytes()
     text = json.dumps(header, ensure_ascii=True, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)

@@ -9,19 +9,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from flax.core import FrozenDict
 
 from ine_jax.embeddings.embedding import Embedding, slug
 from ine_jax.errors import InputError
+from ine_jax.storage.dtypes import MODEL_DTYPES
 
 MAX_BYTES = 64 * 1024 * 1024
 CLIP_TOKENS = 77  # what CLIP reads, its begin and end among them
 CLIP_WORDS = 75
 MAX_CONTEXT = 1024
 WIDTHS = {"clip_l": 768, "clip_h": 1024, "clip_g": 1280}  # Stable Diffusion 1.x and XL, 2.x, XL's second encoder
-DTYPES = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 CONTEXT_KEYS = ("negative_prompt_embeds", "prompt_embeds")
 
 
@@ -123,7 +122,7 @@ def checked(found: Any, space: str) -> np.ndarray:
     """The array as ``[k, d]``; FormatError where it is no embedding of `space`."""
     if not isinstance(found, np.ndarray):
         raise FormatError(f"a {type(found).__name__} where the vectors belong")
-    if found.dtype not in DTYPES:
+    if found.dtype.name not in MODEL_DTYPES:
         raise FormatError(f"dtype {found.dtype}, not float32, float16 or bfloat16")
     if space == "context" and found.ndim == 3 and len(found) == 1:
         found = found[0]

@@ -15,22 +15,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import ml_dtypes  # noqa: F401  registers bfloat16 with numpy, which safetensors needs to read it
 import numpy as np
 import safetensors
 
 from ine_jax.errors import InputError
+from ine_jax.storage.dtypes import CODE_OF_NAME, NAME_OF_CODE, WEIGHT_DTYPES
 
 _JSON_LIMIT = 8 << 20  # bytes; the index of a large sharded model stays below 1 MiB
-_DTYPES = {  # integers occur as position_ids only
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "F32": "float32",
-    "F64": "float64",
-    "I64": "int64",
-    "I32": "int32",
-}
-_ORDER = ("int64", "float64", "float32", "int32", "bfloat16", "float16")  # as safetensors' own writer puts them
 _SUFFIX = ".safetensors"
 _SHARD = re.compile(r"[\w\-][\w.\-]*(\.safetensors|\.bin)")
 
@@ -123,9 +114,9 @@ def _headers(file: Path) -> tuple[dict[str, tuple[tuple[int, ...], str]], dict[s
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{file}: {error}", "a safetensors file", "take an undamaged copy") from error
     for name, (_, dtype) in found.items():
-        if dtype not in _DTYPES:
+        if NAME_OF_CODE.get(dtype) not in WEIGHT_DTYPES:
             raise InputError(f"{file}: {name} is {dtype}", "F32, F16 or BF16", "convert the file first")
-    return {name: (shape, _DTYPES[dtype]) for name, (shape, dtype) in found.items()}, metadata
+    return {name: (shape, NAME_OF_CODE[dtype]) for name, (shape, dtype) in found.items()}, metadata
 
 
 def weight_files(folder: Path, component: str, stem: str, variant: str | None) -> Weights:
@@ -207,17 +198,16 @@ def write_safetensors(path: Path, tensors: Mapping[str, Any], metadata: Mapping[
     One tensor is in memory at a time. Equal tensors and metadata give equal bytes: metadata are sorted, tensors stand
     in the order of the format's own library. Raises :class:`InputError` for a dtype that is not read either.
     """
-    codes = {name: code for code, name in _DTYPES.items()}
     header: dict[str, Any] = {"__metadata__": dict(sorted({"format": "pt", **(metadata or {})}.items()))}
     end = 0
     for name, tensor in tensors.items():
-        if str(tensor.dtype) not in codes:
-            raise InputError(f"{name} is {tensor.dtype}", ", ".join(codes), "convert it first")
-    order = sorted(tensors, key=lambda name: (_ORDER.index(str(tensors[name].dtype)), name))
+        if str(tensor.dtype) not in WEIGHT_DTYPES:
+            raise InputError(f"{name} is {tensor.dtype}", ", ".join(WEIGHT_DTYPES), "convert it first")
+    order = sorted(tensors, key=lambda name: (WEIGHT_DTYPES.index(str(tensors[name].dtype)), name))
     for name in order:
         start, dtype, shape = end, str(tensors[name].dtype), list(tensors[name].shape)
         end += math.prod(shape) * np.dtype(dtype).itemsize
-        header[name] = {"dtype": codes[dtype], "shape": shape, "data_offsets": [start, end]}
+        header[name] = {"dtype": CODE_OF_NAME[dtype], "shape": shape, "data_offsets": [start, end]}
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the data stay aligned
     with whole(path) as file:

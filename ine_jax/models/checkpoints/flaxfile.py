@@ -10,13 +10,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import ml_dtypes  # noqa: F401  registers bfloat16 with numpy
 import numpy as np
 
 from ine_jax.errors import InputError
+from ine_jax.storage.dtypes import WEIGHT_DTYPES
 
 _ARRAY = 1  # flax.serialization's extension type of an array
-_DTYPES = ("float16", "bfloat16", "float32", "float64", "int32", "int64")
 _DEPTH = 32
 _RANK = 8
 # First byte → width in bytes of the length that follows.
@@ -116,7 +115,7 @@ class _Reader:
         if rank > _RANK:
             raise ValueError(f"an array of rank {rank}")
         shape, dtype, raw = [self.value() for _ in range(rank)], self.value(), self.value()
-        if dtype not in _DTYPES or not all(type(side) is int and side >= 0 for side in shape) or self.at != end:
+        if dtype not in WEIGHT_DTYPES or not all(type(side) is int and side >= 0 for side in shape) or self.at != end:
             raise ValueError(f"an array of dtype {dtype!r} and shape {shape!r}")
         return np.asarray(raw.view(np.dtype(dtype)).reshape(shape))
 

@@ -22,10 +22,11 @@ from ine_jax.models.checkpoints.delta import apply_unet_delta, read_unet_delta, 
 from ine_jax.models.checkpoints.names import WeightMismatch
 from ine_jax.models.checkpoints.writing import write_pipeline
 from ine_jax.models.clip import ClipTextConfig
-from ine_jax.models.parts import COMPONENTS, DTYPES, TOKENIZER_FILES, ModelParts
+from ine_jax.models.parts import COMPONENTS, TOKENIZER_FILES, ModelParts
 from ine_jax.models.unet import UNetConfig
 from ine_jax.models.vae import VaeConfig
 from ine_jax.storage import weight_files as files
+from ine_jax.storage.dtypes import MODEL_DTYPES
 from ine_jax.types import Params
 
 __all__ = [
@@ -135,8 +136,8 @@ def read_pipeline(
 def _parameter_dtype(dtype: Any) -> Any:
     """NumPy's type of what the user names; None for what the files hold."""
     name = "float32" if dtype is None else dtype if isinstance(dtype, str) else jnp.dtype(dtype).name
-    if name not in ("stored", *DTYPES):
-        raise InputError(f"dtype {name!r}", f"{', '.join(DTYPES)} or stored", "choose one of these")
+    if name not in ("stored", *MODEL_DTYPES):
+        raise InputError(f"dtype {name!r}", f"{', '.join(MODEL_DTYPES)} or stored", "choose one of these")
     return None if name == "stored" else jnp.dtype(name)
 
 

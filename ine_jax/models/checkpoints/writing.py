@@ -10,8 +10,9 @@ import numpy as np
 from ine_jax.errors import InputError
 from ine_jax.models.checkpoints import configs, flaxfile, names, tensors
 from ine_jax.models.checkpoints import reading as checkpoints
-from ine_jax.models.parts import COMPONENTS, DTYPES, TOKENIZER_FILES, ModelParts
+from ine_jax.models.parts import COMPONENTS, TOKENIZER_FILES, ModelParts
 from ine_jax.storage import weight_files as files
+from ine_jax.storage.dtypes import MODEL_DTYPES
 from ine_jax.types import Params
 
 Layout = Literal["diffusers", "flax"]
@@ -25,8 +26,8 @@ def write_pipeline(parts: ModelParts, folder: str | Path, dtype: str = "float16"
     alone. ``dtype`` is that of the weights. Raises :class:`InputError` for another dtype or layout, or for a value
     beyond the dtype.
     """
-    if dtype not in DTYPES:
-        raise InputError(f"dtype {dtype!r}", ", ".join(DTYPES), "choose one of these")
+    if dtype not in MODEL_DTYPES:
+        raise InputError(f"dtype {dtype!r}", ", ".join(MODEL_DTYPES), "choose one of these")
     if layout not in ("diffusers", "flax"):
         raise InputError(f"layout {layout!r}", "diffusers or flax", "choose one of these")
     out = Path(folder)
