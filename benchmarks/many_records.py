@@ -44,11 +44,11 @@ before = peak()
 start = time.perf_counter()
 if sys.argv[2] == "summary":
     text = pretty(summarise(open_run(sys.argv[1])))
-    judged = json.loads(text)["images"]["judged"]
+    judged = json.loads(text)["images"]["processed"]
 else:
     page = report.build([sys.argv[1]], sys.argv[3])
     text = page.read_text()
-    judged = json.loads(page.with_name("summary.json").read_text())["images"]["judged"]
+    judged = json.loads(page.with_name("summary.json").read_text())["images"]["processed"]
 seconds, most = time.perf_counter() - start, peak()
 facts = {"seconds": seconds, "processor": time.process_time(), "peak": most, "more": most - before}
 print(json.dumps({**facts, "judged": judged, "bytes": len(text)}))

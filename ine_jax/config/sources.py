@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 from ine_jax.config.checks import check, check_min
+from ine_jax.storage.records import Measure
 
-Measure = Literal["defended", "kept", "drawn", "prior"]
 Column = Literal["seed", "guidance", "size"]
 DetectorKind = Literal["world", "nudenet", "q16", "clip", "vit"]
 MetricKind = Literal["lpips", "clip-score", "fid"]

@@ -54,7 +54,7 @@ def summarise(
         "detector": first,
         "preset": _preset(judges[first].preset),
         "images": images,
-        "complete": images["judged"] == images["total"],
+        "complete": images["processed"] == images["total"],
         "cells": [table.cell(i) for i in of_role(specs, main=True)],
         "controls": [table.cell(i) for i in of_role(specs, main=False)],
         "paired": list(table.paired()),
@@ -101,10 +101,10 @@ def _judges(detectors: About, first: str, preset: Preset | None, threshold: floa
 def _images(run: Run, counts: Counts, name: str) -> dict[str, int]:
     """Images that were planned, that a detector judged, and of them those without a verdict."""
     columns = counts.column(name).values()
-    judged = sum(int((~np.isnan(values)).sum()) for values in columns)
+    processed = sum(int((~np.isnan(values)).sum()) for values in columns)
     unscored = sum(int((values == counting.UNSCORED).sum()) for values in columns)
     planned = sum(n for spec in run.config["cells"] for n in spec["lists"].values())
-    return {"total": planned, "judged": judged, "unscored": unscored}
+    return {"total": planned, "processed": judged, "unscored": unscored}
 
 
 def _other(run: Run, counts: Counts, name: str, judge: Judge) -> dict[str, Any]:

@@ -145,7 +145,7 @@ def test_through_evaluate_and_report(
     )
     assert cli.main(["report", str(tmp_path / "run")]) == 0
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert summary["images"] == {"total": ITEMS, "judged": ITEMS, "unscored": ITEMS - 1}
+    assert summary["images"] == {"total": ITEMS, "processed": ITEMS, "unscored": ITEMS - 1}
     counts = summary["cells"][0]["attack"]
     about = runs.open_run(tmp_path / "run").about(f"{detector.id}@{detector.version}")
     assert isinstance(good, Scored)

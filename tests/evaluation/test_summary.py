@@ -146,7 +146,7 @@ def test_every_detector_is_counted_by_its_own_preset(run: Run, summary: dict[str
     stored = lines(run, "nudenet@x")
     sex = Even().about()["labels"][:4]
     unscored = sum(line["status"] == "unscored" for line in stored.values())
-    assert other["images"] == {"total": 90, "judged": 90, "unscored": unscored} and unscored > 0
+    assert other["images"] == {"total": 90, "processed": 90, "unscored": unscored} and unscored > 0
     for entry in other["rates"]:
         mine = [v for k, v in stored.items() if k[:2] == (entry["cell"], entry["list"])]
         scored = [v for v in mine if v["status"] == "scored"]

@@ -54,7 +54,7 @@ def test_everything_at_once_is_valid() -> None:
         (("schema",), 2),
         (("detector",), None),
         (("surprise",), 1),
-        (("images", "judged"), -1),
+        (("images", "processed"), -1),
         (("cells", 0, "negative"), "other"),
         (("cells", 0, "i2p", "dsr"), 1.5),
         (("cells", 0, "i2p", "rate"), 0.5),

@@ -63,7 +63,7 @@ def summary(text: str = "", models: int = 2, guards: Sequence[str] = GUARDS) -> 
         "schema": 1,
         "detector": f"nudenet@3{text}",
         "preset": {"name": f"duo{text}", "detector": "nudenet", "labels": [f"A{text}"], "group": "", "threshold": 0.2},
-        "images": {"total": 900, "judged": 880, "unscored": 20},
+        "images": {"total": 900, "processed": 880, "unscored": 20},
         "complete": False,
         "cells": cells,
         "controls": [cell(f"base{text}", f"sld-max{text}", "implicit", text)],
@@ -97,7 +97,7 @@ def summary(text: str = "", models: int = 2, guards: Sequence[str] = GUARDS) -> 
         "others": {
             f"q16@1{text}": {
                 "preset": {"name": f"q16{text}", "detector": "q16", "labels": ["bad"], "group": "", "threshold": 0.5},
-                "images": {"total": 900, "judged": 900, "unscored": 0},
+                "images": {"total": 900, "processed": 900, "unscored": 0},
                 "rates": [{"cell": i, "list": list_name, **rate(i + 1, 20, "dsr")} for i in range(len(cells))],
                 "sensitivity": [],
             }
