@@ -40,7 +40,7 @@ def test_the_guard_of_the_page_keeps_every_promise(name: str) -> None:
 
 
 def test_every_function_named_in_the_tables_exists() -> None:
-    named = re.findall(r"`((?:guidance|schedule)\.\w+)\.(\w+)\.(\w+)`", PAGE.read_text(encoding="utf-8"))
+    named = re.findall(r"`((?:guidance|schedulers)\.\w+)\.(\w+)\.(\w+)`", PAGE.read_text(encoding="utf-8"))
     assert len(named) >= 7
     for module, owner, method in named:
         assert callable(getattr(getattr(importlib.import_module(f"ine_jax.{module}"), owner), method))
