@@ -99,12 +99,12 @@ def _judges(detectors: About, first: str, preset: Preset | None, threshold: floa
 
 
 def _images(run: Run, counts: Counts, name: str) -> dict[str, int]:
-    """Images that were planned, that a detector judged, and of them those without a verdict."""
+    """Images that were planned, that that have been scored, and of them those without a verdict."""
     columns = counts.column(name).values()
     processed = sum(int((~np.isnan(values)).sum()) for values in columns)
     unscored = sum(int((values == counting.UNSCORED).sum()) for values in columns)
     planned = sum(n for spec in run.config["cells"] for n in spec["lists"].values())
-    return {"total": planned, "processed": judged, "unscored": unscored}
+    return {"total": planned, "processed": processed, "unscored": unscored}
 
 
 def _other(run: Run, counts: Counts, name: str, judge: Judge) -> dict[str, Any]:
