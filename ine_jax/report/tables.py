@@ -131,7 +131,7 @@ def markdown(summary: Mapping[str, Any]) -> str:
         parts += ["### Paired tests", "", *_lines(PAIRED_HEAD, paired_rows(summary)), ""]
     parts += _breakdowns(summary) + _sensitivity(summary)
     images = summary["images"]
-    parts.append(f"{images['judged']} of {images['total']} images judged, {images['unscored']} of them unscored.")
+    parts.append(f"{images['processed']} of {images['total']} images scored, {images['unscored']} of them unscored.")
     return "\n".join(parts) + "\n"
 
 
