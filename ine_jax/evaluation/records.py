@@ -200,9 +200,9 @@ class Summary(TypedDict):
     detectors: dict[str, ScorerRecord]
     others: dict[str, OtherDetector]
     metrics: dict[str, ScorerRecord]
+    lists: dict[str, ListInfo]
     sampler: dict[str, object]
     commands: list[list[str]]
     versions: dict[str, object]
     commit: str | None
     hashes: dict[str, object]
-    lists: NotRequired[dict[str, ListInfo]]

@@ -63,6 +63,7 @@ def summarise(
         "detectors": detectors,
         "others": {name: _other(run, counts, name, judge) for name, judge in judges.items() if name != first},
         "metrics": told,
+        "lists": {name: {"measure": entry["measure"], "n": entry["n"]} for name, entry in run.config["lists"].items()},
         "sampler": run.config["sampler"],
         "commands": [run.record["command"]],
         "versions": run.record["versions"],

@@ -48,8 +48,7 @@ def build(
         demo = (folder / "evaluation" / "run.json").is_file()
         run = open_run(folder / "evaluation" if demo else folder)
         runs.append(run)
-        lists = {name: {key: entry[key] for key in ("measure", "n")} for name, entry in run.config["lists"].items()}
-        summaries.append({**summarise(run, detector, preset, threshold), "lists": lists})
+        summaries.append(summarise(run, detector, preset, threshold))
         curves |= {p.parent.name: parse_jsonl(p.read_bytes(), p) for p in sorted(folder.glob("inversion/*/log.jsonl"))}
     names = [folder.name for folder in folders]
     summary = merge([add_times(one, run) for one, run in zip(summaries, runs, strict=True)], names)
