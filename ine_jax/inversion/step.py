@@ -7,15 +7,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from ine_jax.config import InversionConfig
 from ine_jax.inversion import objective
 from ine_jax.models.clip import ClipText, ClipTextConfig
 from ine_jax.models.text import encode_ids
 from ine_jax.models.unet import UNetConfig
+from ine_jax.pipeline.mesh import platform_of, spread
 from ine_jax.pipeline.pipeline import Pipeline
-from ine_jax.pipeline.programs import AXIS, native_unet
+from ine_jax.pipeline.programs import native_unet
 from ine_jax.schedulers import NoiseConfig, alphas_cumprod
 from ine_jax.types import Params
 
@@ -61,9 +62,8 @@ def make_step(recipe: Recipe) -> Callable[..., Any]:
     """The pure training step, not yet compiled."""
     table, concepts = alphas_cumprod(recipe.noise), recipe.concepts
     # The text encoder stays in float32: its gradient is all that moves the vectors.
-    denoise, clip = native_unet(recipe.unet, recipe.dtype), ClipText(recipe.text)
-    even = recipe.batch * concepts % recipe.mesh.size == 0  # otherwise every device computes the whole batch
-    layout = NamedSharding(recipe.mesh, PartitionSpec(AXIS) if even else PartitionSpec())
+    denoise, clip = native_unet(recipe.unet, recipe.dtype, platform_of(recipe.mesh)), ClipText(recipe.text)
+    layout = spread(recipe.mesh, recipe.batch * concepts)
 
     def step(params: Mapping[str, Params], data: objective.Data, state: Any, i: Any) -> tuple[Any, dict[str, Any]]:
         batch = objective.draw(data, i, recipe.batch, recipe.noise.train_steps)

@@ -40,19 +40,22 @@ def config_from_dict(cls: type[C], values: Mapping[str, Any], refused: Mapping[s
     return cls(**picked)
 
 
-def attention(query: Array, key: Array, value: Array) -> Array:
-    """Scaled dot-product attention over ``[batch, token, head, dim]``, softmax in float32 (arXiv 1706.03762, eq. 1).
+def attention(query: Array, key: Array, value: Array, platform: str = "cpu") -> Array:
+    """Return scaled dot-product attention over [batch, token, head, dim], softmax in float32 (arXiv 1706.03762, eq. 1).
 
-    cuDNN's fused kernel is used on GPUs where it takes the shape (16-bit, head size a multiple of 8 up to 128).
+    `platform` is that of the devices the program runs on, which need not be JAX's default backend.
     """
-    head_dim = query.shape[-1]
-    fused = (
-        jax.default_backend() == "gpu"
-        and query.dtype in (jnp.bfloat16, jnp.float16)
-        and head_dim % 8 == 0
-        and head_dim <= 128
-    )
-    return jax.nn.dot_product_attention(query, key, value, implementation="cudnn" if fused else "xla")
+    kernel = attention_kernel(platform, query.dtype, query.shape[-1])
+    return jax.nn.dot_product_attention(query, key, value, implementation=kernel)
+
+
+def attention_kernel(platform: str, dtype: Dtype, head_dim: int) -> Literal["cudnn", "xla"]:
+    """Return which implementation computes attention: cuDNN's fused kernel where it takes the shape, else XLA's.
+
+    cuDNN takes 16-bit numbers and head sizes that are a multiple of 8 up to 128, on GPUs.
+    """
+    fits = dtype in (jnp.bfloat16, jnp.float16) and head_dim % 8 == 0 and head_dim <= 128
+    return "cudnn" if platform == "gpu" and fits else "xla"
 
 
 def sinusoidal_embedding(

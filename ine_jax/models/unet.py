@@ -107,6 +107,7 @@ class Attention(nn.Module):
 
     heads: int
     dtype: Dtype = jnp.float32
+    platform: str = "cpu"
 
     @nn.compact
     def __call__(self, x: Array, context: Array | None = None) -> Array:
@@ -117,7 +118,8 @@ class Attention(nn.Module):
             out = nn.Dense(inner, use_bias=False, dtype=self.dtype, name=name)(values)
             return out.reshape(*out.shape[:2], self.heads, inner // self.heads)
 
-        out = attention(project(x, "to_q"), project(context, "to_k"), project(context, "to_v"))
+        query, key, value = project(x, "to_q"), project(context, "to_k"), project(context, "to_v")
+        out = attention(query, key, value, self.platform)
         return nn.Dense(inner, dtype=self.dtype, name="to_out_0")(out.reshape(x.shape))
 
 
@@ -153,14 +155,15 @@ class TransformerBlock(nn.Module):
     heads: int
     tanh: bool
     dtype: Dtype = jnp.float32
+    platform: str = "cpu"
 
     @nn.compact
     def __call__(self, x: Array, context: Array) -> Array:
         def norm(name: str, h: Array) -> Array:
             return nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name=name)(h)
 
-        x = x + Attention(self.heads, self.dtype, name="attn1")(norm("norm1", x))
-        x = x + Attention(self.heads, self.dtype, name="attn2")(norm("norm2", x), context)
+        x = x + Attention(self.heads, self.dtype, self.platform, name="attn1")(norm("norm1", x))
+        x = x + Attention(self.heads, self.dtype, self.platform, name="attn2")(norm("norm2", x), context)
         return x + FeedForward(x.shape[-1], self.tanh, self.dtype, name="ff")(norm("norm3", x))
 
 
@@ -170,6 +173,7 @@ class SpatialTransformer(nn.Module):
     heads: int
     config: UNetConfig
     dtype: Dtype = jnp.float32
+    platform: str = "cpu"
 
     @nn.compact
     def __call__(self, x: Array, context: Array) -> Array:
@@ -178,7 +182,8 @@ class SpatialTransformer(nn.Module):
         epsilon = 1e-5 if as_flax else 1e-6
         y = nn.GroupNorm(self.config.norm_num_groups, epsilon=epsilon, dtype=self.dtype, name="norm")(x)
         y = self._project(y, "proj_in").reshape(b, h * w, c)
-        y = TransformerBlock(self.heads, as_flax, self.dtype, name="transformer_blocks_0")(y, context)
+        block = TransformerBlock(self.heads, as_flax, self.dtype, self.platform, name="transformer_blocks_0")
+        y = block(y, context)
         return x + self._project(y.reshape(b, h, w, c), "proj_out")
 
     def _project(self, x: Array, name: str) -> Array:
@@ -194,6 +199,7 @@ class DownBlock(nn.Module):
     level: int
     config: UNetConfig
     dtype: Dtype = jnp.float32
+    platform: str = "cpu"
 
     @nn.compact
     def __call__(self, x: Array, time: Array, context: Array) -> tuple[Array, tuple[Array, ...]]:
@@ -203,8 +209,8 @@ class DownBlock(nn.Module):
         for i in range(cfg.layers_per_block):
             x = ResnetBlock(width, cfg.norm_num_groups, cfg.norm_eps, self.dtype, name=f"resnets_{i}")(x, time)
             if cross:
-                heads = cfg.heads(self.level)
-                x = SpatialTransformer(heads, cfg, self.dtype, name=f"attentions_{i}")(x, context)
+                heads, name = cfg.heads(self.level), f"attentions_{i}"
+                x = SpatialTransformer(heads, cfg, self.dtype, self.platform, name=name)(x, context)
             skips.append(x)
         if self.level < len(cfg.block_out_channels) - 1:
             x = Downsample(width, _SYMMETRIC, self.dtype, name="downsamplers_0")(x)
@@ -217,13 +223,14 @@ class MidBlock(nn.Module):
 
     config: UNetConfig
     dtype: Dtype = jnp.float32
+    platform: str = "cpu"
 
     @nn.compact
     def __call__(self, x: Array, time: Array, context: Array) -> Array:
         cfg, level = self.config, len(self.config.block_out_channels) - 1
         width = cfg.block_out_channels[level]
         x = ResnetBlock(width, cfg.norm_num_groups, cfg.norm_eps, self.dtype, name="resnets_0")(x, time)
-        x = SpatialTransformer(cfg.heads(level), cfg, self.dtype, name="attentions_0")(x, context)
+        x = SpatialTransformer(cfg.heads(level), cfg, self.dtype, self.platform, name="attentions_0")(x, context)
         return ResnetBlock(width, cfg.norm_num_groups, cfg.norm_eps, self.dtype, name="resnets_1")(x, time)
 
 
@@ -236,6 +243,7 @@ class UpBlock(nn.Module):
     index: int
     config: UNetConfig
     dtype: Dtype = jnp.float32
+    platform: str = "cpu"
 
     @nn.compact
     def __call__(
@@ -250,7 +258,8 @@ class UpBlock(nn.Module):
             x = jnp.concatenate([x, skip], axis=-1)
             x = ResnetBlock(width, cfg.norm_num_groups, cfg.norm_eps, self.dtype, name=f"resnets_{i}")(x, time)
             if cross:
-                x = SpatialTransformer(cfg.heads(level), cfg, self.dtype, name=f"attentions_{i}")(x, context)
+                heads, name = cfg.heads(level), f"attentions_{i}"
+                x = SpatialTransformer(heads, cfg, self.dtype, self.platform, name=name)(x, context)
         return x if level == 0 else Upsample(width, self.dtype, name="upsamplers_0")(x)
 
 
@@ -271,6 +280,7 @@ class UNet(nn.Module):
 
     config: UNetConfig
     dtype: Dtype = jnp.float32
+    platform: str = "cpu"  # of the devices it runs on: attention has a kernel of its own on GPUs
 
     @nn.compact
     def __call__(self, latents: Array, timesteps: Array, context: Array, edit: SkipEdit | None = None) -> Array:
@@ -291,14 +301,14 @@ class UNet(nn.Module):
 
         skips: tuple[Array, ...] = (x,)
         for level in range(len(cfg.block_out_channels)):
-            x, new = DownBlock(level, cfg, self.dtype, name=f"down_blocks_{level}")(x, time, context)
+            x, new = DownBlock(level, cfg, self.dtype, self.platform, name=f"down_blocks_{level}")(x, time, context)
             skips += new
         if edit is not None:
             x, time, context = edit.kept(x), edit.kept(time), edit.kept(context)
-        x = MidBlock(cfg, self.dtype, name="mid_block")(x, time, context)
+        x = MidBlock(cfg, self.dtype, self.platform, name="mid_block")(x, time, context)
         taken = cfg.layers_per_block + 1
         for index in range(len(cfg.block_out_channels)):
-            block = UpBlock(index, cfg, self.dtype, name=f"up_blocks_{index}")
+            block = UpBlock(index, cfg, self.dtype, self.platform, name=f"up_blocks_{index}")
             x = block(x, skips[-taken:], time, context, edit)
             skips = skips[:-taken]
         x = nn.GroupNorm(cfg.norm_num_groups, epsilon=cfg.norm_eps, dtype=self.dtype, name="conv_norm_out")(x)

@@ -11,7 +11,6 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from ine_jax import assets, schedulers
 from ine_jax.embeddings.embedding import Embedding
@@ -22,6 +21,7 @@ from ine_jax.guidance.concept import Encode, NegativeLike, as_concept
 from ine_jax.models.checkpoints.weights import ModelParts, read_pipeline
 from ine_jax.models.text import Tokenizer, learned_rows
 from ine_jax.pipeline import compile_cache as cache
+from ine_jax.pipeline.mesh import device_mesh
 from ine_jax.pipeline.noise import NoiseMode, draw, starts_of
 from ine_jax.pipeline.programs import Programs, build
 from ine_jax.types import Params
@@ -278,7 +278,7 @@ def assemble(
     unet_impl: str = "native",
 ) -> Pipeline:
     """A pipeline over model parts that are already in memory; arguments as in :func:`load`."""
-    mesh = Mesh(np.asarray(devices), ("data",))
+    mesh = device_mesh(devices)
     foreign = (Path(parts.path) / "unet" / "config.json").read_text("utf-8") if unet_impl == "diffusers" else None
     programs = build(parts.text_config, parts.unet_config, parts.vae_config, jnp.dtype(dtype), mesh, foreign)
     placed = jax.device_put((parts.text_params, parts.unet_params, parts.vae_params), programs.replicated())

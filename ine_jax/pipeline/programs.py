@@ -18,8 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as Spec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ine_jax.errors import InputError
 from ine_jax.guidance.base import Guidance, Texts
@@ -30,11 +29,11 @@ from ine_jax.models.skips import SkipEdit
 from ine_jax.models.text import encode_ids
 from ine_jax.models.unet import UNet, UNetConfig
 from ine_jax.models.vae import Vae, VaeConfig
+from ine_jax.pipeline import mesh as devices
 from ine_jax.pipeline.sampling import sample
 from ine_jax.schedulers import Scheduler
 from ine_jax.types import Array, Context, ImagesU8, Latents, Params
 
-AXIS = "data"
 DECODE_ROWS = 8
 Apply = Callable[..., Latents]  # (params, latents, timesteps, context), and the guard's reference where it has one
 
@@ -53,11 +52,11 @@ class Programs:
 
     def batch_sharding(self) -> NamedSharding:
         """First axis over all devices."""
-        return NamedSharding(self.mesh, Spec(AXIS))
+        return devices.spread(self.mesh)
 
     def replicated(self) -> NamedSharding:
         """A copy on every device."""
-        return NamedSharding(self.mesh, Spec())
+        return devices.replicated(self.mesh)
 
     def batched(
         self, run: Callable[..., Any], arrays: Sequence[np.ndarray], rows: int, empty: np.ndarray | None = None
@@ -100,7 +99,10 @@ def build(
     """
     traces: Counter[str] = Counter()
     clip, autoencoder = ClipText(text, dtype=dtype), Vae(vae, dtype=dtype)
-    denoise = native_unet(unet, dtype) if foreign_unet is None else diffusers_unet(foreign_unet, dtype)
+    if foreign_unet is None:
+        denoise = native_unet(unet, dtype, devices.platform_of(mesh))
+    else:
+        denoise = diffusers_unet(foreign_unet, dtype)
 
     def encode(params: Params, ids: Array, learned: Array) -> Context:
         traces["encode"] += 1
@@ -122,10 +124,9 @@ def build(
 
     def decode(params: Params, latents: Latents) -> ImagesU8:
         traces["decode"] += 1
-        spread = jax.shard_map(
-            decode_rows, mesh=mesh, in_specs=(Spec(), Spec(AXIS)), out_specs=Spec(AXIS), check_vma=False
-        )
-        return spread(params, latents)
+        rows = PartitionSpec(devices.AXIS)
+        each = jax.shard_map(decode_rows, mesh=mesh, in_specs=(PartitionSpec(), rows), out_specs=rows, check_vma=False)
+        return each(params, latents)
 
     def encode_images(params: Params, images: ImagesU8) -> tuple[Latents, Latents]:
         traces["encode_images"] += 1
@@ -180,12 +181,13 @@ def from_uint8(images: Array) -> Array:
     return images.astype(jnp.float32) / 127.5 - 1.0
 
 
-def native_unet(config: UNetConfig, dtype: Any) -> Apply:
+def native_unet(config: UNetConfig, dtype: Any, platform: str = "cpu") -> Apply:
     """This package's UNet as ``(params, latents, timesteps, context) -> eps``, eps in float32.
 
-    With a guard's reference as fifth argument the last row of every item is compared with the others and dropped.
+    `platform` is that of the devices. With a guard's reference as fifth argument the last row of every item is compared
+    with the others and dropped.
     """
-    unet = UNet(config, dtype=dtype)
+    unet = UNet(config, dtype, platform)
 
     def apply(
         params: Params, latents: Latents, timesteps: Array, context: Context, reference: Reference | None = None

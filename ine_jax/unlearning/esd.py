@@ -22,14 +22,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from ine_jax.config import EsdConfig
 from ine_jax.errors import InputError
 from ine_jax.models.checkpoints.weights import write_unet_delta
 from ine_jax.models.unet import UNetConfig
+from ine_jax.pipeline.mesh import platform_of, spread
 from ine_jax.pipeline.pipeline import Pipeline
-from ine_jax.pipeline.programs import AXIS, native_unet
+from ine_jax.pipeline.programs import native_unet
 from ine_jax.schedulers import NoiseConfig, add_noise, alphas_cumprod
 from ine_jax.storage.provenance import canonical
 from ine_jax.training import loop
@@ -200,23 +201,20 @@ def make_step(recipe: Recipe) -> Callable[..., Any]:
 
     Erased and preserved rows go through the trained network in one call; the original one sees the preserved rows only.
     """
-    mesh, unet, alphas = recipe.mesh, native_unet(recipe.unet, recipe.dtype), alphas_cumprod(recipe.noise)
+    unet, alphas = native_unet(recipe.unet, recipe.dtype, platform_of(recipe.mesh)), alphas_cumprod(recipe.noise)
 
-    def spread(x: Array) -> Array:
-        even = x.shape[0] % mesh.size == 0  # otherwise every device computes all rows
-        return jax.lax.with_sharding_constraint(
-            x, NamedSharding(mesh, PartitionSpec(AXIS) if even else PartitionSpec())
-        )
+    def placed(x: Array) -> Array:
+        return jax.lax.with_sharding_constraint(x, spread(recipe.mesh, x.shape[0]))
 
     def step(base: Params, data: Data, state: Any, i: Any) -> tuple[Any, dict[str, Array]]:
         first, second = jax.random.split(jax.random.fold_in(jax.random.key(data.seed), i))
         rows, wanted = draw_erased(data, first, recipe.batch)
         if recipe.preserve_batch:
             kept = draw_kept(data, second, recipe.preserve_batch, alphas, recipe.scaling_factor)
-            answer = unet(base, *map(spread, kept))
+            answer = unet(base, *map(placed, kept))
             rows = Rows(*(jnp.concatenate(pair) for pair in zip(rows, kept, strict=True)))
             wanted = jnp.concatenate([wanted, answer])
-        rows, wanted = Rows(*map(spread, rows)), spread(wanted)
+        rows, wanted = Rows(*map(placed, rows)), placed(wanted)
 
         def loss(weights: Any) -> tuple[Array, dict[str, Array]]:
             errors = jnp.mean(jnp.square(unet(merged(base, weights), *rows) - wanted), axis=(1, 2, 3))

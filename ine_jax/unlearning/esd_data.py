@@ -18,6 +18,7 @@ from ine_jax.config import EsdConfig
 from ine_jax.guidance.base import Moment, Texts
 from ine_jax.guidance.cfg import Cfg
 from ine_jax.models.unet import UNetConfig
+from ine_jax.pipeline.mesh import platform_of
 from ine_jax.pipeline.pipeline import Pipeline
 from ine_jax.pipeline.programs import native_unet
 from ine_jax.pipeline.sampling import Denoiser, predict
@@ -87,7 +88,10 @@ def build_pool(pipe: Pipeline, config: EsdConfig, contexts: Context, empty: Cont
     ddim = ddim_of(pipe)
     tables = jax.device_put(ddim.tables(config.ddim_steps), pipe.programs.replicated())
     prompt = np.arange(config.pool, dtype=np.int32) % len(contexts)
-    walk, eta = _walk(pipe.parts.unet_config, pipe.dtype, ddim), jnp.float32(config.eta)
+    walk, eta = (
+        _walk(pipe.parts.unet_config, pipe.dtype, platform_of(pipe.programs.mesh), ddim),
+        jnp.float32(config.eta),
+    )
     params, rows = pipe.parts.unet_params, pipe.rows(min(config.pool, POOL_ROWS))
     origin = pipe.encode(list(config.erase_from) or [""] * len(contexts))
     inputs = [np.asarray(contexts)[prompt], origin[prompt], pool_noise(pipe, config), pool_scales(config)]
@@ -99,9 +103,9 @@ POOL_ROWS = 64  # trajectories per call
 
 
 @functools.lru_cache(maxsize=8)
-def _walk(config: UNetConfig, dtype: Any, ddim: Ddim) -> Callable[..., Array]:
+def _walk(config: UNetConfig, dtype: Any, platform: str, ddim: Ddim) -> Callable[..., Array]:
     """`trajectories` of one model shape, compiled: latents and targets stacked, [batch, 2, S, h, w, c]."""
-    unet = native_unet(config, dtype)
+    unet = native_unet(config, dtype, platform)
 
     @jax.jit
     def walk(

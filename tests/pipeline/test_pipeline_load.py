@@ -17,10 +17,11 @@ from ine_jax import assets
 from ine_jax.errors import InputError
 from ine_jax.guidance import Cfg
 from ine_jax.models.checkpoints.weights import read_pipeline, write_unet_delta
+from ine_jax.models.layers import attention_kernel
 from ine_jax.pipeline import compile_cache as cache
 from ine_jax.pipeline.pipeline import Pipeline, assemble, load
 from tests.support.paths import ROOT
-from tests.support.tiny_pipeline import UNET
+from tests.support.tiny_pipeline import CELLS, UNET
 
 PROMPTS = ["a photo of a cat", "a dog", "the red knife", "apple and dog"]
 STEPS = 3
@@ -46,6 +47,23 @@ def test_bfloat16_runs_and_stays_near_float32(tiny_folder: Path, pipe: Pipeline)
     ours, full = (p(PROMPTS[:4], steps=2, guidance=Cfg(2.0), output="latents") for p in (half, pipe))
     assert ours.dtype == np.float32
     assert np.abs(ours - full).mean() < 0.1 * np.abs(full).mean()
+
+
+def test_attention_is_chosen_for_the_devices_of_the_pipeline(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a machine with GPUs the pipeline may be given the CPU, which cannot run the GPU's kernel."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    half = load(tiny_folder, dtype=jnp.bfloat16, devices=jax.devices("cpu")[:1], batch_size=5)
+    assert half("cat", steps=1, output="latents").shape == (1, CELLS, CELLS, 4)
+
+
+def test_cudnn_computes_attention_on_gpus_where_it_takes_the_shape() -> None:
+    fits = [("gpu", jnp.bfloat16, 64), ("gpu", jnp.float16, 128)]
+    others = [("gpu", jnp.float32, 64), ("gpu", jnp.bfloat16, 160), ("gpu", jnp.bfloat16, 20)]
+    others += [("cpu", jnp.bfloat16, 64), ("tpu", jnp.bfloat16, 64)]
+    assert {attention_kernel(*case) for case in fits} == {"cudnn"}
+    assert {attention_kernel(*case) for case in others} == {"xla"}
 
 
 def test_bundled_names_resolve(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
