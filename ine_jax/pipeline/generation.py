@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -34,7 +33,8 @@ from ine_jax.progress import Progress, stop_requests
 from ine_jax.prompts import PromptList
 from ine_jax.prompts.items import Item, alike, named
 from ine_jax.storage import files as storage
-from ine_jax.storage.provenance import difference, value_hash, versions
+from ine_jax.storage.binding import bind
+from ine_jax.storage.provenance import value_hash, versions
 
 SETTINGS = ".generate.json"
 METADATA = "metadata.jsonl"
@@ -129,10 +129,10 @@ def write_images(
     """
     folder = Path(out)
     settings = _settings(pipe, wanted, guidance, concept, size or {}) | _start(noise)
-    _check_settings(folder, settings)
+    _check_folder(folder)
     cut = dict(zip(wanted, pipe.tokenizer.truncated([item.prompt for item in wanted.values()]), strict=True))
     with storage.lock(folder, "generate"):
-        storage.write_atomic(folder / SETTINGS, json.dumps(settings, indent=1, sort_keys=True))
+        bind(folder, settings, SETTINGS)
         todo = {name: item for name, item in wanted.items() if not complete(folder / name)}
         begun = time.perf_counter()
         try:
@@ -275,19 +275,10 @@ def _described(concept: Concept) -> dict[str, Any]:
     }
 
 
-def _check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+def _check_folder(folder: Path) -> None:
+    """Check that `folder` is new, empty, or one that this command wrote."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file", "a folder", "choose another place")
-    kept = folder / SETTINGS
-    if kept.is_file():
-        try:
-            before = json.loads(kept.read_text("utf-8"))
-        except ValueError as error:
-            raise InputError(f"{kept} is damaged", "a folder that this command wrote", "choose another one") from error
-        changed = difference(before, json.loads(json.dumps(settings)))
-        if changed:
-            raise InputError(
-                f"{folder} was made with other settings: {'; '.join(changed)}", "the same", "choose another folder"
-            )
-    elif folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    if SETTINGS not in names and any(not name.startswith(".") for name in names):
         raise InputError(f"folder {folder} holds other files", "a new or empty folder", "choose another one")

@@ -9,7 +9,6 @@ import json
 import platform
 import shutil
 import subprocess
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,25 +29,6 @@ def file_hash(path: str | Path) -> str:
     """sha256 of a file's bytes, read in pieces."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def difference(old: Any, new: Any, field: str = "") -> list[str]:
-    """Name every field in which two JSON values differ: "sampler.steps: 12 -> 20"."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        return [
-            line
-            for key in sorted(old.keys() | new.keys())
-            for line in difference(old.get(key), new.get(key), f"{field}.{key}" if field else str(key))
-        ]
-    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        pairs = enumerate(zip(old, new, strict=True))
-        return [line for i, (a, b) in pairs for line in difference(a, b, f"{field}[{i}]")]
-    return [] if old == new else [f"{field}: {_short(old)} -> {_short(new)}"]
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 48 else f"{text[:45]}..."
 
 
 @functools.cache

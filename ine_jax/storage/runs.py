@@ -30,6 +30,7 @@ from PIL import Image
 from ine_jax.errors import InputError
 from ine_jax.storage import files as storage
 from ine_jax.storage import provenance
+from ine_jax.storage.binding import require_same
 from ine_jax.storage.files import corrupt, jsonl, parse_jsonl, png, sync, write_atomic, write_durable
 
 SCHEMA = 1
@@ -215,14 +216,7 @@ def create(
     fixed = json.loads(provenance.canonical({"config": config, "hashes": hashes}))
     if (root / "run.json").exists():
         run = open_run(root)
-        changed = [line for key in FIXED for line in provenance.difference(run.record[key], fixed[key], key)]
-        if changed:
-            more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-            raise InputError(
-                f"{root} was started with another config: {'; '.join(changed[:3])}{more}",
-                "the config it was started with",
-                "restore the config, or choose another directory",
-            )
+        require_same(root, {key: run.record[key] for key in FIXED}, fixed)
         return run
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     record = {

@@ -9,7 +9,6 @@ for byte as if nothing had happened. What depends on the clock goes to a file of
 Files in the directory: config.json, checkpoints/<step>/, log.jsonl, timing.jsonl, lock.
 """
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -22,8 +21,8 @@ import jax
 
 from ine_jax.errors import InputError, Interrupted, NumericalError
 from ine_jax.progress import stop_requests
-from ine_jax.storage.files import lock, write_atomic
-from ine_jax.storage.provenance import difference
+from ine_jax.storage.binding import bind
+from ine_jax.storage.files import lock
 from ine_jax.training.checkpoint import Checkpoints, non_finite, to_host
 from ine_jax.training.log import TrainLog
 
@@ -84,7 +83,7 @@ def run(
         Checkpoints(folder / "checkpoints") as checkpoints,
         stop_requests() as stop,
     ):
-        compare_config(folder, config, fresh=not checkpoints.steps())
+        bind(folder, config, fresh=not checkpoints.steps(), write=writer)
         start, state, window = checkpoints.restore(state) or (0, state, {})
         if start > steps:
             raise InputError(f"{folder} already holds {start} steps", f"steps >= {start}", "use a new directory")
@@ -104,21 +103,6 @@ def _advance(
         if asked and i + 1 < keeper.steps:
             raise Interrupted(f"stopped after step {i + 1} of {keeper.steps}", "", "run the same command to continue")
     return state
-
-
-def compare_config(directory: Path, config: Mapping[str, Any], fresh: bool) -> None:
-    """Store the config of a fresh run; where one is continued, refuse a difference and name its fields (InputError)."""
-    path = directory / "config.json"
-    now = json.loads(json.dumps(dict(config), sort_keys=True))
-    if fresh or not path.exists():
-        if jax.process_index() == 0:
-            write_atomic(path, (json.dumps(now, indent=1, sort_keys=True) + "\n").encode())
-        return
-    fields = difference(json.loads(path.read_text()), now)
-    if fields:
-        more = f"; and {len(fields) - 8} more" if len(fields) > 8 else ""
-        given = f"{directory} was started with another config ({'; '.join(fields[:8])}{more})"
-        raise InputError(given, "the same config", "use a new directory")
 
 
 class _Watch:

@@ -194,7 +194,7 @@ def test_the_unet_of_the_sampler_reaches_the_model_and_the_record(
         assert run.config["sampler"].get("unet_impl", "native") == impl
     assert asked == [("tiny", "native"), ("tiny", "diffusers")]
     assert identities[0] != identities[1]
-    with pytest.raises(InputError, match="started with another config"):
+    with pytest.raises(InputError, match="started with other settings"):
         evaluate(plan_from_config(config), tmp_path / "native", hashes=fakes.hashes)
 
 

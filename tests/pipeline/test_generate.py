@@ -83,7 +83,7 @@ def test_a_folder_belongs_to_one_setting(tiny_folder: Path, tmp_path: Path, chan
     options = {"guidance": Cfg(3.0), "size": {"steps": 2}}
     write_images(pipe, wanted_items(first), first.out, **options)  # type: ignore[arg-type]
     before = png_bytes(tmp_path / "out")
-    with pytest.raises(InputError, match="made with other settings"):
+    with pytest.raises(InputError, match="started with other settings"):
         write_images(pipe, wanted_items(second), second.out, concept=concept(second.negative), **options)  # type: ignore[arg-type]
     assert png_bytes(tmp_path / "out") == before
 

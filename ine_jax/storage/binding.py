@@ -1,0 +1,82 @@
+"""Is this the same run? A directory keeps the settings that it was started with and accepts no others.
+
+Everything that changes the result belongs in the settings: a run is continued only where none of them differs.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from ine_jax.errors import InputError
+from ine_jax.storage.files import write_atomic
+
+FIELDS_SHOWN = 3
+
+
+def bind(
+    directory: Path,
+    settings: Mapping[str, object],
+    name: str = "config.json",
+    *,
+    fresh: bool = False,
+    write: bool = True,
+) -> None:
+    """Store the settings of a new run in `directory`, or check that they are those of the run that is there.
+
+    Args:
+        settings: values that JSON can hold.
+        name: the file in `directory` that keeps them.
+        fresh: replace what is stored, because the earlier run has not finished anything yet.
+        write: whether this process may store them; in a multi-host run only process 0 does.
+
+    Raises:
+        InputError: the run in `directory` has other settings, or its file is damaged.
+    """
+    path = directory / name
+    if fresh or not path.is_file():
+        if write:
+            write_atomic(path, json.dumps(settings, indent=1, sort_keys=True) + "\n")
+        return
+    try:
+        stored = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is damaged", "the settings of a run, as JSON", "choose another directory") from error
+    require_same(directory, stored, settings)
+
+
+def require_same(directory: Path, stored: object, settings: Mapping[str, object]) -> None:
+    """Check that `settings` equal those that the run in `directory` was started with.
+
+    Raises:
+        InputError: they differ; the message names the fields.
+    """
+    fields = difference(stored, json.loads(json.dumps(settings)))
+    if fields:
+        more = f"; and {len(fields) - FIELDS_SHOWN} more" if len(fields) > FIELDS_SHOWN else ""
+        raise InputError(
+            f"{directory} was started with other settings: {'; '.join(fields[:FIELDS_SHOWN])}{more}",
+            "the settings it was started with",
+            "restore them, or choose another directory",
+        )
+
+
+def difference(old: object, new: object, field: str = "") -> list[str]:
+    """List every field in which two JSON values differ, as "sampler.steps: 12 -> 20".
+
+    A missing field equals null.
+    """
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        return [
+            line
+            for key in sorted(old.keys() | new.keys())
+            for line in difference(old.get(key), new.get(key), f"{field}.{key}" if field else str(key))
+        ]
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = enumerate(zip(old, new, strict=True))
+        return [line for i, (a, b) in pairs for line in difference(a, b, f"{field}[{i}]")]
+    return [] if old == new else [f"{field}: {_short(old)} -> {_short(new)}"]
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 48 else f"{text[:45]}..."
