@@ -41,3 +41,13 @@ install() {
   "$VENV/bin/python" -m pip install -qq --editable ".${1:+[$1]}"
   printf '%s' "$want" >"$VENV/.installed-${1:-core}"
 }
+
+# require MODULE PIP-ARGUMENTS...: install what provides MODULE unless it can be imported.
+require() {
+  local module="$1"
+  shift
+  if ! "$VENV/bin/python" -c "import $module" >/dev/null 2>&1; then
+    say "installing $* into $VENV"
+    "$VENV/bin/python" -m pip install -qq "$@"
+  fi
+}

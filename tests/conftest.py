@@ -12,6 +12,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("INE_COMPILE_CACHE", "off")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Compiling takes longer than running at the shapes of the tests; children inherit it.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     # What one process of the session compiled, the others and the children that tests start need not compile again.
     _programs = tempfile.mkdtemp(prefix="ine-tests-")

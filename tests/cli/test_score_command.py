@@ -71,6 +71,7 @@ def test_names_braces_and_yaml(run: Path, clip: Path, tmp_path: Path, capsys: Ca
     assert (done["judged"], done["measured"]) == (0, IMAGES)
 
 
+@pytest.mark.oracle
 def test_nudenet_by_name(run: Path, capsys: Capture) -> None:
     pytest.importorskip("nudenet")
     assert result(["score", str(run), "--detectors", "nudenet"], capsys)["judged"] == IMAGES
@@ -119,6 +120,7 @@ def test_wrong_words(run: Path, words: list[str], capsys: Capture) -> None:
     assert stores(run) == []
 
 
+@pytest.mark.oracle
 def test_report_by_detector_preset_and_threshold(run: Path, capsys: Capture) -> None:
     pytest.importorskip("nudenet")
     result(["score", str(run), "--detectors", "world", "nudenet"], capsys)

@@ -22,7 +22,7 @@ from ine_jax.evaluation.detectors.world import WorldConfig, WorldDetector, World
 from ine_jax.storage import runs
 from tests.support.judge_folders import pictures, write_clip, write_vit
 
-KINDS = ("world", "nudenet", "q16", "clip", "vit")
+KINDS = ("world", pytest.param("nudenet", marks=pytest.mark.oracle), "q16", "clip", "vit")
 
 
 @pytest.fixture(scope="module")

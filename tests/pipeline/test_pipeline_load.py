@@ -148,6 +148,7 @@ def test_the_cache_folder_is_private(tmp_path: Path, monkeypatch: pytest.MonkeyP
         jax.config.update("jax_compilation_cache_dir", before)
 
 
+@pytest.mark.oracle
 def test_diffusers_flax_runs_on_the_same_parameters(tiny_folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("diffusers.models.unets.unet_2d_condition_flax")
     foreign = load(tiny_folder, batch_size=2, unet_impl="diffusers")

@@ -14,6 +14,7 @@ from ine_jax.errors import InputError
 from ine_jax.evaluation.detectors.base import Scored, Unscored
 from ine_jax.evaluation.detectors.nudenet import LABELS, NudeNet
 
+pytestmark = pytest.mark.oracle
 package = pytest.importorskip("nudenet")
 SHIPPED = Path(package.__file__).with_name("320n.onnx")
 
