@@ -282,11 +282,10 @@ def convert_model(words: Any) -> Outcome:
         InputError: the model cannot be read, a checkpoint does not fit it, or the target exists.
     """
     from ine_jax.models.checkpoints import weights
-    from ine_jax.pipeline import pipeline
 
     if words.target.exists() and (words.target.is_file() or any(words.target.iterdir())):
         raise InputError(f"{words.target} exists", "a new folder", "name another, or remove it")
-    parts = pipeline.read_model(words.source, revision=words.revision, unlearned=words.unlearned, dtype=words.dtype)
+    parts = weights.read_pipeline(words.source, words.revision, words.dtype, unlearned=words.unlearned)
     values = {"to": words.to, "dtype": words.dtype, "changes": list(parts.changes), "path": str(words.target)}
     head = f"{parts.name} -> {words.target} ({words.to}, {words.dtype})"
     if words.dry_run:

@@ -26,7 +26,7 @@ from ine_jax.config import (
 )
 from ine_jax.errors import InputError
 from ine_jax.evaluation import Cell, Plan, build
-from ine_jax.evaluation.generating import model_hashes, pending
+from ine_jax.evaluation.generating import model_record, pending
 from ine_jax.evaluation.plan import DRAWN
 from ine_jax.progress import Progress
 from ine_jax.storage.files import pretty, write_atomic
@@ -194,7 +194,7 @@ def _invert(model: str, seed: int, settings: Settings, out: Path) -> Found:
     images = assets.concept_images()
     pictures = {path.name: file_hash(path) for path in sorted(images.glob("*.png"))}
     key = value_hash(
-        {"config": dataclasses.asdict(config), "model": model_hashes(ModelConfig(model)), "images": pictures}
+        {"config": dataclasses.asdict(config), "model": model_record(ModelConfig(model)), "images": pictures}
     )
     receipt = folder / "done.json"
     if receipt.is_file():

@@ -3,6 +3,7 @@
 Nothing is trusted and nothing large is read: weights are described from the headers of their files.
 """
 
+import contextlib
 import json
 from collections import Counter
 from pathlib import Path
@@ -16,6 +17,7 @@ from ine_jax.embeddings.learned import WIDTHS
 from ine_jax.embeddings.nearest import nearest_words
 from ine_jax.errors import InputError
 from ine_jax.models.checkpoints.describe import checkpoint_facts
+from ine_jax.models.checkpoints.model_files import model_id
 from ine_jax.models.checkpoints.tensors import NotWeights
 from ine_jax.storage.runs import Run, open_run
 from ine_jax.storage.weight_files import read_json, sha256
@@ -67,6 +69,8 @@ def _folder(path: Path, base: str) -> Facts:
 def _model(path: Path, base: str) -> Facts:
     index = read_json(path / "model_index.json")
     facts: Facts = {"kind": "model folder", "class": str(index.get("_class_name", "unknown"))}
+    with contextlib.suppress(InputError):  # a folder with some of the components is no model of its own
+        facts["model_id"] = model_id(path)
     facts |= {key: value for key, value in checkpoint_facts(path, base).items() if key != "kind"}
     scheduler = path / "scheduler" / "scheduler_config.json"
     if scheduler.is_file():
@@ -79,6 +83,7 @@ def _run(path: Path) -> Facts:
     run = open_run(path)
     facts: Facts = {"kind": "run directory", "blocks": len(run.blocks()), "detectors": run.detectors()}
     facts["finished"] = _drawn_and_judged(run)
+    facts["models"] = {label: model.get("model_id", "") for label, model in run.record["hashes"]["models"].items()}
     facts["commit"] = run.record.get("commit") or "unknown"
     facts["versions"] = dict(run.record.get("versions", {}))
     facts["report"] = (path / "report.html").is_file()

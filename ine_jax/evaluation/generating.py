@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ine_jax import assets
 from ine_jax.config import ModelConfig
 from ine_jax.errors import InputError, Interrupted
 from ine_jax.evaluation.metadata import write_metadata
@@ -19,14 +18,12 @@ from ine_jax.progress import stop_requests
 from ine_jax.prompts.items import Item, alike
 from ine_jax.storage import files as storage
 from ine_jax.storage import runs
-from ine_jax.storage.provenance import file_hash
 from ine_jax.storage.runs import Run
 
 Shard = tuple[int, int]
 Images = np.ndarray | Sequence[np.ndarray]
 Draw = Callable[[Cell, Sequence[Item], Plan], Images]
 NAMES = ("lists", "role", "guard", "negative_name", "embedding_from", "embedding_seed")  # of a cell; change no pixel
-MODEL_FILES = ("*.safetensors", "*.bin", "*.msgpack", "*.json", "*.txt")
 
 
 class Progress(Protocol):
@@ -48,14 +45,14 @@ def evaluate(
     """Draw what is missing of shard i of N of `plan` into the run directory `root`, and return the opened run.
 
     A finished shard is a no-op that loads no model. `draw` (cell, items, plan) -> a uint8 [H, W, 3] per item and
-    `hashes` (a cell's model -> file hashes) default to the real models. InputError: a plan that cannot be drawn, or a
-    directory started with another config; Interrupted: asked to stop, finished blocks are kept.
+    `hashes` (a cell's model -> how the run records it) default to the real models. InputError: a plan that cannot be
+    drawn, or a directory started with another config; Interrupted: asked to stop, finished blocks are kept.
     """
     i, total = shard
     if not 0 <= i < total:
         raise InputError(f"shard {i}/{total}", "i/N with 0 <= i < N", "correct --shard")
     check(plan)
-    find = hashes or (lambda label: model_hashes(plan.model(label)))
+    find = hashes or (lambda label: model_record(plan.model(label)))
     models = {label: dict(find(label)) for label in dict.fromkeys(cell.model for cell in plan.cells)}
     with storage.lock(root, f"draw-{i}-of-{total}"), stop_requests() as stop:
         readings = {name: reading.record() for name, reading in plan.readings.items()}
@@ -199,25 +196,8 @@ class Painter:
         return self._guards[scale]
 
 
-def model_hashes(model: ModelConfig) -> dict[str, str]:
-    """sha256 of every file that can change a pixel, of the model and of each checkpoint on top, without loading them.
+def model_record(model: ModelConfig) -> dict[str, str]:
+    """How a run records a model: by its content id. The files are hashed without loading them."""
+    from ine_jax.models.checkpoints.model_files import model_id
 
-    What stands on the hub is fetched first.
-    """
-    bundled = assets.resolve(model.model)
-    folder, delta = bundled if bundled is not None else (Path(model.model), None)
-    if not folder.is_dir():
-        from ine_jax.models.checkpoints import hub
-
-        folder = hub.pipeline_folder(model.model, model.revision, None)
-    parts = [folder / part for part in ("tokenizer", "text_encoder", "unet", "vae", "scheduler")]
-    files = sorted(path for part in parts for pattern in MODEL_FILES for path in part.glob(pattern))
-    found = {str(path.relative_to(folder)): file_hash(path) for path in files}
-    if delta is not None:
-        found["unet_delta"] = file_hash(delta)
-    if model.unlearned:
-        from ine_jax.models.checkpoints import hub
-
-        _, given = hub.open_checkpoints(model.unlearned)
-        found |= {name: file_hash(path) for name, path in given.items()}
-    return found
+    return {"model_id": model_id(model.model, model.revision, model.unlearned)}

@@ -27,7 +27,6 @@ from ine_jax.inversion.templates import template_ids, usable
 from ine_jax.pipeline.pipeline import Pipeline
 from ine_jax.storage.provenance import canonical
 from ine_jax.training import loop
-from ine_jax.training.checkpoint import tree_hash
 from ine_jax.training.log import read_log
 
 # Fields in which the concepts of one run may differ; all others shape the batch that they share.
@@ -124,7 +123,7 @@ def derive(
     folder, words = Path(directory), explicit_words(config)
     shape = (pipe.tokenizer.max_length, pipe.parts.text_config.hidden_size)
     settings = {"method": RECE, "concept": config.concept, "words": words, "regularizer": config.regularizer}
-    origin = {"weights_sha256": _weights_hash(pipe), "base_sha256": _weights_hash(base)}
+    origin = {"model_id": pipe.model_id, "base_model_id": base.model_id}
 
     def step(_: Any, i: int) -> tuple[Any, dict[str, float]]:
         found = rece.solve(pipe, base, words, config.regularizer)
@@ -164,11 +163,11 @@ def _invert(
     data = _data(pipe, images, configs, _embedding(pipe, shared, vectors[0]))
     state = {"vectors": jnp.asarray(vectors), "optimizer": ADAM.init(jnp.asarray(vectors))}
     params = {"text": pipe.parts.text_params, "unet": pipe.parts.unet_params}
-    weights = {"weights_sha256": _weights_hash(pipe)}
+    weights = {"model_id": pipe.model_id}
     if base is not None and any(config.init == RECE for config in configs):
-        weights["base_sha256"] = _weights_hash(base)
+        weights["base_model_id"] = base.model_id
     hashes = [_image_hash(each) for each in images]
-    origin = {**weights, "autoencoder_sha256": tree_hash(pipe.parts.vae_params), "images_sha256": hashes}
+    origin = {**weights, "images_sha256": hashes}
     step = compiled_step(pipe, shared, len(configs))
     final = loop.run(
         lambda now, i: step(params, data, now, i),
@@ -213,10 +212,6 @@ def _bound(config: InversionConfig) -> dict[str, Any]:
     """The fields that a run's directory is bound to."""
     idle = IDLE_FIELDS if config.init == RECE else IDLE_FIELDS + RECE_FIELDS
     return {name: value for name, value in dataclasses.asdict(config).items() if name not in idle}
-
-
-def _weights_hash(pipe: Pipeline) -> str:
-    return tree_hash({"text": pipe.parts.text_params, "unet": pipe.parts.unet_params})
 
 
 def _image_hash(images: np.ndarray) -> str:

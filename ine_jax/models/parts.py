@@ -1,12 +1,19 @@
-"""A text-to-image model in memory, and the names of its folder."""
+"""A text-to-image model in memory, its content id, and the names of its folder."""
 
 import dataclasses
+import functools
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import flax.traverse_util
+import numpy as np
 
 from ine_jax.models.clip import ClipTextConfig
 from ine_jax.models.unet import UNetConfig
 from ine_jax.models.vae import VaeConfig
+from ine_jax.storage.provenance import canonical, file_hash, value_hash
 from ine_jax.types import Params
 
 TOKENIZER_FILES = (
@@ -18,10 +25,10 @@ TOKENIZER_FILES = (
     "added_tokens.json",
 )
 COMPONENTS = {
-    "text_encoder": ["transformers", "CLIPTextModel"],
-    "tokenizer": ["transformers", "CLIPTokenizer"],
-    "unet": ["diffusers", "UNet2DConditionModel"],
-    "vae": ["diffusers", "AutoencoderKL"],
+    "text_encoder": ("transformers", "CLIPTextModel"),
+    "tokenizer": ("transformers", "CLIPTokenizer"),
+    "unet": ("diffusers", "UNet2DConditionModel"),
+    "vae": ("diffusers", "AutoencoderKL"),
 }
 
 
@@ -29,8 +36,9 @@ COMPONENTS = {
 class ModelParts:
     """All parts of a text-to-image model: configs, parameters (Flax trees) and where they came from.
 
-    ``hashes`` maps each file that was read (relative to ``path``) to its SHA-256; those of checkpoints on top stand
-    under ``unlearned-<number>/``. ``changes`` says in one line each what those checkpoints changed.
+    `hashes` maps each file that was read (relative to `path`) to its SHA-256; files of checkpoints on top are under
+    `unlearned-<number>/`. It is empty for a model that was not read from files. `changes` describes in one line each
+    what those checkpoints changed.
     """
 
     name: str
@@ -45,3 +53,32 @@ class ModelParts:
     tokenizer_dir: Path
     hashes: dict[str, str]
     changes: tuple[str, ...] = ()
+
+    @functools.cached_property
+    def model_id(self) -> str:
+        """Content id: of the files, or of the tensors (in float32) and configs where there are no files."""
+        return id_from_hashes(self.hashes) if self.hashes else _id_from_tensors(self)
+
+
+def id_from_hashes(hashes: Mapping[str, str]) -> str:
+    """Content id of a model from the SHA-256 of its files, keyed as in `ModelParts.hashes`.
+
+    File names below a component do not count, so sharding order and renamed files change nothing; the order of
+    checkpoints and their multipliers do.
+    """
+    groups: dict[str, list[str]] = {}
+    for name, digest in hashes.items():
+        groups.setdefault(name.split("/")[0], []).append(digest)
+    return value_hash({group: sorted(digests) for group, digests in groups.items()})
+
+
+def _id_from_tensors(parts: ModelParts) -> str:
+    vocabulary = [parts.tokenizer_dir / name for name in TOKENIZER_FILES if (parts.tokenizer_dir / name).is_file()]
+    configs = [dataclasses.asdict(config) for config in (parts.text_config, parts.unet_config, parts.vae_config)]
+    described = [*configs, parts.scheduler_config, [file_hash(path) for path in vocabulary]]
+    digest = hashlib.sha256(canonical(described).encode())
+    trees = {"text_encoder": parts.text_params, "unet": parts.unet_params, "vae": parts.vae_params}
+    for path, leaf in sorted(flax.traverse_util.flatten_dict(trees, sep="/").items()):
+        digest.update(f"{path}{leaf.shape}".encode())
+        digest.update(np.ascontiguousarray(leaf, np.float32).data)
+    return digest.hexdigest()

@@ -238,7 +238,7 @@ def _settings(
     numbers = {jax.tree_util.keystr(path, simple=True, separator="."): _number(leaf) for path, leaf in leaves}
     return {
         "schema": 1,
-        "model": {"name": pipe.name, "weights": value_hash(dict(pipe.parts.hashes)), "dtype": pipe.dtype.name},
+        "model": {"name": pipe.name, "model_id": pipe.model_id, "dtype": pipe.dtype.name},
         "scheduler": repr(pipe.scheduler),
         "unet_impl": pipe.unet_impl,
         "guidance": {"kind": str(jax.tree.structure(guidance)), "numbers": numbers},

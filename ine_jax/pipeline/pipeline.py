@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ine_jax import assets, schedulers
+from ine_jax import schedulers
 from ine_jax.embeddings.embedding import Embedding
 from ine_jax.errors import InputError
 from ine_jax.guidance import slots as conditioning
@@ -51,6 +51,11 @@ class Pipeline:
         return self.parts.name
 
     @property
+    def model_id(self) -> str:
+        """Content id of the model, the same for every dtype, device and process (`ModelParts.model_id`)."""
+        return self.parts.model_id
+
+    @property
     def compiles(self) -> int:
         """How many programs were compiled for this model shape so far."""
         return sum(self.programs.traces.values())
@@ -67,7 +72,7 @@ class Pipeline:
         """The same pipeline over other UNet parameters of the same shape; compiled programs are shared."""
         placed = jax.device_put(params, self.programs.replicated())
         return dataclasses.replace(
-            self, parts=dataclasses.replace(self.parts, unet_params=placed, name=name or self.name)
+            self, parts=dataclasses.replace(self.parts, unet_params=placed, name=name or self.name, hashes={})
         )
 
     def encode(
@@ -226,46 +231,22 @@ def load(
 ) -> Pipeline:
     """Read a model and place it on this process's devices.
 
-    ``name``, ``revision``, ``unlearned``: see :func:`read_model`. ``dtype``: what is computed in and parameters are
-    held in; float32 on CPU and bfloat16 elsewhere by default. ``scheduler`` overrides the folder's own (``ddim``,
-    ``dpm++``, ``pndm``, ``euler``). ``unet_impl="diffusers"`` runs diffusers 0.39's Flax UNet on the same parameters.
-    ``compile_cache`` as in :func:`compile_cache.enable`. Raises ``InputError`` for anything that cannot be read or does
-    not fit.
+    ``name``: ``"tiny"``, ``"tiny-unlearned-0"``, a diffusers folder, or a hub id (with ``revision``). ``unlearned``: a
+    published checkpoint to put on top of it, or several in this order: a file or folder of any known layout, or
+    ``owner/name[/file or folder][@revision]``; ``place:0.8`` adds a LoRA 0.8 times. ``dtype``: what is computed in and
+    parameters are held in; float32 on CPU and bfloat16 elsewhere by default. ``scheduler`` overrides the folder's own
+    (``ddim``, ``dpm++``, ``pndm``, ``euler``). ``unet_impl="diffusers"`` runs diffusers 0.39's Flax UNet on the same
+    parameters. ``compile_cache`` as in :func:`compile_cache.enable`. Raises ``InputError`` for anything that cannot be
+    read or does not fit.
     """
     if unet_impl not in ("native", "diffusers"):
         raise InputError(f"unet_impl {unet_impl!r}", "'native' or 'diffusers'", "mend unet_impl")
     cache.enable(compile_cache)
     chosen = list(jax.local_devices() if devices is None else devices)
     compute = jnp.dtype(dtype or (jnp.float32 if chosen[0].platform == "cpu" else jnp.bfloat16))
-    parts = read_model(name, revision=revision, unlearned=unlearned, dtype=compute)
-    return assemble(parts, compute, chosen, scheduler=scheduler, batch_size=batch_size, unet_impl=unet_impl)
-
-
-def read_model(
-    name: str | Path,
-    *,
-    revision: str | None = None,
-    unlearned: str | Path | Sequence[str | Path] = (),
-    dtype: Any = None,
-) -> ModelParts:
-    """Configs and parameters of a model, on no device yet.
-
-    ``name``: ``"tiny"``, ``"tiny-unlearned-0"``, a diffusers folder, or a hub id (with ``revision``). ``unlearned``: a
-    published checkpoint to put on top of it, or several in this order: a file or folder of any layout that
-    :mod:`ine_jax.models.checkpoints.reading` knows, or ``owner/name[/file or folder][@revision]``; ``place:0.8``
-    adds a LoRA 0.8 times. What each changed stands in ``parts.changes``. ``dtype`` as in
-    :func:`ine_jax.models.checkpoints.weights.read_pipeline`, which also says what is raised.
-    """
     given = [unlearned] if isinstance(unlearned, str | Path) else list(unlearned)
-    bundled = assets.resolve(str(name))
-    if bundled is None:
-        return read_pipeline(name, revision=revision, dtype=dtype, unlearned=given)
-    folder, delta = bundled
-    parts = read_pipeline(folder, dtype=dtype, unlearned=[*([delta] if delta else []), *given])
-    hashes = dict(parts.hashes)
-    if delta is not None:
-        hashes["unet_delta"] = hashes.pop(f"unlearned-0/{delta.name}")
-    return dataclasses.replace(parts, name="+".join([str(name), *(Path(one).name for one in given)]), hashes=hashes)
+    parts = read_pipeline(name, revision, dtype=compute, unlearned=given)
+    return assemble(parts, compute, chosen, scheduler=scheduler, batch_size=batch_size, unet_impl=unet_impl)
 
 
 def assemble(

@@ -47,21 +47,10 @@ def from_host(host: Mapping[str, np.ndarray], like: Any) -> Any:
 
 def content_hash(host: Mapping[str, np.ndarray]) -> str:
     """SHA-256 (hex) over the path, dtype, shape and bytes of every leaf, in the order of the paths."""
-    return _hash(host)
-
-
-def tree_hash(tree: Any) -> str:
-    """The same hash of a tree of arrays wherever they are, fetched one by one: the identity of a model's weights."""
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    named = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
-    return _hash(named)
-
-
-def _hash(leaves: Mapping[str, Any]) -> str:
     digest = hashlib.sha256()
-    for name in sorted(leaves):
-        leaf = np.ascontiguousarray(_to_numpy(leaves[name]))
-        digest.update(f"{name}|{leaf.dtype}|{leaves[name].shape}|".encode())
+    for name in sorted(host):
+        leaf = np.ascontiguousarray(host[name])
+        digest.update(f"{name}|{leaf.dtype}|{host[name].shape}|".encode())
         digest.update(leaf.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 

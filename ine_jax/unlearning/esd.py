@@ -34,7 +34,7 @@ from ine_jax.pipeline.programs import native_unet
 from ine_jax.schedulers import NoiseConfig, add_noise, alphas_cumprod
 from ine_jax.storage.provenance import canonical
 from ine_jax.training import loop
-from ine_jax.training.checkpoint import tree_hash
+from ine_jax.training.checkpoint import content_hash
 from ine_jax.types import Array, Params
 from ine_jax.unlearning.esd_data import Kept, Pool, build_pool, drawn_latents, encoded_images
 from ine_jax.unlearning.layers import merged, trained
@@ -102,9 +102,9 @@ def erase(
     """
     _check(config, preserve_images, preserve_captions)
     folder, programs = Path(directory), pipe.programs
-    origin = {"model": pipe.name, "weights_sha256": tree_hash(_model(pipe))}
+    origin = {"model": pipe.name, "model_id": pipe.model_id}
     if preserve_images is not None:
-        origin["preserve_sha256"] = tree_hash(
+        origin["preserve_sha256"] = content_hash(
             {"images": preserve_images, "captions": np.asarray(preserve_captions or ())}
         )
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in IDLE_FIELDS}
@@ -242,10 +242,6 @@ def _data(pipe: Pipeline, config: EsdConfig, images: np.ndarray | None, captions
     benign = jnp.concatenate([jnp.asarray(pipe.encode(list(config.preserve))), empty])
     kept = drawn_latents(pipe, config) if images is None else encoded_images(pipe, images, captions)
     return Data(pool, kept, erased, benign, seed, numbers_of(config))
-
-
-def _model(pipe: Pipeline) -> dict[str, Params]:
-    return {"text": pipe.parts.text_params, "unet": pipe.parts.unet_params}
 
 
 def _check(config: EsdConfig, images: np.ndarray | None, captions: Sequence[int] | None) -> None:

@@ -86,7 +86,7 @@ def test_a_finished_run_loads_nothing_and_draws_nothing(
     before = tree(place / "run")
     monkeypatch.setattr(drawing, "Painter", never)
     monkeypatch.setattr(judging, "load", never)
-    monkeypatch.setattr(drawing, "model_hashes", never)
+    monkeypatch.setattr(drawing, "model_record", never)
     code, out, _ = call(capsys, "evaluate", "e.yaml")
     assert (code, out.splitlines()[0]) == (0, "run: 0 images drawn, 0 judged")
     assert tree(place / "run") == before

@@ -113,10 +113,7 @@ def check_images(concept: str, config: EvaluateConfig, planned: int) -> None:
     assert {cell["model"] for cell in cells} == {model.name for model in config.models}
     assert drawn.config["sampler"]["noise"] == "torch-cuda"
     hashes = drawn.record["hashes"]["models"]
-    assert not any(name.startswith("unlearned") for name in hashes["sd-1.4"])
-    files = {"nudity": 1, "violence": 4}[concept]
-    assert sum(name.startswith("unlearned-0/") for name in hashes["duo-500"]) == files
-    assert hashes["sd-1.4"].items() <= hashes["duo-500"].items()
+    assert len({model["model_id"] for model in hashes.values()}) == len(config.models)
     learned = file_hash(f"runs/sd/{concept}-inversion/{concept}.safetensors")
     assert {tuple(cell["embeddings"]) for cell in cells} == {(), (learned,)}
     asked = {(row["list"], row["prompt"], row["seed"], row.get("guidance")) for row in rows}

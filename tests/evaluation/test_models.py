@@ -13,7 +13,7 @@ from ine_jax.cli import main as cli
 from ine_jax.config import EvaluateConfig, ModelConfig, NegativeConfig, PromptsConfig, SamplerConfig
 from ine_jax.errors import InputError
 from ine_jax.evaluation import evaluate, plan_from_config
-from ine_jax.evaluation.generating import model_hashes
+from ine_jax.evaluation.generating import model_record
 from ine_jax.storage import provenance
 from tests.models.test_checkpoints import base  # noqa: F401  a fixture
 from tests.support import fakes, layouts
@@ -45,23 +45,17 @@ def test_bundled_models_are_recorded_as_ever(tmp_path: Path) -> None:
     assert provenance.value_hash(record) == RECORD
     run = evaluate(plan, tmp_path, draw=fakes.draw, hashes=fakes.hashes)
     assert tuple(row["identity"][:12] for k in run.blocks() for row in run.rows(k)) == IDENTITIES
-    assert "unet_delta" in model_hashes(models[1]) and "unet_delta" not in model_hashes(models[0])
+    assert model_record(models[1]) != model_record(models[0])
 
 
-def test_every_file_of_base_and_checkpoint_is_hashed(base: Base, tmp_path: Path) -> None:  # noqa: F811
+def test_the_record_depends_on_contents_and_multipliers(base: Base, tmp_path: Path) -> None:  # noqa: F811
     path, _ = layouts.duo_fourfold(base, tmp_path)
-    plain = model_hashes(ModelConfig(str(base.folder)))
     model = ModelConfig(str(base.folder), unlearned=(str(path),), name="duo")
-    found = model_hashes(model)
-    assert {key: found[key] for key in plain} == plain
-    own = {key: value for key, value in found.items() if key not in plain}
-    names = ("Blood", "Gun", "Horror", "Suffer")
-    files = {f"{name}/checkpoint-500/pytorch_lora_weights.safetensors" for name in names}
-    assert own == {f"unlearned-0/{name}": provenance.file_hash(path / name) for name in files}
+    found = model_record(model)
+    assert found != model_record(ModelConfig(str(base.folder)))
     moved = shutil.copytree(path, tmp_path / "elsewhere")
-    assert model_hashes(dataclasses.replace(model, unlearned=(str(moved),), name="other")) == found
-    weighted = model_hashes(dataclasses.replace(model, unlearned=(f"{path}:0.5",)))
-    assert weighted.keys() != found.keys() and set(weighted.values()) == set(found.values())
+    assert model_record(dataclasses.replace(model, unlearned=(str(moved),), name="other")) == found
+    assert model_record(dataclasses.replace(model, unlearned=(f"{path}:0.5",))) != found
 
 
 def test_the_label_stands_for_base_and_checkpoint(base: Base, tmp_path: Path) -> None:  # noqa: F811
@@ -80,8 +74,9 @@ def test_the_label_stands_for_base_and_checkpoint(base: Base, tmp_path: Path) ->
         drawn[plan.cells[run.rows(k)[0]["cell"]].model] = np.stack(run.images(k))
     hashes = run.record["hashes"]["models"]
     for model in models:
-        assert hashes[model.label] == model_hashes(model)
+        assert hashes[model.label] == model_record(model)
         pipe = ine_jax.load(model.model, unlearned=model.unlearned, scheduler="dpm++", batch_size=2)
+        assert hashes[model.label] == {"model_id": pipe.model_id}
         expected = pipe(
             [item.prompt for item in items],
             guidance=ine_jax.Cfg(7.5),

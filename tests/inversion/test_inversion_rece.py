@@ -71,7 +71,7 @@ def test_an_inversion_starts_exactly_there(pipe: Pipeline, base: Pipeline, tmp_p
     np.testing.assert_allclose(moved.max(), START.learning_rate, rtol=1e-3)  # one step of Adam
     assert result.embedding.space == "context"
     bound = json.loads((tmp_path / "config.json").read_text())
-    assert bound["base_sha256"] == result.embedding.provenance["base_sha256"] != bound["weights_sha256"]
+    assert bound["base_model_id"] == result.embedding.provenance["base_model_id"] != bound["model_id"]
     assert (bound["concepts"][0]["words"], bound["concepts"][0]["regularizer"]) == ("a knife", 0.1)
     with pytest.raises(InputError, match="words"):
         invert(pipe, images, dataclasses.replace(START, words="a cat"), tmp_path, preview=False, base=base)
@@ -83,7 +83,7 @@ def test_rece_binds_no_other_inversion(pipe: Pipeline, tmp_path: Path) -> None:
     invert(pipe, images, plain, tmp_path, preview=False)
     again = dataclasses.replace(plain, words="a knife", regularizer=3.0)
     invert(pipe, images, again, tmp_path, preview=False)
-    assert "base_sha256" not in (tmp_path / "config.json").read_text()
+    assert "base_model_id" not in (tmp_path / "config.json").read_text()
     with pytest.raises(InputError, match="call derive"):
         invert(pipe, images, RECE, tmp_path / "other")
 
@@ -101,7 +101,7 @@ def test_a_run_without_images(pipe: Pipeline, base: Pipeline, tmp_path: Path) ->
     np.testing.assert_array_equal(loaded.vectors, wanted.context)
     assert (loaded.space, loaded.concept, loaded.base_model) == ("context", "thing", pipe.name)
     notes = loaded.provenance
-    assert set(notes) == {"weights_sha256", "base_sha256", "base", "config", "residual"}
+    assert set(notes) == {"model_id", "base_model_id", "base", "config", "residual"}
     assert json.loads(notes["config"]) == {
         "method": "rece", "concept": "thing", "words": "a knife", "regularizer": 0.01,
     }  # fmt: skip
@@ -169,7 +169,7 @@ def test_the_command_starts_an_inversion_from_rece(
     words += ["--out", "out", "--inversion.init", "rece", "--inversion.concept", "knife", "--inversion.steps", "1"]
     assert cli.main([*words, "--inversion.batch", "2", "--inversion.templates", "bare"]) == 0, capsys.readouterr().err
     found = Embedding.load(workplace / "out/knife.safetensors")
-    assert found.vectors.shape == (1, WIDTH) and "base_sha256" in found.provenance
+    assert found.vectors.shape == (1, WIDTH) and "base_model_id" in found.provenance
 
 
 def test_records_that_contradict_rece_are_refused() -> None:

@@ -43,7 +43,7 @@ def test_a_run_leaves_everything_and_changes_no_weight(pipe: Pipeline, tmp_path:
     loaded = Embedding.load(result.path)
     np.testing.assert_array_equal(loaded.vectors, result.embedding.vectors)
     assert loaded.vectors.shape == (1, WIDTH) and loaded.base_model == pipe.name
-    assert set(loaded.provenance) == {"weights_sha256", "images_sha256", "config", "final_loss"}
+    assert set(loaded.provenance) == {"model_id", "images_sha256", "config", "final_loss"}
     assert json.loads(loaded.provenance["config"])["templates"] == ["a {}", "the red {}"]
     assert list(result.steps) == [1, 2, 3, 4] and np.isfinite(result.losses).all()
     assert Image.open(tmp_path / "preview.png").size == (8 * (SIDE + 2), 2 * (SIDE + 2))

@@ -81,10 +81,11 @@ def test_bundled_names_resolve(tiny_folder: Path, tmp_path: Path, monkeypatch: p
     base, unlearned = load("tiny", batch_size=4), load("tiny-unlearned-3", batch_size=4)
     assert (base.name, unlearned.name) == ("tiny", "tiny-unlearned-3")
     assert base.programs is unlearned.programs
-    assert "unet_delta" in unlearned.parts.hashes
-    assert "unet_delta" not in base.parts.hashes
+    assert "unlearned-0/3.safetensors" in unlearned.parts.hashes
+    assert unlearned.model_id != base.model_id
     assert (base("cat", steps=STEPS) != unlearned("cat", steps=STEPS)).any()
     by_hand = base.with_unet(bumped, "changed")
+    assert by_hand.model_id not in (base.model_id, unlearned.model_id)
     np.testing.assert_array_equal(by_hand("cat", steps=STEPS), unlearned("cat", steps=STEPS))
     with pytest.raises(InputError, match="tiny-unlearned-7"):
         assets.resolve("tiny-unlearned-7")

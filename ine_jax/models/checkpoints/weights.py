@@ -16,13 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from ine_jax.errors import InputError
-from ine_jax.models.checkpoints import configs, hub, names, overlay, tensors
+from ine_jax.models.checkpoints import configs, names, overlay
 from ine_jax.models.checkpoints import reading as checkpoints
 from ine_jax.models.checkpoints.delta import apply_unet_delta, read_unet_delta, write_unet_delta
+from ine_jax.models.checkpoints.model_files import find_model_files
 from ine_jax.models.checkpoints.names import WeightMismatch
 from ine_jax.models.checkpoints.writing import write_pipeline
 from ine_jax.models.clip import ClipTextConfig
-from ine_jax.models.parts import COMPONENTS, TOKENIZER_FILES, ModelParts
+from ine_jax.models.parts import ModelParts
 from ine_jax.models.unet import UNetConfig
 from ine_jax.models.vae import VaeConfig
 from ine_jax.storage import weight_files as files
@@ -66,13 +67,13 @@ unet_to_torch = vae_to_torch = text_to_torch = names.to_torch
 
 
 def read_pipeline(
-    path_or_hub_id: str | Path,
+    name: str | Path,
     revision: str | None = None,
     dtype: Any = None,
     variant: str | None = None,
     unlearned: Sequence[str | Path] = (),
 ) -> ModelParts:
-    """Read a Stable Diffusion 1.x/2.x pipeline: a local folder if there is one of that name, else a hub id.
+    """Read a Stable Diffusion 1.x/2.x pipeline: a bundled model ("tiny"), a local folder, or a hub id.
 
     ``dtype`` is that of the parameters: ``"float32"`` (also None), ``"float16"``, ``"bfloat16"`` (names or NumPy
     types), or ``"stored"`` for what the files hold. ``variant="fp16"`` takes ``*.fp16.safetensors``. ``unlearned``:
@@ -83,42 +84,27 @@ def read_pipeline(
     out_dtype = _parameter_dtype(dtype)
     if variant is not None and not re.fullmatch(r"\w{1,32}", variant):
         raise InputError(f"variant {variant!r}", "letters and digits, such as fp16", "choose a variant of the folder")
-    folder = hub.pipeline_folder(path_or_hub_id, revision, variant)
-    _check_index(folder)
-    hashes: dict[str, str] = {}
-    changes: list[str] = []
-
-    def config(component: str) -> dict[str, Any]:
-        name = f"{component}/{'scheduler_' if component == 'scheduler' else ''}config.json"
-        path = files.inside(folder, name)
-        values = files.read_json(path)
-        hashes[name] = files.sha256(path)
-        return values
+    found = find_model_files(name, revision, variant, unlearned)
+    folder, changes = found.folder, list[str]()
 
     def params(component: str, cfg: names.ModelConfig) -> Params:
-        source = tensors.read_component(folder, component, checkpoints.STEMS[component], variant)
-        state, lines = overlay.apply(component, source.tensors, cfg, changed, out_dtype is None)
-        tree = names.from_torch(f"{component} of {folder.name}", state, cfg, out_dtype)
-        hashes.update({f"{component}/{file.name}": files.sha256(file) for file in source.files})
+        state, lines = overlay.apply(
+            component, found.sources[component].tensors, cfg, found.checkpoints, out_dtype is None
+        )
         changes.extend(lines)
-        return tree
+        return names.from_torch(f"{component} of {folder.name}", state, cfg, out_dtype)
 
     source = functools.partial("{0}/{1}/config.json".format, folder.name)
-    text_config = configs.read_config(ClipTextConfig, config("text_encoder"), source("text_encoder"))
-    unet_config = configs.read_config(UNetConfig, config("unet"), source("unet"))
-    vae_config = configs.read_config(VaeConfig, config("vae"), source("vae"))
+    values = {part: files.read_json(folder / part / "config.json") for part in checkpoints.STEMS}
+    text_config = configs.read_config(ClipTextConfig, values["text_encoder"], source("text_encoder"))
+    unet_config = configs.read_config(UNetConfig, values["unet"], source("unet"))
+    vae_config = configs.read_config(VaeConfig, values["vae"], source("vae"))
     _check_agreement(folder.name, text_config, unet_config, vae_config)
-    scheduler = config("scheduler")
+    scheduler = files.read_json(folder / "scheduler" / "scheduler_config.json")
     if "_class_name" in scheduler:
         scheduler["_class_name"] = str(scheduler["_class_name"]).removeprefix("Flax")
-    for file in TOKENIZER_FILES:
-        if (folder / "tokenizer" / file).is_file():
-            hashes[f"tokenizer/{file}"] = files.sha256(files.inside(folder, f"tokenizer/{file}"))
-    changed, given = hub.open_checkpoints(unlearned)
-    hashes.update({name: files.sha256(file) for name, file in given.items()})
-    name = folder.resolve().name if Path(path_or_hub_id).is_dir() else str(path_or_hub_id)
     return ModelParts(
-        name="+".join([name, *dict.fromkeys(Path(one).name for one in unlearned)]),
+        name=found.name,
         path=folder,
         text_config=text_config,
         text_params=params("text_encoder", text_config),
@@ -128,7 +114,7 @@ def read_pipeline(
         vae_params=params("vae", vae_config),
         scheduler_config=scheduler,
         tokenizer_dir=folder / "tokenizer",
-        hashes=hashes,
+        hashes=found.hashes(),
         changes=tuple(changes),
     )
 
@@ -149,19 +135,6 @@ def same_weights(ours: ModelParts, theirs: ModelParts) -> bool:
 
     equal = jax.tree.map(lambda a, b: np.array_equal(np.asarray(a), np.asarray(b)), trees(ours), trees(theirs))
     return all(jax.tree.leaves(equal))
-
-
-def _check_index(folder: Path) -> None:
-    index = files.read_json(files.inside(folder, "model_index.json"))
-    for component, (_, wanted) in COMPONENTS.items():
-        entry = index.get(component)
-        known = isinstance(entry, list) and len(entry) == 2 and str(entry[1]).removeprefix("Flax") == wanted
-        if component != "tokenizer" and not known:
-            raise InputError(
-                f"{folder / 'model_index.json'}: {component} is {entry!r}",
-                f"{wanted} (Stable Diffusion 1.x and 2.x)",
-                "use a folder of one of these families",
-            )
 
 
 def _check_agreement(name: str, text: ClipTextConfig, unet: UNetConfig, vae: VaeConfig) -> None:

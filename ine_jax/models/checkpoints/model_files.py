@@ -1,0 +1,88 @@
+"""Which files make a model, found without loading it, and the content id that names the model everywhere."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ine_jax import assets
+from ine_jax.errors import InputError
+from ine_jax.models.checkpoints import hub, tensors
+from ine_jax.models.checkpoints.reading import STEMS, Checkpoint
+from ine_jax.models.parts import COMPONENTS, TOKENIZER_FILES, id_from_hashes
+from ine_jax.storage import weight_files as files
+from ine_jax.storage.provenance import file_hash
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelFiles:
+    """A model that was found but not loaded.
+
+    Attributes:
+        name: what was asked for, with the names of the checkpoints on top.
+        folder: the pipeline folder.
+        sources: the weights of each component.
+        checkpoints: checkpoints on top, in the order in which they are applied.
+        paths: every file that is read, by component and file name; those of checkpoint number i are under
+            `unlearned-<i>/`, or `unlearned-<i>:<multiplier>/` for a scaled LoRA.
+    """
+
+    name: str
+    folder: Path
+    sources: Mapping[str, tensors.Source]
+    checkpoints: Sequence[Checkpoint]
+    paths: Mapping[str, Path]
+
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of every file."""
+        return {name: file_hash(path) for name, path in self.paths.items()}
+
+
+def find_model_files(
+    name: str | Path, revision: str | None = None, variant: str | None = None, unlearned: Sequence[str | Path] = ()
+) -> ModelFiles:
+    """Find the files of a model; arguments as in `read_pipeline`. Only headers of weight files are read.
+
+    Raises:
+        InputError: a file is missing or damaged, its name leads out of the folder, or the model is of another kind.
+    """
+    bundled = assets.resolve(str(name))
+    if bundled is None:
+        folder, below = hub.pipeline_folder(name, revision, variant), []
+        label = folder.resolve().name if Path(name).is_dir() else str(name)
+    else:
+        folder, below, label = bundled[0], [one for one in bundled[1:] if one], str(name)
+    _check_index(folder)
+    paths = {f"{part}/config.json": files.inside(folder, f"{part}/config.json") for part in STEMS}
+    paths["scheduler/scheduler_config.json"] = files.inside(folder, "scheduler/scheduler_config.json")
+    for path in paths.values():
+        if not path.is_file():
+            raise InputError(f"{path} is missing", "a diffusers pipeline folder", "check the path")
+    sources = {part: tensors.read_component(folder, part, stem, variant) for part, stem in STEMS.items()}
+    paths |= {f"{part}/{file.name}": file for part, source in sources.items() for file in source.files}
+    held = [file for file in TOKENIZER_FILES if (folder / "tokenizer" / file).is_file()]
+    paths |= {f"tokenizer/{file}": files.inside(folder, f"tokenizer/{file}") for file in held}
+    checkpoints, added = hub.open_checkpoints([*below, *unlearned])
+    label = "+".join([label, *dict.fromkeys(Path(one).name for one in unlearned)])
+    return ModelFiles(label, folder, sources, checkpoints, paths | added)
+
+
+def model_id(name: str | Path, revision: str | None = None, unlearned: Sequence[str | Path] = ()) -> str:
+    """The content id that `load` with the same arguments gives its pipeline; the weights are hashed, not loaded.
+
+    Raises:
+        InputError: as `find_model_files`.
+    """
+    return id_from_hashes(find_model_files(name, revision, unlearned=unlearned).hashes())
+
+
+def _check_index(folder: Path) -> None:
+    index = files.read_json(files.inside(folder, "model_index.json"))
+    for component, (_, wanted) in COMPONENTS.items():
+        entry = index.get(component)
+        known = isinstance(entry, list) and len(entry) == 2 and str(entry[1]).removeprefix("Flax") == wanted
+        if component != "tokenizer" and not known:
+            raise InputError(
+                f"{folder / 'model_index.json'}: {component} is {entry!r}",
+                f"{wanted} (Stable Diffusion 1.x and 2.x)",
+                "use a folder of one of these families",
+            )
