@@ -1,4 +1,4 @@
-"""The README section on Stable Diffusion, command by command, on small random files of the same shapes."""
+"""docs/stable-diffusion.md, command by command, on small random files of the same shapes."""
 
 import json
 import re
@@ -28,8 +28,7 @@ SMALLER = {
 
 def told(block: int, concept: str = "nudity") -> list[list[str]]:
     """Commands of one block of the section: 0 after downloading, 1 from the pictures to the report."""
-    page = (ROOT / "README.md").read_text("utf-8")
-    section = page.split("## Reproduce the paper on Stable Diffusion")[1].split("\n## ")[0]
+    section = (ROOT / "docs" / "stable-diffusion.md").read_text("utf-8")
     blocks = re.findall(r"^```bash\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
     lines = [line for line in blocks[block].replace("nudity", concept).splitlines() if line.startswith("ine ")]
     return [shlex.split(line, comments=True)[1:] for line in lines]
