@@ -58,17 +58,17 @@ def write_models(family: str, dtype: str, root: Path) -> dict[str, tuple[list[st
     from ine_jax.models.checkpoints import configs, names
     from ine_jax.models.checkpoints.reading import STEMS
     from ine_jax.models.parts import COMPONENTS
-    from ine_jax.storage import weight_files as files
+    from ine_jax.storage.atomic import write_json
     from tests.support.tiny_pipeline import SCHEDULER, write_tokenizer
 
     code, base = {"float32": "F32", "float16": "F16"}[dtype], root / "base"
     if not (base / "tokenizer").is_dir():
         write_tokenizer(base / "tokenizer")
-    files.write_json(base / "scheduler" / "scheduler_config.json", SCHEDULER)
-    files.write_json(base / "model_index.json", {**COMPONENTS, "scheduler": ["diffusers", "DDIMScheduler"]})
+    write_json(base / "scheduler" / "scheduler_config.json", SCHEDULER, indent=2)
+    write_json(base / "model_index.json", {**COMPONENTS, "scheduler": ["diffusers", "DDIMScheduler"]}, indent=2)
     weights = []
     for part, config in configs_of(family).items():
-        files.write_json(base / part / "config.json", configs.config_dict(config))
+        write_json(base / part / "config.json", configs.config_dict(config), indent=2)
         weights.append(sparse(base / part / f"{STEMS[part]}.safetensors", names.torch_shapes(config), code))
     shapes = original_shapes(family)
     single = sparse(root / "compvis.safetensors", shapes, code)

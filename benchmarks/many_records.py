@@ -34,7 +34,7 @@ import json, pathlib, sys, time
 from ine_jax import report
 from ine_jax.evaluation import summarise
 from ine_jax.storage.runs import open_run
-from ine_jax.storage.files import pretty
+from ine_jax.storage.sealed import pretty
 
 def peak():
     with open("/proc/self/status") as file:

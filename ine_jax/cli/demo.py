@@ -29,8 +29,9 @@ from ine_jax.evaluation import Cell, Plan, build
 from ine_jax.evaluation.generating import model_record, pending
 from ine_jax.evaluation.plan import DRAWN
 from ine_jax.progress import Progress
-from ine_jax.storage.files import pretty, write_atomic
+from ine_jax.storage.atomic import write_atomic
 from ine_jax.storage.provenance import file_hash, value_hash
+from ine_jax.storage.sealed import pretty
 
 T = TypeVar("T")
 Counts = tuple[tuple[str, int], ...]

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from ine_jax.embeddings.base import Format
-from ine_jax.embeddings.embedding import safetensors_bytes
 from ine_jax.embeddings.learned import (
     WIDTHS,
     Content,
@@ -27,6 +26,7 @@ from ine_jax.embeddings.learned import (
     plain_stem,
 )
 from ine_jax.embeddings.torchfile import torch_bytes
+from ine_jax.storage.safetensors_writer import safetensors_bytes
 
 TOOL = "A1111"
 KEY = "emb_params"

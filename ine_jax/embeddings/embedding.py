@@ -25,8 +25,9 @@ import safetensors
 from flax.core import FrozenDict
 
 from ine_jax.errors import InputError
-from ine_jax.storage.dtypes import CODE_OF_NAME, MODEL_DTYPES, dtype_of_code
-from ine_jax.storage.files import write_atomic
+from ine_jax.storage.atomic import write_atomic
+from ine_jax.storage.dtypes import MODEL_DTYPES, dtype_of_code
+from ine_jax.storage.safetensors_writer import safetensors_bytes
 
 SCHEMA = "ine_jax.embedding/1"
 SPACES = ("token", "context")
@@ -230,25 +231,9 @@ def _provenance(metadata: Mapping[str, str], path: Path) -> dict[str, str]:
         raise _bad(path, "its provenance is not a JSON object") from error
 
 
-def safetensors_bytes(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
-    """The safetensors file of float32, float16, bfloat16 and int32 arrays. Written here because the library orders
-    metadata by a per-process hash, and equal runs must give equal files.
-    """
-    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
-    data = b""
-    for name in sorted(tensors):
-        array = np.ascontiguousarray(tensors[name])
-        span = [len(data), len(data) + array.nbytes]
-        header[name] = {"dtype": CODE_OF_NAME[array.dtype.name], "shape": list(array.shape), "data_offsets": span}
-        data += array.tobytes()
-    text = json.dumps(header, ensure_ascii=True, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return binary.pack("<Q", len(text)) + text + data
-
-
 def _write_whole(path: Path, data: bytes) -> None:
     try:
-        write_atomic(path, data)
+        write_atomic(path, data, shared=True)
     except OSError as error:
         raise InputError(
             f"cannot write {path}: {error.strerror}", "a writable folder", "choose another place"

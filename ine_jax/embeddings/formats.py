@@ -15,7 +15,7 @@ from ine_jax.embeddings.containers import bad_file, open_content
 from ine_jax.embeddings.embedding import slug
 from ine_jax.embeddings.learned import CLIP_WORDS, Content, FormatError, Learned
 from ine_jax.errors import InputError
-from ine_jax.storage.files import write_atomic
+from ine_jax.storage.atomic import write_atomic
 
 # Read in this order: the first format that claims a file has it, so the more particular ones stand first.
 FORMATS: dict[str, Format] = {
@@ -146,7 +146,7 @@ def _written(path: Path, data: bytes, form: Format, item: Learned, dry_run: bool
     if dry_run:
         return item
     try:
-        write_atomic(path, data)
+        write_atomic(path, data, shared=True)
     except OSError as error:
         raise InputError(
             f"cannot write {path}: {error.strerror}", "a writable folder", "choose another place"

@@ -11,8 +11,8 @@ import numpy as np
 import safetensors.numpy
 
 from ine_jax.errors import InputError
-from ine_jax.storage.files import write_atomic
 from ine_jax.storage.pickles.numbers import read_numbers
+from ine_jax.storage.safetensors_writer import write_safetensors
 
 NAME = "prompts"
 
@@ -37,7 +37,7 @@ def convert_prompts(
         return path, vectors, ""
     origin = hashlib.sha256(Path(source).read_bytes()).hexdigest()
     metadata = {"format": "ine_jax.q16", "source_sha256": origin}
-    write_atomic(path, safetensors.numpy.save({NAME: np.ascontiguousarray(vectors)}, metadata))
+    write_safetensors(path, {NAME: vectors}, metadata)
     back = safetensors.numpy.load_file(path)[NAME]
     if back.dtype != vectors.dtype or not np.array_equal(back, vectors):
         path.unlink(missing_ok=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from ine_jax.embeddings.base import Format
-from ine_jax.embeddings.embedding import safetensors_bytes
 from ine_jax.embeddings.learned import (
     WIDTHS,
     Content,
@@ -22,6 +21,7 @@ from ine_jax.embeddings.learned import (
 )
 from ine_jax.embeddings.torchfile import torch_bytes
 from ine_jax.errors import InputError
+from ine_jax.storage.safetensors_writer import safetensors_bytes
 
 TOOL = "SDXL"
 KEYS = {"clip_l", "clip_g"}

@@ -17,8 +17,8 @@ from ine_jax.evaluation.detectors.presets import Preset
 from ine_jax.evaluation.metrics import wilson
 from ine_jax.evaluation.metrics.means import mean
 from ine_jax.evaluation.metrics.paired import Paired, from_counts
-from ine_jax.storage.files import corrupt
 from ine_jax.storage.runs import Run
+from ine_jax.storage.sealed import corrupt
 
 DIGITS = 6
 ABSENT, UNSCORED, SILENT = (

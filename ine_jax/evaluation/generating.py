@@ -16,8 +16,8 @@ from ine_jax.evaluation.metadata import write_metadata
 from ine_jax.evaluation.plan import Cell, Plan, Unit, check, units
 from ine_jax.progress import stop_requests
 from ine_jax.prompts.items import Item, alike
-from ine_jax.storage import files as storage
 from ine_jax.storage import runs
+from ine_jax.storage.atomic import lock
 from ine_jax.storage.runs import Run
 
 Shard = tuple[int, int]
@@ -54,7 +54,7 @@ def evaluate(
     check(plan)
     find = hashes or (lambda label: model_record(plan.model(label)))
     models = {label: dict(find(label)) for label in dict.fromkeys(cell.model for cell in plan.cells)}
-    with storage.lock(root, f"draw-{i}-of-{total}"), stop_requests() as stop:
+    with lock(root, f"draw-{i}-of-{total}"), stop_requests() as stop:
         readings = {name: reading.record() for name, reading in plan.readings.items()}
         run = runs.create(root, plan.record(), {"models": models}, command, readings)
         todo = [unit for unit in units(plan) if unit.k % total == i and not run.done(unit.k)]

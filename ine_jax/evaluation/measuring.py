@@ -14,7 +14,7 @@ from ine_jax.evaluation.metrics.fid import REAL, Moments, decode
 from ine_jax.evaluation.reference import NO_REFERENCE, References, reference_model
 from ine_jax.evaluation.scoring import Count, Line, Task, check_budget, judge_name, line, open_tasks, read_ahead
 from ine_jax.progress import Progress, stop_requests
-from ine_jax.storage import files as storage
+from ine_jax.storage.atomic import write_atomic
 from ine_jax.storage.images import image_files, read_image
 from ine_jax.storage.provenance import file_hash, value_hash
 from ine_jax.storage.runs import Run
@@ -158,7 +158,7 @@ def measure_folder(run: Run, metric: Metric, folder: str | Path) -> int:
     if total is None or total.n < 2:
         raise InputError(f"{folder}: fewer than two images that can be measured", "many images", "check the folder")
     notes = {"folder": str(folder), "sha256": digest, "left_out": str(len(files) - total.n)}
-    storage.write_atomic(path, total.save(notes))
+    write_atomic(path, total.save(notes))
     return len(files)
 
 

@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
-from ine_jax.storage.files import jsonl, write_atomic
+from ine_jax.storage.atomic import write_atomic
 from ine_jax.storage.runs import Run
+from ine_jax.storage.sealed import jsonl
 
 NAME = "metadata.jsonl"
 CELL = ("model", "guard", "negative", "negative_name", "role")

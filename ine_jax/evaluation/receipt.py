@@ -15,8 +15,8 @@ from pathlib import Path
 
 from ine_jax import assets
 from ine_jax.config import EvaluateConfig
-from ine_jax.storage import files as storage
 from ine_jax.storage import provenance
+from ine_jax.storage.atomic import write_atomic
 from ine_jax.storage.runs import Run, open_run
 
 PACKAGES = ("nudenet", "onnxruntime")  # judges that come with a package
@@ -31,7 +31,7 @@ def judged(config: EvaluateConfig, shard: tuple[int, int]) -> bool:
 def sign(config: EvaluateConfig, shard: tuple[int, int]) -> None:
     """Leave a receipt, where there is none yet: the judges have looked at all that is drawn."""
     if not judged(config, shard):
-        storage.write_atomic(_path(config, shard), _text(config))
+        write_atomic(_path(config, shard), _text(config))
 
 
 def model_hashes(config: EvaluateConfig) -> Callable[[str], Mapping[str, str]] | None:

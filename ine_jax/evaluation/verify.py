@@ -10,9 +10,9 @@ from pathlib import Path
 from ine_jax.errors import CorruptRunError, IneError
 from ine_jax.evaluation import metadata
 from ine_jax.evaluation.metrics.fid import REAL, Moments
-from ine_jax.storage import files as storage
 from ine_jax.storage.provenance import file_hash
 from ine_jax.storage.runs import Run, open_run
+from ine_jax.storage.sealed import SUMS, read_sums
 
 WRONG = "its sha256 is not the recorded one"
 
@@ -58,8 +58,8 @@ def verify(root: str | Path) -> Verified:
     faults = [*_blocks(run), *_scores(run), *_metadata(run), *_derived(run.root)]
     images = sum(1 for _ in run.root.glob("blocks/[0-9]*/*.png"))
     scores = sum(1 for _ in run.root.glob("scores/*/[0-9]*.jsonl"))
-    listed = (run.root / storage.SUMS).is_file() and not any(storage.SUMS in fault for fault in faults)
-    derived = len(storage.read_sums(run.root)) if listed else 0
+    listed = (run.root / SUMS).is_file() and not any(SUMS in fault for fault in faults)
+    derived = len(read_sums(run.root)) if listed else 0
     return Verified(tuple(faults), len(run.blocks()), int(run.config["blocks"]), images, scores, derived)
 
 
@@ -72,7 +72,7 @@ def _blocks(run: Run) -> Iterator[str]:
         except CorruptRunError as error:
             yield error.given
             continue
-        yield from _strangers(run.block(k), {*sums, storage.SUMS})
+        yield from _strangers(run.block(k), {*sums, SUMS})
         for name in sums:
             yield from _fault(functools.partial(run.read, k, name, sums))
 
@@ -100,10 +100,10 @@ def _metadata(run: Run) -> Iterator[str]:
 
 
 def _derived(root: Path) -> Iterator[str]:
-    if not (root / storage.SUMS).exists():
+    if not (root / SUMS).exists():
         return
     try:
-        sums = storage.read_sums(root)
+        sums = read_sums(root)
     except CorruptRunError as error:
         yield error.given
         return

@@ -14,7 +14,8 @@ from ine_jax.guidance.base import Texts
 from ine_jax.guidance.cfg import Cfg
 from ine_jax.pipeline.noise import item_noise
 from ine_jax.pipeline.pipeline import Pipeline
-from ine_jax.storage.files import png, write_atomic
+from ine_jax.storage.atomic import write_atomic
+from ine_jax.storage.images import png
 
 GAP = 2  # pixels between the pictures of a grid
 

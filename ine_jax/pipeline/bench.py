@@ -29,7 +29,7 @@ from ine_jax.guidance.cfg import Cfg
 from ine_jax.models.checkpoints.weights import unet_to_torch
 from ine_jax.pipeline.noise import item_noise
 from ine_jax.pipeline.pipeline import Pipeline, assemble, load
-from ine_jax.storage import files as storage
+from ine_jax.storage.atomic import write_json
 from ine_jax.storage.provenance import versions
 
 Run = Callable[[], np.ndarray]
@@ -54,7 +54,7 @@ def run(config: BenchConfig) -> dict[str, Any]:
         dtype=jnp.float32,
     )
     result = measure(pipe, config)
-    storage.write_atomic(Path(config.out), json.dumps(result, indent=1, sort_keys=True) + "\n")
+    write_json(Path(config.out), result, shared=True)
     return result
 
 

@@ -9,7 +9,6 @@ processor seconds is the surer figure: it does not count the time that other pro
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Mapping
@@ -25,7 +24,7 @@ from ine_jax.guidance import from_config as guards
 from ine_jax.guidance.concept import Concept
 from ine_jax.pipeline.bench import setting
 from ine_jax.pipeline.pipeline import Pipeline, load
-from ine_jax.storage import files as storage
+from ine_jax.storage.atomic import write_json
 
 SCALE = 7.5
 PROMPTS = ("a photo of a cat", "a picture of a dog and a house", "a tree")
@@ -59,7 +58,7 @@ def run(config: BenchConfig) -> dict[str, Any]:
         batch_size=config.sampler.batch,
     )
     result = measure(pipe, config)
-    storage.write_atomic(Path(config.out), json.dumps(result, indent=1, sort_keys=True) + "\n")
+    write_json(Path(config.out), result, shared=True)
     return result
 
 

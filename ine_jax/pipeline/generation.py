@@ -32,9 +32,11 @@ from ine_jax.pipeline.pipeline import Pipeline, load
 from ine_jax.progress import Progress, stop_requests
 from ine_jax.prompts import PromptList
 from ine_jax.prompts.items import Item, alike, named
-from ine_jax.storage import files as storage
+from ine_jax.storage.atomic import lock, write_atomic
 from ine_jax.storage.binding import bind
+from ine_jax.storage.images import png
 from ine_jax.storage.provenance import value_hash, versions
+from ine_jax.storage.sealed import jsonl
 
 SETTINGS = ".generate.json"
 METADATA = "metadata.jsonl"
@@ -131,7 +133,7 @@ def write_images(
     settings = _settings(pipe, wanted, guidance, concept, size or {}) | _start(noise)
     _check_folder(folder)
     cut = dict(zip(wanted, pipe.tokenizer.truncated([item.prompt for item in wanted.values()]), strict=True))
-    with storage.lock(folder, "generate"):
+    with lock(folder, "generate"):
         bind(folder, settings, SETTINGS)
         todo = {name: item for name, item in wanted.items() if not complete(folder / name)}
         begun = time.perf_counter()
@@ -141,7 +143,7 @@ def write_images(
         finally:
             done = [name for name in wanted if (folder / name).is_file()]
             rows = [_row(folder / name, wanted[name], cut[name]) for name in done]
-            storage.write_atomic(folder / METADATA, storage.jsonl(rows))
+            write_atomic(folder / METADATA, jsonl(rows))
         seconds = time.perf_counter() - begun
     if made < len(todo):
         raise Interrupted(f"stopped after {len(done)} of {len(wanted)} images", todo="the same command continues")
@@ -209,7 +211,7 @@ def _make(
 
 
 def _write(path: Path, image: np.ndarray) -> None:
-    storage.write_atomic(path, storage.png(image))
+    write_atomic(path, png(image))
 
 
 def _said(name: str, item: Item) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from ine_jax.report import tables
 from ine_jax.report.csvfile import write_csv
 from ine_jax.report.page import page
 from ine_jax.report.sheets import sheets
-from ine_jax.storage.files import parse_jsonl, pretty, write_atomic, write_sums
+from ine_jax.storage.atomic import write_atomic
 from ine_jax.storage.runs import open_run
+from ine_jax.storage.sealed import parse_jsonl, pretty, write_sums
 
 LIMIT = 20 * 2**20  # bytes of pictures in a page; more go into a folder beside it
 FOLDER = "report-images"

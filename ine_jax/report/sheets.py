@@ -8,8 +8,8 @@ from typing import Any
 from ine_jax.errors import clean
 from ine_jax.report.measures import is_benign
 from ine_jax.report.pictures import Picture, encode
-from ine_jax.storage.files import corrupt
 from ine_jax.storage.runs import Run
+from ine_jax.storage.sealed import corrupt
 
 SHOWN = {"attack": 8, "benign": 4}
 OTHERS = 6

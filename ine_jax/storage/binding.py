@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ine_jax.errors import InputError
-from ine_jax.storage.files import write_atomic
+from ine_jax.storage.atomic import write_json
 
 FIELDS_SHOWN = 3
 
@@ -35,7 +35,7 @@ def bind(
     path = directory / name
     if fresh or not path.is_file():
         if write:
-            write_atomic(path, json.dumps(settings, indent=1, sort_keys=True) + "\n")
+            write_json(path, settings)
         return
     try:
         stored = json.loads(path.read_text("utf-8"))

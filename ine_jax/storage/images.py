@@ -4,10 +4,12 @@ Only PNG, JPEG and WebP are decoded, files and pixels are capped before decoding
 no metadata survives but the orientation, which is applied.
 """
 
+import io
 import warnings
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ine_jax.errors import InputError
@@ -81,3 +83,10 @@ def read_image(path: Path, height: int | None = None, width: int | None = None) 
     if height is not None and width is not None and upright.size != (width, height):
         upright = ImageOps.fit(upright, (width, height), method=Image.Resampling.BICUBIC)
     return np.asarray(upright, dtype=np.uint8)
+
+
+def png(image: UInt8[np.ndarray, "h w 3"]) -> bytes:
+    """Return PNG bytes, the same for the same pixels."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG", compress_level=6)
+    return buffer.getvalue()

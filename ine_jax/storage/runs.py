@@ -28,10 +28,11 @@ import numpy as np
 from PIL import Image
 
 from ine_jax.errors import InputError
-from ine_jax.storage import files as storage
 from ine_jax.storage import provenance
+from ine_jax.storage.atomic import sync, write_atomic, write_durable
 from ine_jax.storage.binding import require_same
-from ine_jax.storage.files import corrupt, jsonl, parse_jsonl, png, sync, write_atomic, write_durable
+from ine_jax.storage.images import png
+from ine_jax.storage.sealed import SUMS, checksums, corrupt, jsonl, parse_jsonl, read_sums, seal, unseal
 
 SCHEMA = 1
 IDENTITY_VERSION = 1
@@ -79,12 +80,12 @@ class Run:
         files = {f"{i:06d}.png": png(image) for i, image in enumerate(images)}
         named = [{**row, "file_name": name} for row, name in zip(rows, files, strict=True)]
         files["rows.jsonl"] = jsonl(named).encode()
-        sums = storage.sums(files)
+        sums = checksums(files)
         folder = self.block(k)
         temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)  # process ids come again
         temporary.mkdir(mode=0o700, parents=True)
-        for name, data in [*files.items(), (storage.SUMS, sums.encode())]:
+        for name, data in [*files.items(), (SUMS, sums.encode())]:
             write_durable(temporary / name, data)
         sync(temporary)
         try:
@@ -97,7 +98,7 @@ class Run:
 
     def sums(self, k: int) -> dict[str, str]:
         """File name -> sha256 of block k, as written. CorruptRunError where the list is not readable."""
-        return storage.read_sums(self.block(k))
+        return read_sums(self.block(k))
 
     def read(self, k: int, name: str, sums: Mapping[str, str] | None = None) -> bytes:
         """Bytes of a file of block k, checked against its sha256."""
@@ -156,11 +157,11 @@ class Run:
 
     def about(self, detector: str) -> dict[str, Any]:
         """What `<detector>@<version>` says of itself."""
-        return storage.unseal(self.scores_path(detector, 0).with_name("detector.json"))
+        return unseal(self.scores_path(detector, 0).with_name("detector.json"))
 
     def write_about(self, detector: str, record: Mapping[str, Any]) -> None:
         """Store what a detector says of itself, where it is not stored so already."""
-        path, text = self.scores_path(detector, 0).with_name("detector.json"), storage.seal(record)
+        path, text = self.scores_path(detector, 0).with_name("detector.json"), seal(record)
         if not path.is_file() or path.read_bytes() != text.encode():
             write_atomic(path, text)
 
@@ -194,7 +195,7 @@ def open_run(root: str | Path) -> Run:
     path = Path(root) / "run.json"
     if not path.is_file():
         raise InputError(f"{root} holds no run.json", "a run directory written by `ine evaluate`", "check the path")
-    record = storage.unseal(path)
+    record = unseal(path)
     if record.get("schema") != SCHEMA:
         raise InputError(f"{path} has schema {record.get('schema')}", f"schema {SCHEMA}", "use the matching release")
     return Run(Path(root), record)
@@ -228,5 +229,5 @@ def create(
         "readings": dict(readings or {}),
     }
     (root / "blocks").mkdir(mode=0o700, exist_ok=True)
-    write_atomic(root / "run.json", storage.seal(record))
+    write_atomic(root / "run.json", seal(record))
     return Run(root, record)

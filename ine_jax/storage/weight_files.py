@@ -3,23 +3,18 @@
 No code is ever run; pickles of others are read by :mod:`ine_jax.storage.pickles` as data.
 """
 
-import contextlib
 import hashlib
 import json
-import math
-import os
 import re
-import struct
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import safetensors
 
 from ine_jax.errors import InputError
-from ine_jax.storage.dtypes import CODE_OF_NAME, NAME_OF_CODE, WEIGHT_DTYPES
+from ine_jax.storage.dtypes import NAME_OF_CODE, WEIGHT_DTYPES
 
 _JSON_LIMIT = 8 << 20  # bytes; the index of a large sharded model stays below 1 MiB
 _SUFFIX = ".safetensors"
@@ -162,55 +157,3 @@ def sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextlib.contextmanager
-def whole(path: Path) -> Iterator[BinaryIO]:
-    """Write a file whole or not at all: temporary name, fsync, rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    with whole(path) as file:
-        file.write(data)
-
-
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write an object as indented JSON with sorted keys."""
-    write_bytes(path, (json.dumps(values, indent=2, sort_keys=True) + "\n").encode())
-
-
-def write_safetensors(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors (arrays, or what becomes one when asked) with ``metadata`` beside ``{"format": "pt"}``.
-
-    One tensor is in memory at a time. Equal tensors and metadata give equal bytes: metadata are sorted, tensors stand
-    in the order of the format's own library. Raises :class:`InputError` for a dtype that is not read either.
-    """
-    header: dict[str, Any] = {"__metadata__": dict(sorted({"format": "pt", **(metadata or {})}.items()))}
-    end = 0
-    for name, tensor in tensors.items():
-        if str(tensor.dtype) not in WEIGHT_DTYPES:
-            raise InputError(f"{name} is {tensor.dtype}", ", ".join(WEIGHT_DTYPES), "convert it first")
-    order = sorted(tensors, key=lambda name: (WEIGHT_DTYPES.index(str(tensors[name].dtype)), name))
-    for name in order:
-        start, dtype, shape = end, str(tensors[name].dtype), list(tensors[name].shape)
-        end += math.prod(shape) * np.dtype(dtype).itemsize
-        header[name] = {"dtype": CODE_OF_NAME[dtype], "shape": shape, "data_offsets": [start, end]}
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # the data stay aligned
-    with whole(path) as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for name in order:
-            file.write(np.ascontiguousarray(np.asarray(tensors[name])).reshape(-1).view(np.uint8).data)

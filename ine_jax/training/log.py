@@ -14,7 +14,7 @@ from typing import Any, Self
 import jax
 import numpy as np
 
-from ine_jax.storage.files import write_atomic
+from ine_jax.storage.atomic import write_atomic
 
 
 class TrainLog:

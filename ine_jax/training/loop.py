@@ -21,8 +21,8 @@ import jax
 
 from ine_jax.errors import InputError, Interrupted, NumericalError
 from ine_jax.progress import stop_requests
+from ine_jax.storage.atomic import lock
 from ine_jax.storage.binding import bind
-from ine_jax.storage.files import lock
 from ine_jax.training.checkpoint import Checkpoints, non_finite, to_host
 from ine_jax.training.log import TrainLog
 

@@ -12,7 +12,7 @@ from ine_jax.cli.inspect import describe
 from ine_jax.embeddings import FORMATS, convert, formats, read
 from ine_jax.embeddings.embedding import Embedding
 from ine_jax.errors import InputError
-from ine_jax.storage import files as storage
+from ine_jax.storage.atomic import write_atomic
 from tests.embeddings.test_convert_matrix import vectors
 
 SHARP, WEAPON = "<sharp>", "<weapon>"
@@ -158,10 +158,10 @@ def test_a_conversion_that_cannot_be_exact_says_so(place: Path, capsys: Capture)
 
 
 def test_a_file_that_reads_back_otherwise_is_taken_away(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def damage(path: Path, data: bytes) -> None:
+    def damage(path: Path, data: bytes, *, shared: bool) -> None:
         changed = bytearray(data)
         changed[-1] ^= 1
-        storage.write_atomic(path, bytes(changed))
+        write_atomic(path, bytes(changed), shared=shared)
 
     monkeypatch.setattr(formats, "write_atomic", damage)
     with pytest.raises(RuntimeError, match="another embedding"):

@@ -91,7 +91,7 @@ def test_pictures_and_detectors_are_written_whole(tmp_path: Path, monkeypatch: p
     def full(*_: Any) -> None:
         raise OSError(28, "the disk is full")
 
-    monkeypatch.setattr("ine_jax.storage.files.write_durable", full)
+    monkeypatch.setattr("ine_jax.storage.atomic.os.fsync", full)
     with pytest.raises(OSError, match="full"):
         write_picture(tmp_path / "preview.png", np.ones((4, 4, 3), np.uint8))
     assert (tmp_path / "preview.png").read_bytes() == before

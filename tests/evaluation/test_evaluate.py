@@ -17,8 +17,8 @@ import pytest
 from ine_jax.errors import CorruptRunError, InputError, Interrupted, ItemErrors
 from ine_jax.evaluation import Cell, Item, Plan, evaluate, read_items, score, summarise, units
 from ine_jax.evaluation.summary import add_times
-from ine_jax.storage import files as storage
 from ine_jax.storage import runs
+from ine_jax.storage.atomic import lock
 from tests.support import fakes
 from tests.support.paths import ROOT
 
@@ -133,7 +133,7 @@ def test_another_config_is_refused_field_by_field(tmp_path: Path) -> None:
 
 
 def test_two_processes_on_one_directory_are_refused(tmp_path: Path) -> None:
-    with storage.lock(tmp_path, "draw-0-of-1"), pytest.raises(InputError, match="another process"):
+    with lock(tmp_path, "draw-0-of-1"), pytest.raises(InputError, match="another process"):
         evaluate(fakes.plan(), tmp_path, draw=fakes.draw, hashes=fakes.hashes)
 
 

@@ -18,7 +18,7 @@ from ine_jax.evaluation.metrics.fid import Moments, decode, frechet, verdict
 from ine_jax.evaluation.reference import reference_cell
 from ine_jax.evaluation.verify import verify
 from ine_jax.storage import runs
-from ine_jax.storage.files import png
+from ine_jax.storage.images import png
 from ine_jax.storage.runs import Run
 from tests.support import fakes
 

@@ -15,8 +15,8 @@ from ine_jax.evaluation.detectors.base import Scored, Unscored, Verdict
 from ine_jax.evaluation.detectors.presets import Preset
 from ine_jax.evaluation.metrics import wilson
 from ine_jax.storage import runs
-from ine_jax.storage.files import pretty
 from ine_jax.storage.runs import Run
+from ine_jax.storage.sealed import pretty
 from tests.evaluation.test_measuring import Away, drawn, lines
 from tests.support import fakes
 

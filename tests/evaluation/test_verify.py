@@ -7,8 +7,8 @@ import pytest
 
 from ine_jax.errors import CorruptRunError
 from ine_jax.evaluation.verify import verify
-from ine_jax.storage import files as storage
 from ine_jax.storage import runs
+from ine_jax.storage.sealed import seal, unseal, write_sums
 from tests.support import fakes
 
 CHANCE = random.Random(1)  # noqa: S311
@@ -29,7 +29,7 @@ def faults(root: Path) -> str:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("run")
     fakes.full(root)
-    storage.write_sums(root, ["summary.json"])  # as a report does with what it writes
+    write_sums(root, ["summary.json"])  # as a report does with what it writes
     return root
 
 
@@ -71,14 +71,14 @@ def test_a_flipped_byte_is_found_in_every_kind_of_file(finished: Path, kind: str
 def test_no_bit_of_a_sealed_record_is_overlooked(tmp_path: Path) -> None:
     """It is parsed before it is checked: white space and spelling count too."""
     path = tmp_path / "record.json"
-    data = storage.seal({"id": "é", "labels": ["knife"], "rate": 1e-7, "none": None}).encode()
+    data = seal({"id": "é", "labels": ["knife"], "rate": 1e-7, "none": None}).encode()
     path.write_bytes(data)
-    assert storage.unseal(path)["labels"] == ["knife"]
+    assert unseal(path)["labels"] == ["knife"]
     for at in range(len(data)):
         for bit in range(8):
             path.write_bytes(flipped(data, at, bit))
             with pytest.raises(CorruptRunError):
-                storage.unseal(path)
+                unseal(path)
 
 
 def test_files_that_are_missing_or_strange(finished: Path) -> None:

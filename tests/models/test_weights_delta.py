@@ -11,7 +11,7 @@ import safetensors.numpy
 
 from ine_jax.errors import InputError
 from ine_jax.models.checkpoints import names, weights
-from ine_jax.storage import weight_files as files
+from ine_jax.storage.safetensors_writer import write_safetensors
 from ine_jax.types import Params
 from tests.support.model_recipes import UNETS, torch_state
 
@@ -65,9 +65,7 @@ def test_equal_files_have_equal_bytes(tmp_path: Path) -> None:
     written = set()
     for turn in range(4):  # the library hashes anew for every file it writes
         order = rng.permutation(20)
-        files.write_safetensors(
-            tmp_path / f"{turn}.safetensors", tensors, {f"key {i}": metadata[f"key {i}"] for i in order}
-        )
+        write_safetensors(tmp_path / f"{turn}.safetensors", tensors, {f"key {i}": metadata[f"key {i}"] for i in order})
         written.add((tmp_path / f"{turn}.safetensors").read_bytes())
     assert len(written) == 1
     with safetensors.safe_open(tmp_path / "0.safetensors", framework="numpy") as file:

@@ -17,7 +17,8 @@ from ine_jax.pipeline.bench import OURS, measure, table
 from ine_jax.pipeline.generation import METADATA, SETTINGS, complete, generate, wanted_items, write_images
 from ine_jax.pipeline.pipeline import Pipeline, load
 from ine_jax.prompts.items import Item, named
-from ine_jax.storage import files as storage
+from ine_jax.storage.atomic import lock
+from ine_jax.storage.images import png
 from tests.support.tiny_pipeline import SIDE
 
 SAMPLER = SamplerConfig(steps=2, batch=2)
@@ -144,12 +145,12 @@ def test_wrong_folders_are_refused_and_left_alone(tiny_folder: Path, tmp_path: P
 
 
 def test_two_processes_cannot_write_one_folder(tiny_folder: Path, tmp_path: Path) -> None:
-    with storage.lock(tmp_path / "out", "generate"), pytest.raises(InputError, match="another process"):
+    with lock(tmp_path / "out", "generate"), pytest.raises(InputError, match="another process"):
         generate(config(tiny_folder, tmp_path / "out"))
 
 
 def test_a_file_that_is_no_whole_png_is_not_complete(tmp_path: Path) -> None:
-    whole = storage.png(np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8))
+    whole = png(np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8))
     (tmp_path / "a.png").write_bytes(whole)
     assert complete(tmp_path / "a.png")
     for data in (b"", whole[: len(whole) // 2], b"GIF89a" + whole):
@@ -163,7 +164,7 @@ def test_a_constant_image_is_flagged(tiny_folder: Path, tmp_path: Path) -> None:
     wanted = numbered("a cat", "a dog")
     options = {"guidance": Cfg(3.0), "size": {"steps": 2}}
     write_images(pipe, wanted, tmp_path / "out", **options)  # type: ignore[arg-type]
-    (tmp_path / "out" / "000001_00.png").write_bytes(storage.png(np.zeros((SIDE, SIDE, 3), np.uint8)))
+    (tmp_path / "out" / "000001_00.png").write_bytes(png(np.zeros((SIDE, SIDE, 3), np.uint8)))
     write_images(pipe, wanted, tmp_path / "out", **options)  # type: ignore[arg-type]
     assert [row["constant"] for row in rows_of(tmp_path / "out")] == [False, True]
 

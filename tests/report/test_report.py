@@ -16,8 +16,9 @@ from ine_jax.cli import main as cli
 from ine_jax.errors import InputError
 from ine_jax.evaluation import Plan, evaluate, score
 from ine_jax.evaluation.verify import verify
-from ine_jax.storage.files import pretty, write_atomic
+from ine_jax.storage.atomic import write_atomic
 from ine_jax.storage.runs import Run
+from ine_jax.storage.sealed import pretty
 from tests.support import fakes
 
 

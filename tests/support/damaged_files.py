@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from ine_jax.embeddings import torch_bytes
-from ine_jax.embeddings.embedding import safetensors_bytes
+from ine_jax.storage.safetensors_writer import safetensors_bytes
 
 File = tuple[str, str, bytes]  # what is wrong, file name, bytes
 SAFETENSORS, NUMPY, TORCH, WRONG = 1000, 300, 300, 400

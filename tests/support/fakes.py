@@ -12,7 +12,8 @@ from ine_jax.config import GuidanceConfig, NegativeConfig
 from ine_jax.evaluation import Cell, Item, Plan, evaluate, score, summarise
 from ine_jax.evaluation.detectors.base import Scored, Unscored, detect_checked
 from ine_jax.storage import runs
-from ine_jax.storage.files import pretty, write_atomic
+from ine_jax.storage.atomic import write_atomic
+from ine_jax.storage.sealed import pretty
 
 PLAIN, GUIDED = GuidanceConfig(3.0), GuidanceConfig(3.0, 2.0)
 WORDS = NegativeConfig(words="a knife")

@@ -20,7 +20,8 @@ import safetensors.numpy
 
 from ine_jax.errors import InputError
 from ine_jax.evaluation.detectors.base import Scored, Verdict, detect_checked
-from ine_jax.storage.files import write_atomic
+from ine_jax.storage.atomic import write_atomic
+from ine_jax.storage.safetensors_writer import write_safetensors
 
 MAX_BYTES = 64 * 2**20
 BATCH = 32
@@ -146,9 +147,8 @@ class WorldDetector:
         """Write config.json and model.safetensors (float32, dotted names) into `folder`, each whole or not at all."""
         folder = Path(folder)
         flat = {name: np.asarray(value, np.float32) for name, value in _flat(self.params).items()}
-        weights = safetensors.numpy.save(flat, metadata={"format": "ine_jax.world_detector"})
-        write_atomic(folder / "model.safetensors", weights)
-        write_atomic(folder / "config.json", json.dumps(dataclasses.asdict(self.config), indent=1) + "\n")
+        write_safetensors(folder / "model.safetensors", flat, {"format": "ine_jax.world_detector"})
+        write_atomic(folder / "config.json", json.dumps(dataclasses.asdict(self.config), indent=1) + "\n", shared=True)
 
     @classmethod
     def load(cls, folder: str | Path) -> WorldDetector:

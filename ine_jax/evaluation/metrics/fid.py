@@ -20,8 +20,9 @@ import safetensors
 import safetensors.numpy
 
 from ine_jax.evaluation.detectors.base import Scored
-from ine_jax.storage.files import corrupt
 from ine_jax.storage.provenance import value_hash
+from ine_jax.storage.safetensors_writer import safetensors_bytes
+from ine_jax.storage.sealed import corrupt
 
 NORM = "norm"
 REAL = "real.safetensors"  # moments of real images, beside the vectors of a run
@@ -88,7 +89,7 @@ class Moments:
         """The bytes of a safetensors file of these moments, with `notes` in its header."""
         tensors = {"mean": self.mean, "factor": np.ascontiguousarray(self.shortened().factor)}
         told = {**notes, "n": str(self.n)}
-        return safetensors.numpy.save(tensors, {**told, "content": _content(told, tensors)})
+        return safetensors_bytes(tensors, {**told, "content": _content(told, tensors)})
 
     @classmethod
     def load(cls, path: Path) -> tuple[Moments, dict[str, str]]:
@@ -97,6 +98,7 @@ class Moments:
             with safetensors.safe_open(path, framework="numpy") as file:
                 notes = dict(file.metadata())
                 tensors = {name: file.get_tensor(name) for name in ("mean", "factor")}
+            notes.pop("format", "")
             sound = notes.pop("content") == _content(notes, tensors)
             moments = cls(int(notes.pop("n")), **tensors)
         except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:

@@ -16,6 +16,7 @@ import numpy as np
 from ine_jax.errors import InputError
 from ine_jax.models.checkpoints import names
 from ine_jax.storage import weight_files as files
+from ine_jax.storage.safetensors_writer import write_safetensors
 from ine_jax.types import Params
 
 
@@ -80,5 +81,5 @@ def write_unet_delta(
         name = names.torch_name(key)
         array = np.asarray(names.to_array(name, names.to_torch_layout(key, value), dtype and jnp.dtype(dtype)))
         tensors[name] = np.ascontiguousarray(array)
-    files.write_safetensors(Path(path), tensors, metadata)
+    write_safetensors(Path(path), tensors, metadata)
     return tuple(sorted(tensors))

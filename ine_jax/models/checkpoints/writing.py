@@ -11,8 +11,9 @@ from ine_jax.errors import InputError
 from ine_jax.models.checkpoints import configs, flaxfile, names, tensors
 from ine_jax.models.checkpoints import reading as checkpoints
 from ine_jax.models.parts import COMPONENTS, TOKENIZER_FILES, ModelParts
-from ine_jax.storage import weight_files as files
+from ine_jax.storage.atomic import atomic_file, write_atomic, write_json
 from ine_jax.storage.dtypes import MODEL_DTYPES
+from ine_jax.storage.safetensors_writer import write_safetensors
 from ine_jax.types import Params
 
 Layout = Literal["diffusers", "flax"]
@@ -47,18 +48,18 @@ def write_pipeline(parts: ModelParts, folder: str | Path, dtype: str = "float16"
         stem = checkpoints.STEMS[component]
         if layout == "diffusers":
             named = {names.torch_name(path): tensor for path, tensor in states[component].items()}
-            files.write_safetensors(out / component / f"{stem}.safetensors", named)
+            write_safetensors(out / component / f"{stem}.safetensors", named)
         else:
             values |= {"_class_name": f"Flax{values['_class_name']}"} if "_class_name" in values else {}
-            with files.whole(out / component / tensors.flax_name(stem)) as file:
+            with atomic_file(out / component / tensors.flax_name(stem), shared=True) as file:
                 flaxfile.write(file, {path: _in_flax(path, tensor) for path, tensor in states[component].items()})
-        files.write_json(out / component / "config.json", values)
-    files.write_json(out / "scheduler" / "scheduler_config.json", parts.scheduler_config)
+        write_json(out / component / "config.json", values, indent=2, shared=True)
+    write_json(out / "scheduler" / "scheduler_config.json", parts.scheduler_config, indent=2, shared=True)
     for name in TOKENIZER_FILES:
         source = parts.tokenizer_dir / name
         if source.is_file() and source.resolve() != (out / "tokenizer" / name).resolve():
-            files.write_bytes(out / "tokenizer" / name, source.read_bytes())
-    files.write_json(out / "model_index.json", _index(parts, layout))
+            write_atomic(out / "tokenizer" / name, source.read_bytes(), shared=True)
+    write_json(out / "model_index.json", _index(parts, layout), indent=2, shared=True)
     return out
 
 
