@@ -1,6 +1,7 @@
-"""Progress of a long run: a bar on a terminal, one plain line every ten seconds elsewhere.
+"""Progress of a long run, and requests to stop it.
 
-Only process 0 of a multi-host run shows anything. The time of the first step (compilation) is left out of the rate.
+On a terminal a bar, elsewhere one plain line every ten seconds; only process 0 of a multi-host run shows anything. The
+first step is compilation and is not part of the rate.
 """
 
 import contextlib
@@ -10,7 +11,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from types import FrameType, TracebackType
-from typing import TextIO
+from typing import SupportsFloat, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+from rich.progress import Progress as Bar
 
 from ine_jax.errors import clean
 
@@ -18,7 +23,7 @@ LINE_SECONDS = 10.0
 
 
 def duration(seconds: float) -> str:
-    """Write seconds as h:mm:ss or m:ss."""
+    """Return seconds as h:mm:ss or m:ss."""
     minutes, rest = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
@@ -27,8 +32,7 @@ def duration(seconds: float) -> str:
 class Progress:
     """Shows how far a run is: steps, loss, steps per second, time left.
 
-    Use as a context manager and call `update(step, metrics)` after every step; metrics may be device arrays, they
-    are read only when something is shown, so that a step is not held up.
+    Use it as a context manager and call `update` after every step.
     """
 
     def __init__(
@@ -46,7 +50,7 @@ class Progress:
         self.stream = sys.stderr if stream is None else stream
         self.shown = process == 0
         self.clock = clock
-        self._bar: object | None = None
+        self._bar: Bar | None = None
         self._start: tuple[float, int] | None = None
         self._last = clock()
 
@@ -61,11 +65,14 @@ class Progress:
     ) -> None:
         """Close the bar."""
         if self._bar is not None:
-            self._bar.stop()  # type: ignore[attr-defined]
+            self._bar.stop()
             self._bar = None
 
-    def update(self, step: int, metrics: Mapping[str, object] | None = None) -> None:
-        """Record that `step` units are finished; `metrics` (a loss) are shown beside the rate."""
+    def update(self, step: int, metrics: Mapping[str, SupportsFloat] | None = None) -> None:
+        """Record that `step` units are finished; `metrics` (a loss) are shown beside the rate.
+
+        Metrics may be device arrays: they are read only when something is shown, so a step never waits for them.
+        """
         if not self.shown:
             return
         now = self.clock()
@@ -75,10 +82,10 @@ class Progress:
         if now - self._last < due and step < self.total:
             return
         self._last = now
-        values = metrics or {}
-        text = "  ".join([*(f"{name} {float(value):.4g}" for name, value in values.items()), self._pace(now, step)])  # type: ignore[arg-type]
+        values = [f"{name} {float(value):.4g}" for name, value in (metrics or {}).items()]
+        text = "  ".join([*values, self._pace(now, step)])
         if self._bar is not None:
-            self._bar.update(0, completed=step, info=text)  # type: ignore[attr-defined]
+            self._bar.update(self._bar.task_ids[0], completed=step, info=text)
         else:
             print(f"{self.label} {step}/{self.total}  {text}".strip(), file=self.stream, flush=True)
 
@@ -90,13 +97,9 @@ class Progress:
         return f"{rate:.3g} {self.unit}/s  ETA {duration((self.total - done) / rate)}"
 
 
-def _open_bar(stream: TextIO, label: str, total: int) -> object:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-    from rich.progress import Progress as RichProgress
-
+def _open_bar(stream: TextIO, label: str, total: int) -> Bar:
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-    bar = RichProgress(*columns, TextColumn("{task.fields[info]}", markup=False), console=Console(file=stream))
+    bar = Bar(*columns, TextColumn("{task.fields[info]}", markup=False), console=Console(file=stream))
     bar.add_task(label, total=total, info="")
     bar.start()
     return bar
@@ -104,9 +107,9 @@ def _open_bar(stream: TextIO, label: str, total: int) -> object:
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[threading.Event]:
-    """Give an event that the first SIGINT or SIGTERM sets; a second signal acts as it would without us.
+    """Yield an event that the first SIGINT or SIGTERM sets; the second signal acts as usual.
 
-    Outside the main thread signals cannot be handled, and the event is never set.
+    Signals can be handled only in the main thread; elsewhere the event is never set.
     """
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
