@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=2)
     words = parser.parse_args()
     images = np.random.default_rng(1).integers(0, 256, (words.images, words.size, words.size, 3), np.uint8)
-    clip = configs.read_clip(L14, "ViT-L/14")
+    clip = configs.parse_clip_config(L14, "ViT-L/14")
     tokenizer = Tokenizer.from_dir(assets.ROOT / "tiny" / "tokenizer", clip.text.max_position_embeddings)
     encoder = ClipEncoder(network("ViT-L/14", clip), CLIP, tokenizer)
     prompts = np.random.default_rng(2).standard_normal((2, clip.projection_dim)).astype(np.float32)

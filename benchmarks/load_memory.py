@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 LIMIT = 1.25  # times the size of the files that are read
 _CHILD = """
 import json, sys, threading, time
-from ine_jax.models import weights
+from ine_jax.models.checkpoints import names, pipeline_folder
 import jax, jax.numpy as jnp
 
 def status(key):
@@ -41,7 +41,7 @@ watcher = threading.Thread(target=watch)
 watcher.start()
 start = time.perf_counter()
 base, dtype, *unlearned = sys.argv[1:]
-parts = weights.read_pipeline(base, dtype=dtype, unlearned=unlearned)
+parts = pipeline_folder.read_pipeline(base, dtype=dtype, unlearned=unlearned)
 seconds = time.perf_counter() - start
 running = False
 watcher.join()
@@ -56,7 +56,7 @@ def write_models(family: str, dtype: str, root: Path) -> dict[str, tuple[list[st
     from test_checkpoints_full import configs_of, original_shapes, sparse
 
     from ine_jax.models.checkpoints import configs, names
-    from ine_jax.models.checkpoints.reading import STEMS
+    from ine_jax.models.checkpoints.recognize import STEMS
     from ine_jax.models.parts import COMPONENTS
     from ine_jax.storage.atomic import write_json
     from tests.support.tiny_pipeline import SCHEDULER, write_tokenizer
@@ -68,7 +68,7 @@ def write_models(family: str, dtype: str, root: Path) -> dict[str, tuple[list[st
     write_json(base / "model_index.json", {**COMPONENTS, "scheduler": ["diffusers", "DDIMScheduler"]}, indent=2)
     weights = []
     for part, config in configs_of(family).items():
-        write_json(base / part / "config.json", configs.config_dict(config), indent=2)
+        write_json(base / part / "config.json", configs.config_json(config), indent=2)
         weights.append(sparse(base / part / f"{STEMS[part]}.safetensors", names.torch_shapes(config), code))
     shapes = original_shapes(family)
     single = sparse(root / "compvis.safetensors", shapes, code)
@@ -87,10 +87,9 @@ def write_models(family: str, dtype: str, root: Path) -> dict[str, tuple[list[st
 
 def write_flax(root: Path, dtype: str) -> tuple[list[str], int]:
     """The same model as a folder of diffusers' Flax era."""
-    from ine_jax.models.checkpoints import weights
 
-    parts = weights.read_pipeline(root / "base", dtype=dtype)
-    out = weights.write_pipeline(parts, root / "flax", dtype, "flax")
+    parts = pipeline_folder.read_pipeline(root / "base", dtype=dtype)
+    out = pipeline_folder.write_pipeline(parts, root / "flax", dtype, "flax")
     return [str(out)], sum(path.stat().st_size for path in out.rglob("*.msgpack"))
 
 

@@ -281,17 +281,17 @@ def convert_model(words: Any) -> Outcome:
     Raises:
         InputError: the model cannot be read, a checkpoint does not fit it, or the target exists.
     """
-    from ine_jax.models.checkpoints import weights
+    from ine_jax.models.checkpoints import pipeline_folder
 
     if words.target.exists() and (words.target.is_file() or any(words.target.iterdir())):
         raise InputError(f"{words.target} exists", "a new folder", "name another, or remove it")
-    parts = weights.read_pipeline(words.source, words.revision, words.dtype, unlearned=words.unlearned)
+    parts = pipeline_folder.read_pipeline(words.source, words.revision, words.dtype, unlearned=words.unlearned)
     values = {"to": words.to, "dtype": words.dtype, "changes": list(parts.changes), "path": str(words.target)}
     head = f"{parts.name} -> {words.target} ({words.to}, {words.dtype})"
     if words.dry_run:
         return Outcome((f"{head}: not written (dry run)", *parts.changes), values)
-    out = weights.write_pipeline(parts, words.target, words.dtype, words.to)
-    if not weights.same_weights(parts, weights.read_pipeline(out, dtype=words.dtype)):
+    out = pipeline_folder.write_pipeline(parts, words.target, words.dtype, words.to)
+    if not pipeline_folder.same_weights(parts, pipeline_folder.read_pipeline(out, dtype=words.dtype)):
         raise NumericalError(f"{out} does not hold what was written", "", "check the disk and write it again")
     pipe = "StableDiffusionPipeline" if words.to == "diffusers" else "FlaxStableDiffusionPipeline"
     use = (f"diffusers: {pipe}.from_pretrained({str(out)!r})", f"ine_jax: ine_jax.load({str(out)!r})")

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ine_jax.models.layers import Dtype, config_from_dict
+from ine_jax.models.layers import Dtype, config_from_json
 from ine_jax.types import Array, Params
 
 REFUSED: dict[str, tuple[Any, ...]] = {"hidden_act": ("quick_gelu", "gelu")}
@@ -44,7 +44,7 @@ class ClipTextConfig(EncoderConfig):
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ClipTextConfig":
         """Read ``text_encoder/config.json``; raises :class:`InputError` for an activation that CLIP does not use."""
-        config = config_from_dict(cls, values, REFUSED)
+        config = config_from_json(cls, values, REFUSED)
         end = config.vocab_size - 1 if values.get("eos_token_id", 2) == 2 else config.eos_token_id
         return dataclasses.replace(config, eos_token_id=end)
 

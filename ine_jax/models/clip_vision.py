@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from ine_jax.models.clip import REFUSED, ClipTextConfig, Encoder, EncoderConfig, TextModel, pooled
-from ine_jax.models.layers import Dtype, config_from_dict
+from ine_jax.models.layers import Dtype, config_from_json
 from ine_jax.types import Array
 
 LOGIT_SCALE = math.log(1 / 0.07)  # where training starts it (§2.5)
@@ -29,7 +29,7 @@ class ClipVisionConfig(EncoderConfig):
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ClipVisionConfig":
         """Read a ``vision_config``; raises :class:`InputError` for an activation that CLIP does not use."""
-        return config_from_dict(cls, values, REFUSED)
+        return config_from_json(cls, values, REFUSED)
 
 
 @dataclasses.dataclass(frozen=True)

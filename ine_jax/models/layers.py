@@ -22,7 +22,7 @@ Reference = Literal["torch", "flax"]
 C = TypeVar("C")
 
 
-def config_from_dict(cls: type[C], values: Mapping[str, Any], refused: Mapping[str, tuple[Any, ...]]) -> C:
+def config_from_json(cls: type[C], values: Mapping[str, Any], refused: Mapping[str, tuple[Any, ...]]) -> C:
     """Build the config dataclass ``cls`` from a published ``config.json``.
 
     Keys that ``cls`` does not know are passed over, except those in ``refused``: they change what the network

@@ -21,7 +21,7 @@ from ine_jax.models.layers import (
     ResnetBlock,
     Upsample,
     attention,
-    config_from_dict,
+    config_from_json,
     sinusoidal_embedding,
 )
 from ine_jax.models.skips import SkipEdit
@@ -94,7 +94,7 @@ class UNetConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "UNetConfig":
         """Read ``unet/config.json``; raises :class:`InputError` for a variant that is not SD 1.x/2.x."""
-        return config_from_dict(cls, values, REFUSED)
+        return config_from_json(cls, values, REFUSED)
 
     def heads(self, level: int) -> int:
         """Number of attention heads at a level (0 = finest)."""

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from ine_jax.errors import InputError
-from ine_jax.models.layers import Downsample, Dtype, Reference, ResnetBlock, Upsample, attention, config_from_dict
+from ine_jax.models.layers import Downsample, Dtype, Reference, ResnetBlock, Upsample, attention, config_from_json
 from ine_jax.types import Array
 
 _EPSILON = 1e-6
@@ -53,7 +53,7 @@ class VaeConfig:
             for given in values.get(field, ()):
                 if given != kind:
                     raise InputError(f"vae {field} holds {given!r}", f"known: {kind}", "use an SD 1.x/2.x VAE")
-        return config_from_dict(cls, values, REFUSED)
+        return config_from_json(cls, values, REFUSED)
 
     @property
     def downscale(self) -> int:

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ine_jax.models.layers import Dtype, config_from_dict
+from ine_jax.models.layers import Dtype, config_from_json
 from ine_jax.types import Array
 
 REFUSED: dict[str, tuple[Any, ...]] = {"hidden_act": ("gelu",)}
@@ -38,7 +38,7 @@ class VitConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "VitConfig":
         """Read a ``config.json``; raises :class:`InputError` for an activation that published ones do not use."""
-        return config_from_dict(cls, values, REFUSED)
+        return config_from_json(cls, values, REFUSED)
 
 
 class _Embeddings(nn.Module):

@@ -26,7 +26,7 @@ from ine_jax.config import BenchConfig
 from ine_jax.errors import InputError
 from ine_jax.guidance import Texts
 from ine_jax.guidance.cfg import Cfg
-from ine_jax.models.checkpoints.weights import unet_to_torch
+from ine_jax.models.checkpoints import names
 from ine_jax.pipeline.noise import item_noise
 from ine_jax.pipeline.pipeline import Pipeline, assemble, load
 from ine_jax.storage.atomic import write_json
@@ -170,7 +170,7 @@ def _torch_run(pipe: Pipeline, steps: int, batch: int) -> tuple[Run, Callable[[]
 
     settings = json.loads((Path(pipe.parts.path) / "unet" / "config.json").read_text("utf-8"))
     unet = UNet2DConditionModel.from_config(settings)
-    state: Mapping[str, np.ndarray] = unet_to_torch(pipe.parts.unet_params)
+    state: Mapping[str, np.ndarray] = names.to_torch(pipe.parts.unet_params)
     unet.load_state_dict({key: torch.from_numpy(np.array(value, np.float32)) for key, value in state.items()})
     unet.eval()
     scheduler = DDIMScheduler.from_config(pipe.parts.scheduler_config)

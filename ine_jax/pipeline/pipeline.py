@@ -18,7 +18,8 @@ from ine_jax.errors import InputError
 from ine_jax.guidance import slots as conditioning
 from ine_jax.guidance.base import Guidance, Texts, is_per_item
 from ine_jax.guidance.concept import Encode, NegativeLike, as_concept
-from ine_jax.models.checkpoints.weights import ModelParts, read_pipeline
+from ine_jax.models.checkpoints.pipeline_folder import read_pipeline
+from ine_jax.models.parts import ModelParts
 from ine_jax.models.text import Tokenizer, learned_rows
 from ine_jax.pipeline import compile_cache as cache
 from ine_jax.pipeline.mesh import device_mesh

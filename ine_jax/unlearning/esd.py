@@ -26,7 +26,7 @@ from jax.sharding import Mesh
 
 from ine_jax.config import EsdConfig
 from ine_jax.errors import InputError
-from ine_jax.models.checkpoints.weights import write_unet_delta
+from ine_jax.models.checkpoints.delta import write_unet_delta
 from ine_jax.models.unet import UNetConfig
 from ine_jax.pipeline.mesh import platform_of, spread
 from ine_jax.pipeline.pipeline import Pipeline

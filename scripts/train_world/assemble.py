@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 
-from ine_jax.models.checkpoints.weights import read_pipeline, write_pipeline
+from ine_jax.models.checkpoints.pipeline_folder import read_pipeline, write_pipeline
 
 
 def halve(path: Path) -> None:

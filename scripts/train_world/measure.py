@@ -23,7 +23,7 @@ from ine_jax.evaluation.detectors.base import Scored
 from ine_jax.evaluation.detectors.world import WorldDetector
 from ine_jax.evaluation.plan import measure, read_items
 from ine_jax.guidance import from_config as guards
-from ine_jax.models.checkpoints.weights import apply_unet_delta, read_unet_delta
+from ine_jax.models.checkpoints.delta import apply_unet_delta, read_unet_delta
 from ine_jax.pipeline import pipeline
 
 ASSETS = Path("ine_jax/assets/tiny")

@@ -19,8 +19,9 @@ import train_vae
 
 from ine_jax import schedulers
 from ine_jax.guidance import Cfg, Texts
-from ine_jax.models.checkpoints.weights import ModelParts, write_pipeline
+from ine_jax.models.checkpoints.pipeline_folder import write_pipeline
 from ine_jax.models.clip import ClipText
+from ine_jax.models.parts import ModelParts
 from ine_jax.models.text import Tokenizer
 from ine_jax.models.unet import UNet, UNetConfig
 from ine_jax.models.vae import Vae, VaeConfig

@@ -12,7 +12,7 @@ from ine_jax import assets
 from ine_jax.evaluation.detectors.base import Scored
 from ine_jax.evaluation.detectors.world import WorldDetector
 from ine_jax.evaluation.plan import read_items
-from ine_jax.models.checkpoints.weights import read_unet_delta
+from ine_jax.models.checkpoints.delta import read_unet_delta
 from ine_jax.pipeline.pipeline import Pipeline
 
 TINY = Path(assets.ROOT) / "tiny"

@@ -10,9 +10,8 @@ import safetensors.numpy
 
 from ine_jax.cli import main as cli
 from ine_jax.cli.inspect import describe
-from ine_jax.models.checkpoints import names, weights
-from ine_jax.models.checkpoints import reading as checkpoints
-from ine_jax.models.checkpoints.reading import STEMS
+from ine_jax.models.checkpoints import names, pipeline_folder, recognize
+from ine_jax.models.checkpoints.recognize import STEMS
 from tests.models.test_checkpoints import base  # noqa: F401  a fixture
 from tests.support import layouts
 from tests.support.layouts import Base
@@ -97,7 +96,7 @@ def test_files_that_torch_saves(zipped: bool, base: Base, tmp_path: Path) -> Non
     state["conv_out.bias"] = torch.stack([state["conv_out.bias"].data] * 2)[1]  # within a larger storage
     path = tmp_path / "unet.pt"
     torch.save({"unet": state, "epoch": 3, "args": {"lr": 1e-5}}, path, _use_new_zipfile_serialization=zipped)
-    (found,) = checkpoints.read(path)
+    (found,) = recognize.recognize_checkpoints(path)
     assert found.parts["unet"].keys() == state.keys()
     for key, value in state.items():
         np.testing.assert_array_equal(np.asarray(found.parts["unet"][key]), value.detach().numpy(), err_msg=key)
@@ -109,8 +108,8 @@ def test_diffusers_flax_reads_the_flax_folder(base: Base, tmp_path: Path) -> Non
     diffusers = pytest.importorskip("diffusers")
     if not hasattr(diffusers, "FlaxUNet2DConditionModel"):
         pytest.skip("this diffusers has no Flax")
-    parts = weights.read_pipeline(base.folder)
-    out = weights.write_pipeline(parts, tmp_path / "flax", "float32", "flax")
+    parts = pipeline_folder.read_pipeline(base.folder)
+    out = pipeline_folder.write_pipeline(parts, tmp_path / "flax", "float32", "flax")
     _, theirs = diffusers.FlaxUNet2DConditionModel.from_pretrained(out / "unet")
     one, two = names.to_torch(parts.unet_params), names.to_torch(theirs)
     assert one.keys() == two.keys()

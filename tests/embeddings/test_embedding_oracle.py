@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ine_jax.embeddings.embedding import Embedding
-from ine_jax.models.checkpoints.weights import read_pipeline
+from ine_jax.models.checkpoints.pipeline_folder import read_pipeline
 from ine_jax.models.clip import ClipText
 from ine_jax.models.text import Tokenizer, encode
 from tests.support.tiny_pipeline import LENGTH, WIDTH

@@ -13,7 +13,7 @@ import scipy.optimize
 
 from ine_jax.errors import InputError
 from ine_jax.inversion import rece
-from ine_jax.models.checkpoints.weights import read_pipeline, write_pipeline
+from ine_jax.models.checkpoints.pipeline_folder import read_pipeline, write_pipeline
 from ine_jax.pipeline.pipeline import Pipeline, load
 from ine_jax.pipeline.programs import native_unet
 from tests.support.tiny_pipeline import CELLS, LENGTH, WIDTH

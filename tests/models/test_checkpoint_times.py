@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ine_jax.errors import InputError
-from ine_jax.models.checkpoints import hub, weights
+from ine_jax.models.checkpoints import hub, pipeline_folder
 from tests.models.test_checkpoints import base, states  # noqa: F401  base is a fixture
 from tests.support import layouts
 from tests.support.layouts import Base
@@ -22,7 +22,7 @@ def plain_sum(base: Base, new: layouts.Twin, times: float) -> layouts.State:  # 
 @pytest.mark.parametrize("times", ["0.8", "-1", "2.5e-1"])
 def test_a_lora_is_added_that_many_times(layout: str, times: str, base: Base, tmp_path: Path) -> None:  # noqa: F811
     path, new = layouts.LAYOUTS[layout](base, tmp_path)
-    loaded = weights.read_pipeline(base.folder, unlearned=[f"{path}:{times}"])
+    loaded = pipeline_folder.read_pipeline(base.folder, unlearned=[f"{path}:{times}"])
     got = states(loaded)["unet"]
     for key, value in plain_sum(base, new, float(times)).items():
         np.testing.assert_allclose(got[key], value, rtol=0, atol=4e-6, err_msg=key)
@@ -33,11 +33,11 @@ def test_a_lora_is_added_that_many_times(layout: str, times: str, base: Base, tm
 def test_two_loras_of_which_one_is_weighted(base: Base, tmp_path: Path) -> None:  # noqa: F811
     one, new = layouts.duo_single(base, tmp_path / "a")
     two, both = layouts.duo_released(base, tmp_path / "b")
-    got = states(weights.read_pipeline(base.folder, unlearned=[str(one), f"{two}:0.5"]))["unet"]
+    got = states(pipeline_folder.read_pipeline(base.folder, unlearned=[str(one), f"{two}:0.5"]))["unet"]
     for key, value in plain_sum(base, both, 0.5).items():
         np.testing.assert_allclose(got[key], value + new["unet"][key] - base.states["unet"][key], rtol=0, atol=4e-6)
-    once = weights.read_pipeline(base.folder, unlearned=[f"{one}:1"])
-    assert once.hashes == weights.read_pipeline(base.folder, unlearned=[one]).hashes
+    once = pipeline_folder.read_pipeline(base.folder, unlearned=[f"{one}:1"])
+    assert once.hashes == pipeline_folder.read_pipeline(base.folder, unlearned=[one]).hashes
 
 
 def test_a_file_of_that_very_name_is_a_file(base: Base, tmp_path: Path) -> None:  # noqa: F811

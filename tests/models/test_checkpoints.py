@@ -11,9 +11,9 @@ import pytest
 import safetensors.numpy
 
 from ine_jax.errors import InputError
-from ine_jax.models.checkpoints import flaxfile, hub, names, overlay, tensors, weights
-from ine_jax.models.checkpoints import reading as checkpoints
-from ine_jax.models.checkpoints.reading import STEMS
+from ine_jax.models.checkpoints import flax_msgpack, hub, names, overlay, pipeline_folder, recognize, tensors
+from ine_jax.models.checkpoints.recognize import STEMS
+from ine_jax.models.parts import ModelParts
 from tests.support import layouts
 from tests.support.layouts import LAYOUTS, Base, ending, write_safe, write_torch
 
@@ -22,13 +22,13 @@ PARTS = ("text_encoder", "unet", "vae")
 
 @pytest.fixture(scope="module")
 def base(tiny_folder: Path) -> Base:
-    parts = weights.read_pipeline(tiny_folder)
+    parts = pipeline_folder.read_pipeline(tiny_folder)
     states = {p: safetensors.numpy.load_file(tiny_folder / p / f"{STEMS[p]}.safetensors") for p in PARTS}
     configs = {"text_encoder": parts.text_config, "unet": parts.unet_config, "vae": parts.vae_config}
     return Base(tiny_folder, configs, states)
 
 
-def states(parts: weights.ModelParts) -> layouts.Twin:
+def states(parts: ModelParts) -> layouts.Twin:
     held = {"text_encoder": parts.text_params, "unet": parts.unet_params, "vae": parts.vae_params}
     return {part: names.to_torch(params) for part, params in held.items()}
 
@@ -39,9 +39,9 @@ def test_every_layout_equals_its_plain_twin(layout: str, base: Base, tmp_path: P
     twin = shutil.copytree(base.folder, tmp_path / "twin")
     for part, changed in new.items():
         write_safe(twin / part / f"{STEMS[part]}.safetensors", {**base.states[part], **changed})
-    loaded = weights.read_pipeline(base.folder, unlearned=[path])
-    ours, plain = states(loaded), states(weights.read_pipeline(twin))
-    low_rank = bool(checkpoints.read(path)[0].factors)
+    loaded = pipeline_folder.read_pipeline(base.folder, unlearned=[path])
+    ours, plain = states(loaded), states(pipeline_folder.read_pipeline(twin))
+    low_rank = bool(recognize.recognize_checkpoints(path)[0].factors)
     for part in PARTS:
         assert ours[part].keys() == plain[part].keys()
         for key, value in plain[part].items():
@@ -69,7 +69,7 @@ def test_every_layout_equals_its_plain_twin(layout: str, base: Base, tmp_path: P
 )
 def test_what_changed_is_said(layout: str, said: str, base: Base, tmp_path: Path) -> None:
     path, _ = LAYOUTS[layout](base, tmp_path)
-    (line,) = weights.read_pipeline(base.folder, unlearned=[path]).changes
+    (line,) = pipeline_folder.read_pipeline(base.folder, unlearned=[path]).changes
     assert re.search(said, line), line
 
 
@@ -77,11 +77,11 @@ def test_several_checkpoints_apply_in_order(base: Base, tmp_path: Path) -> None:
     first, one = layouts.uce_partial(base, tmp_path)
     second, two = layouts.advunlearn(base, tmp_path)
     third, _ = layouts.duo_single(base, tmp_path)
-    got = states(weights.read_pipeline(base.folder, unlearned=[first, second, third]))
+    got = states(pipeline_folder.read_pipeline(base.folder, unlearned=[first, second, third]))
     for part, new in (("unet", one["unet"]), ("text_encoder", two["text_encoder"])):
         for key, value in new.items():
             np.testing.assert_array_equal(got[part][key], value)
-    again = states(weights.read_pipeline(base.folder, unlearned=[third, first, second]))
+    again = states(pipeline_folder.read_pipeline(base.folder, unlearned=[third, first, second]))
     assert all(np.array_equal(got["unet"][key], again["unet"][key]) for key in one["unet"])
 
 
@@ -92,19 +92,19 @@ def test_stored_precision(dtype: str, suffix: str, base: Base, tmp_path: Path) -
     new = {key: np.asarray(jnp.asarray(base.states["unet"][key] * 3, dtype)) for key in keys}
     path = tmp_path / f"half.{suffix}"
     write_safe(path, new) if suffix == "safetensors" else write_torch(path, new)
-    assert {tensor.dtype for tensor in checkpoints.read(path)[0].tensors()} == {dtype}
-    got = states(weights.read_pipeline(base.folder, unlearned=[path]))["unet"]
+    assert {tensor.dtype for tensor in recognize.recognize_checkpoints(path)[0].tensors()} == {dtype}
+    got = states(pipeline_folder.read_pipeline(base.folder, unlearned=[path]))["unet"]
     for key, value in new.items():
         np.testing.assert_array_equal(got[key], value.astype(np.float32))
-    half = states(weights.read_pipeline(base.folder, dtype="bfloat16", unlearned=[path]))["unet"]
+    half = states(pipeline_folder.read_pipeline(base.folder, dtype="bfloat16", unlearned=[path]))["unet"]
     assert {str(value.dtype) for value in half.values()} == {"bfloat16"}
 
 
 def test_low_rank_sum_is_rounded_once(base: Base, tmp_path: Path) -> None:
     """Rounding W first and the sum again would lose what LoRA adds: W + ΔW is rounded once, to the parameters' type."""
     path, new = layouts.duo_single(base, tmp_path)
-    full = states(weights.read_pipeline(base.folder, unlearned=[path]))["unet"]
-    half = states(weights.read_pipeline(base.folder, dtype="bfloat16", unlearned=[path]))["unet"]
+    full = states(pipeline_folder.read_pipeline(base.folder, unlearned=[path]))["unet"]
+    half = states(pipeline_folder.read_pipeline(base.folder, dtype="bfloat16", unlearned=[path]))["unet"]
     for key in new["unet"]:
         np.testing.assert_array_equal(half[key], full[key].astype(half[key].dtype))
 
@@ -113,25 +113,25 @@ def test_wrong_keys_are_named(base: Base, tmp_path: Path) -> None:
     key, other = ending(base.states["unet"], *layouts.KEY_VALUE)[:2]
     file = {key: np.ones((2, 2), np.float32), "mid_block.extra.weight": np.ones(3, np.float32)}
     path = write_safe(tmp_path / "wrong.safetensors", file)
-    with pytest.raises(weights.WeightMismatch) as caught:
-        weights.read_pipeline(base.folder, unlearned=[path])
+    with pytest.raises(names.WeightMismatch) as caught:
+        pipeline_folder.read_pipeline(base.folder, unlearned=[path])
     assert caught.value.unexpected == ("mid_block.extra.weight",)
     assert caught.value.misshapen[0].startswith(f"{key} (2, 2) not (")
     whole, _ = layouts.esd_compvis(base, tmp_path)
-    state = {k: np.asarray(t) for k, t in checkpoints.tensors.read_file(whole).tensors.items()}
+    state = {k: np.asarray(t) for k, t in tensors.read_weight_file(whole).tensors.items()}
     lost = "model.diffusion_model.out.2.bias"
     del state[lost]
-    with pytest.raises(weights.WeightMismatch) as caught:
-        weights.read_pipeline(base.folder, unlearned=[write_safe(tmp_path / "cut.safetensors", state)])
+    with pytest.raises(names.WeightMismatch) as caught:
+        pipeline_folder.read_pipeline(base.folder, unlearned=[write_safe(tmp_path / "cut.safetensors", state)])
     assert caught.value.missing == ("conv_out.bias",)
     lora = {f"unet.{layouts.module(other)}.lora_A.weight": np.ones((2, 3), np.float32)}
     lora |= {f"unet.{layouts.module(other)}.lora_B.weight": np.ones((4, 2), np.float32)}
-    with pytest.raises(weights.WeightMismatch) as caught:
-        weights.read_pipeline(base.folder, unlearned=[write_safe(tmp_path / "lora.safetensors", lora)])
+    with pytest.raises(names.WeightMismatch) as caught:
+        pipeline_folder.read_pipeline(base.folder, unlearned=[write_safe(tmp_path / "lora.safetensors", lora)])
     assert len(caught.value.misshapen) == 1
     elsewhere = {key.replace("attn2", "attn7"): value for key, value in lora.items()}
-    with pytest.raises(weights.WeightMismatch, match="attn7"):
-        weights.read_pipeline(base.folder, unlearned=[write_safe(tmp_path / "else.safetensors", elsewhere)])
+    with pytest.raises(names.WeightMismatch, match="attn7"):
+        pipeline_folder.read_pipeline(base.folder, unlearned=[write_safe(tmp_path / "else.safetensors", elsewhere)])
 
 
 _EMPTY = np.zeros((4, 4), np.float32)
@@ -157,26 +157,26 @@ _PAIR = {"lora_unet_x.lora_down.weight": _EMPTY, "lora_unet_x.lora_up.weight": _
 )
 def test_what_is_no_weights_is_refused_with_the_reason(file: dict, said: str, tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
-        checkpoints.read(write_torch(tmp_path / "eraser_weights.pt", file))
+        recognize.recognize_checkpoints(write_torch(tmp_path / "eraser_weights.pt", file))
     assert said in str(caught.value).splitlines()[0] and len(str(caught.value).splitlines()) <= 3
 
 
 def test_folders_that_are_not_one_checkpoint(base: Base, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no checkpoint"):
-        checkpoints.read(tmp_path)
+        recognize.recognize_checkpoints(tmp_path)
     (tmp_path / "receler").mkdir()
     (tmp_path / "receler" / "eraser_config.json").write_text("{}")
     with pytest.raises(InputError, match="Receler"):
-        checkpoints.read(tmp_path / "receler")
+        recognize.recognize_checkpoints(tmp_path / "receler")
     layouts.uce_partial(base, tmp_path / "two")
     layouts.esd_partial(base, tmp_path / "two")
     with pytest.raises(InputError, match="holds 2 checkpoints: esd-nudity"):
-        checkpoints.read(tmp_path / "two")
+        recognize.recognize_checkpoints(tmp_path / "two")
     with pytest.raises(InputError, match="no such file"):
-        weights.read_pipeline(base.folder, unlearned=[tmp_path / "absent.pt"])
+        pipeline_folder.read_pipeline(base.folder, unlearned=[tmp_path / "absent.pt"])
     path, _ = layouts.uce_partial(base, tmp_path)
     with pytest.raises(InputError, match="unlearned="):
-        weights.read_pipeline(path)
+        pipeline_folder.read_pipeline(path)
 
 
 def test_a_folder_of_another_network_is_refused(base: Base, tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_a_folder_of_another_network_is_refused(base: Base, tmp_path: Path) -> N
     config = path / "config.json"
     config.write_text(config.read_text().replace('"attention_head_dim": 2', '"attention_head_dim": 4'))
     with pytest.raises(InputError, match="attention_head_dim 4, the base 2"):
-        weights.read_pipeline(base.folder, unlearned=[path])
+        pipeline_folder.read_pipeline(base.folder, unlearned=[path])
 
 
 def test_hub_names(base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,7 +203,10 @@ def test_hub_names(base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     file = "erased-nudity-towards_uncond-preserve_false-sd_1_4-method_replace.pt"
     assert hub.checkpoint_path(f"owner/name/{file}@abc123") == tmp_path / file
     assert asked[-1] == ("owner/name", "abc123", [file])
-    assert checkpoints.read(hub.checkpoint_path("owner/name/nudity_unlearned"))[0].kind == "text encoder folder"
+    assert (
+        recognize.recognize_checkpoints(hub.checkpoint_path("owner/name/nudity_unlearned"))[0].kind
+        == "text encoder folder"
+    )
     assert "nudity_unlearned/*.json" in asked[-1][2] and asked[-1][1] is None
     for wrong in ("owner/name/../x.pt", "owner", "a/b/c.pt@", "/owner/name"):
         with pytest.raises(InputError):
@@ -220,10 +223,10 @@ def test_flax_files_as_flax_writes_them(tmp_path: Path) -> None:
     tree |= {"a": {"kernel": rng.standard_normal((300, 70)).astype(np.float32)}, "z" * 40: {"s": np.array(3, np.int32)}}
     flat, path = flax.traverse_util.flatten_dict(tree), tmp_path / "flax_model.msgpack"
     with path.open("wb") as file:
-        flaxfile.write(file, flat)
+        flax_msgpack.write_msgpack(file, flat)
     data = flax.serialization.to_bytes(tree)
     assert path.read_bytes() == data
-    read = dict(flaxfile.leaves(path))
+    read = dict(flax_msgpack.read_msgpack_leaves(path))
     assert read.keys() == flat.keys()
     for key, value in flat.items():
         np.testing.assert_array_equal(read[key], value)
@@ -231,13 +234,13 @@ def test_flax_files_as_flax_writes_them(tmp_path: Path) -> None:
     for cut in (*range(1, 300, 7), len(data) - 1):
         path.write_bytes(data[:cut])
         with pytest.raises(InputError):
-            list(flaxfile.leaves(path))
+            list(flax_msgpack.read_msgpack_leaves(path))
     for _ in range(300):
         bad = bytearray(data)
         bad[rng.integers(200)] = rng.integers(256)
         path.write_bytes(bad)
         try:
-            list(flaxfile.leaves(path))
+            list(flax_msgpack.read_msgpack_leaves(path))
         except InputError as error:
             assert len(str(error).splitlines()) <= 3
 
@@ -257,7 +260,7 @@ def test_options_of_peft_that_cannot_be_meant(options: dict, base: Base, tmp_pat
     path, _ = layouts.peft_adapter(base, tmp_path)
     (path / "adapter_config.json").write_text(json.dumps(options))
     with pytest.raises(InputError):
-        checkpoints.read(path)
+        recognize.recognize_checkpoints(path)
 
 
 def test_damaged_files_are_input_errors(base: Base, tmp_path: Path) -> None:
@@ -277,11 +280,11 @@ def test_damaged_files_are_input_errors(base: Base, tmp_path: Path) -> None:
                 bad[rng.integers(min(len(bad), 700))] = rng.integers(256)
             path.write_bytes(bad[: rng.integers(len(bad))] if rng.random() < 0.2 else bad)
             try:
-                for one in checkpoints.read(path):
-                    checkpoints.family(one)
+                for one in recognize.recognize_checkpoints(path):
+                    recognize.base_family(one)
                     for part in PARTS:
                         state = {key: tensors.from_array(value) for key, value in base.states[part].items()}
-                        for tensor in overlay.apply(part, state, base.configs[part], [one])[0].values():
+                        for tensor in overlay.apply_checkpoints(part, state, base.configs[part], [one])[0].values():
                             np.asarray(tensor)
             except InputError as error:
                 refused += 1

@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ine_jax.models.checkpoints import compvis, configs, names, overlay, tensors
-from ine_jax.models.checkpoints import reading as checkpoints
+from ine_jax.models.checkpoints import compvis, configs, names, overlay, recognize, tensors
 from ine_jax.models.checkpoints.names import ModelConfig, WeightMismatch
 from ine_jax.models.clip import ClipTextConfig
 from ine_jax.models.unet import UNetConfig
@@ -32,7 +31,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def configs_of(family: str) -> dict[str, ModelConfig]:
-    return {part: configs.read_config(cls, CONFIGS[family][part], part) for part, cls in CLASSES.items()}
+    return {part: configs.parse_config(cls, CONFIGS[family][part], part) for part, cls in CLASSES.items()}
 
 
 def sparse(path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: str = "F16") -> Path:
@@ -84,11 +83,11 @@ def applied(family: str, path: Path) -> dict[str, tuple[tensors.State, tuple[str
     def unread() -> np.ndarray:
         raise AssertionError("a tensor was read")
 
-    found = checkpoints.read(path)
+    found = recognize.recognize_checkpoints(path)
     out = {}
     for part, config in configs_of(family).items():
         base = {k: tensors.Tensor(s, "float16", unread) for k, s in names.torch_shapes(config).items()}
-        out[part] = overlay.apply(part, base, config, found)
+        out[part] = overlay.apply_checkpoints(part, base, config, found)
     return out
 
 
@@ -96,13 +95,13 @@ def applied(family: str, path: Path) -> dict[str, tuple[tensors.State, tuple[str
 def test_one_file_checkpoint(family: str, tmp_path: Path) -> None:
     shapes = original_shapes(family)
     path = sparse(tmp_path / "model.safetensors", shapes)
-    (found,) = checkpoints.read(path)
+    (found,) = recognize.recognize_checkpoints(path)
     assert found.kind == "text encoder + UNet + autoencoder, CompVis names"
-    assert checkpoints.family(found) == {"sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x"}[family]
+    assert recognize.base_family(found) == {"sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x"}[family]
     for part, (state, lines) in applied(family, path).items():
         wanted = names.torch_shapes(configs_of(family)[part])
         assert lines == (f"model.safetensors: all {len(wanted)} tensors of {part} replaced",)
-        assert all(names.fits(state[name].shape, shape) for name, shape in wanted.items())
+        assert all(names.same_shape(state[name].shape, shape) for name, shape in wanted.items())
     for lost in ("model.diffusion_model.middle_block.1.proj_in.bias", "first_stage_model.decoder.norm_out.weight"):
         del shapes[lost]
     with pytest.raises(WeightMismatch) as caught:
@@ -144,8 +143,8 @@ def test_full_size_low_rank_files(style: str, family: str, tmp_path: Path) -> No
         key = kohya if style == "kohya" else f"unet.{module}"
         file |= {f"{key}.{down}.weight": (1, *shape[1:]), f"{key}.{up}.weight": (shape[0], 1, *ones)}
     path = sparse(tmp_path / "lora.safetensors", file)
-    (found,) = checkpoints.read(path)
-    assert checkpoints.family(found) == {"sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x"}[family]
+    (found,) = recognize.recognize_checkpoints(path)
+    assert recognize.base_family(found) == {"sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x"}[family]
     _, (line,) = applied(family, path)["unet"]
     assert line.startswith("lora.safetensors: LoRA added to 192 tensors of unet (attentions.proj_in x 16, ")
 
@@ -185,9 +184,9 @@ def test_original_names_as_diffusers_converts_them(part: str, family: str) -> No
         key.removeprefix(prefixes.get(part, PREFIX[part])): tensors.from_array(value.numpy())
         for key, value in numbers.items()
     }
-    ours = {names.canonical(config, k): np.asarray(v).ravel() for k, v in compvis.translate(state, config).items()}
+    ours = {names.canonical_name(config, k): np.asarray(v).ravel() for k, v in compvis.translate(state, config).items()}
     expected = names.torch_shapes(config)
-    assert ours.keys() == expected.keys() <= {names.canonical(config, key) for key in theirs}
+    assert ours.keys() == expected.keys() <= {names.canonical_name(config, key) for key in theirs}
     for key, value in theirs.items():
         if key in expected:
             np.testing.assert_array_equal(ours[key], value.numpy().ravel(), err_msg=key)

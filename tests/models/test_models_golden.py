@@ -111,7 +111,7 @@ def test_bfloat16_compute_stays_close(golden: Mapping[str, np.ndarray]) -> None:
 @pytest.mark.parametrize("part", CLASSES)
 def test_full_size_names_shapes_and_counts(family: str, part: str) -> None:
     published = json.loads(gzip.decompress((GOLDEN / "published_shapes.json.gz").read_bytes()))[family][part]
-    config = configs.read_config(CLASSES[part], CONFIGS[family][part], part)
+    config = configs.parse_config(CLASSES[part], CONFIGS[family][part], part)
     ours = {name: list(shape) for name, shape in names.torch_shapes(config).items()}
     assert ours == published
     assert sum(math.prod(shape) for shape in names.parameter_shapes(config).values()) == COUNTS[family][part]

@@ -18,7 +18,6 @@ pytest.importorskip("diffusers")
 
 from ine_jax.models.checkpoints import (  # noqa: E402
     names,
-    weights,
 )
 from ine_jax.models.clip import ClipText  # noqa: E402
 from tests.support import model_oracles  # noqa: E402  only where its libraries are installed
@@ -80,10 +79,10 @@ def test_folders_travel_both_ways(tmp_path: Path) -> None:
     from diffusers import StableDiffusionPipeline
 
     tiny_folder = write_tiny(tmp_path)
-    ours = weights.read_pipeline(tiny_folder)
+    ours = pipeline_folder.read_pipeline(tiny_folder)
     pipe = StableDiffusionPipeline.from_pretrained(tiny_folder, local_files_only=True)
     pipe.save_pretrained(tmp_path / "theirs")
-    back = weights.read_pipeline(tmp_path / "theirs")
+    back = pipeline_folder.read_pipeline(tmp_path / "theirs")
     for part in ("text_config", "unet_config", "vae_config"):
         assert getattr(back, part) == getattr(ours, part)
     for part in ("text_params", "unet_params", "vae_params"):

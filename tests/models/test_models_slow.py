@@ -34,7 +34,7 @@ def random_params(config: UNetConfig) -> tuple[dict, int]:
 
 @pytest.mark.slow
 def test_full_size_unet_step() -> None:
-    config = configs.read_config(UNetConfig, CONFIGS["sd1"]["unet"], "unet")
+    config = configs.parse_config(UNetConfig, CONFIGS["sd1"]["unet"], "unet")
     params, count = random_params(config)
     assert count == COUNTS["sd1"]["unet"]
     generator = np.random.default_rng(0)

@@ -101,7 +101,7 @@ def without_values(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", CLIPS)
 def test_published_clips_have_as_many_parameters(name: str) -> None:
     values, count = CLIPS[name]
-    config = configs.read_clip(values, name)
+    config = configs.parse_clip_config(values, name)
     assert sum(map(math.prod, names.parameter_shapes(config).values())) == count
     assert config.text.eos_token_id == 49407
     assert (config.text.hidden_act == "gelu") == (name == "H-14")
@@ -110,13 +110,13 @@ def test_published_clips_have_as_many_parameters(name: str) -> None:
 def test_the_key_set_of_vit_l_14_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values, _ = CLIPS["large-patch14"]
     (tmp_path / "config.json").write_text(json.dumps(values))
-    shapes = names.torch_shapes(configs.read_clip(values, ""))
+    shapes = names.torch_shapes(configs.parse_clip_config(values, ""))
     assert len(shapes) == 590
     stored = shapes | {f"{part}_model.embeddings.position_ids": (1, 77) for part in ("text", "vision")}
     sparse(tmp_path / "model.safetensors", stored)
     without_values(monkeypatch)
     monkeypatch.setattr("ine_jax.storage.weight_files.sha256", lambda path: path.name)
-    network = networks.read_clip(tmp_path)
+    network = networks.read_clip_network(tmp_path)
     assert {"/".join(path) for path in flax.traverse_util.flatten_dict(dict(network.params))} >= {
         "vision_model/embeddings/class_embedding",
         "vision_model/pre_layrnorm/scale",
@@ -140,7 +140,7 @@ def test_the_nsfw_classifier_that_is_published_has_its_shape() -> None:
         "label2id": {"normal": "0", "nsfw": "1"},
         "torch_dtype": "float32",
     }
-    config = configs.read_vit(values, "config.json")
+    config = configs.parse_vit_config(values, "config.json")
     assert config.labels == ("normal", "nsfw")
     assert sum(map(math.prod, names.parameter_shapes(config).values())) == 85_800_194
     torch_names = names.torch_shapes(config)
@@ -156,7 +156,7 @@ def equal(ours: Params, theirs: Params) -> bool:
 @pytest.mark.parametrize("layout", ["shards", "bin", "msgpack"])
 @pytest.mark.parametrize("kind", ["clip", "vit"])
 def test_every_layout_gives_the_same_network(kind: str, layout: str, tmp_path: Path) -> None:
-    read: Any = {"clip": networks.read_clip, "vit": networks.read_vit}[kind]
+    read: Any = {"clip": networks.read_clip_network, "vit": networks.read_vit_network}[kind]
     {"clip": write_clip, "vit": write_vit}[kind](tmp_path / "one")  # type: ignore[operator]
     want = read(tmp_path / "one")
     shutil.copytree(tmp_path / "one", other := tmp_path / "other")
@@ -195,16 +195,16 @@ def test_a_pinned_commit_is_taken_from_the_cache(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     cached = {"config.json": str(snapshot / "config.json")}
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda name, file, revision: cached.get(file))
-    network = networks.read_vit("owner/name", commit)
+    network = networks.read_vit_network("owner/name", commit)
     assert (network.name, network.revision, asked) == ("owner/name", commit, [])
-    networks.read_vit("owner/name", "main")
+    networks.read_vit_network("owner/name", "main")
     cached.clear()
-    networks.read_vit("owner/name", commit)
+    networks.read_vit_network("owner/name", commit)
     assert [one[:2] for one in asked] == [("owner/name", "main"), ("owner/name", commit)]
     assert not any(pattern.endswith((".bin", ".h5", ".msgpack", "*")) for pattern in asked[0][2])
     (snapshot / "model.safetensors").unlink()
     with pytest.raises(InputError, match="holds no model"):
-        networks.read_vit("owner/name", "main")
+        networks.read_vit_network("owner/name", "main")
     assert "pytorch_model*.bin*" in asked[-1][2]
     for wrong in ("no/such/folder", "../up", tmp_path / "none"):
         with pytest.raises(InputError, match="no folder"):
@@ -235,22 +235,22 @@ def test_other_classifiers_are_refused(changes: dict[str, Any], reason: str, tmp
     write_vit(tmp_path)
     rewritten(tmp_path, **changes)
     with pytest.raises(InputError, match=reason):
-        networks.read_vit(tmp_path)
+        networks.read_vit_network(tmp_path)
 
 
 def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     write_vit(tmp_path, vit_config(labels=("a", "b", "c")))
     rewritten(tmp_path, id2label={"0": "a", "1": "b"})
     with pytest.raises(WeightMismatch, match=r"classifier\.(weight|bias)"):
-        networks.read_vit(tmp_path)
+        networks.read_vit_network(tmp_path)
     write_clip(folder := tmp_path / "clip")
     with pytest.raises(InputError, match="model_type"):
-        networks.read_vit(folder)
+        networks.read_vit_network(folder)
     with pytest.raises(InputError, match="model_type"):
-        networks.read_clip(tmp_path)
+        networks.read_clip_network(tmp_path)
     rewritten(folder, text_config=7)
     with pytest.raises(InputError, match="text_config is no object"):
-        networks.read_clip(folder)
+        networks.read_clip_network(folder)
     rewritten(folder, text_config={}, projection_dim="wide")
     with pytest.raises(InputError, match="projection_dim"):
-        networks.read_clip(folder)
+        networks.read_clip_network(folder)

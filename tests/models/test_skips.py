@@ -170,7 +170,7 @@ import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 sys.path.insert(0, sys.argv[1])
 from tests.support.model_recipes import UNETS, normal, torch_state
-from ine_jax.models import names
+from ine_jax.models.checkpoints import names
 from ine_jax.models.skips import SkipEdit
 from ine_jax.models.unet import UNet
 

@@ -10,7 +10,7 @@ import safetensors
 import safetensors.numpy
 
 from ine_jax.errors import InputError
-from ine_jax.models.checkpoints import names, weights
+from ine_jax.models.checkpoints import delta, names
 from ine_jax.storage.safetensors_writer import write_safetensors
 from ine_jax.types import Params
 from tests.support.model_recipes import UNETS, torch_state
@@ -22,12 +22,12 @@ VALUE = "mid_block.attentions.0.transformer_blocks.0.attn2.to_v.weight"
 
 @pytest.fixture(scope="module")
 def base() -> Params:
-    return weights.unet_from_torch(torch_state(CONFIG), CONFIG)
+    return names.from_torch("unet", torch_state(CONFIG), CONFIG)
 
 
 def edited(base: Params) -> Params:
     state = names.to_torch(base)
-    return weights.unet_from_torch({**state, KEY: state[KEY] + 0.25, VALUE: state[VALUE] * 1.5}, CONFIG)
+    return names.from_torch("unet", {**state, KEY: state[KEY] + 0.25, VALUE: state[VALUE] * 1.5}, CONFIG)
 
 
 def same(a: Params, b: Params) -> bool:
@@ -37,22 +37,22 @@ def same(a: Params, b: Params) -> bool:
 def test_only_what_changed_is_written_and_comes_back(base: Params, tmp_path: Path) -> None:
     file = tmp_path / "esd.safetensors"
     new = edited(base)
-    assert weights.write_unet_delta(new, base, file, {"method": "esd-x"}) == (KEY, VALUE)
+    assert delta.write_unet_delta(new, base, file, {"method": "esd-x"}) == (KEY, VALUE)
     with safetensors.safe_open(file, "numpy") as opened:
         assert sorted(opened.keys()) == [KEY, VALUE]
         assert opened.metadata() == {"format": "pt", "method": "esd-x"}
-    partial = weights.read_unet_delta(file)
+    partial = delta.read_unet_delta(file)
     assert partial[KEY].shape == names.to_torch(base)[KEY].shape
-    assert same(weights.apply_unet_delta(base, partial), new)
+    assert same(delta.apply_unet_delta(base, partial), new)
     assert not same(base, new)
 
 
 def test_half_precision_file_keeps_the_dtype_of_the_base(base: Params, tmp_path: Path) -> None:
     file = tmp_path / "esd.safetensors"
-    weights.write_unet_delta(edited(base), base, file, dtype="bfloat16")
-    partial = weights.read_unet_delta(file)
+    delta.write_unet_delta(edited(base), base, file, dtype="bfloat16")
+    partial = delta.read_unet_delta(file)
     assert str(partial[KEY].dtype) == "bfloat16"
-    applied = names.to_torch(weights.apply_unet_delta(base, partial))
+    applied = names.to_torch(delta.apply_unet_delta(base, partial))
     assert {value.dtype for value in applied.values()} == {np.dtype("float32")}
     np.testing.assert_allclose(applied[VALUE], names.to_torch(edited(base))[VALUE], rtol=1e-2)
 
@@ -77,20 +77,20 @@ def test_equal_files_have_equal_bytes(tmp_path: Path) -> None:
 
 def test_nothing_changed_is_refused(base: Params, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no weight differs"):
-        weights.write_unet_delta(base, base, tmp_path / "esd.safetensors")
+        delta.write_unet_delta(base, base, tmp_path / "esd.safetensors")
     assert not list(tmp_path.iterdir())
 
 
 def test_other_architecture_is_refused(base: Params, tmp_path: Path) -> None:
     other = {**base, "extra": {"kernel": jnp.ones((2, 2))}}
     with pytest.raises(InputError, match="different parameters"):
-        weights.write_unet_delta(other, base, tmp_path / "esd.safetensors")
+        delta.write_unet_delta(other, base, tmp_path / "esd.safetensors")
 
 
 def test_wrong_keys_and_shapes_are_named(base: Params) -> None:
     partial = {"unet." + KEY: np.ones((2, 2), np.float32), VALUE: np.ones((2, 2), np.float32)}
-    with pytest.raises(weights.WeightMismatch) as caught:
-        weights.apply_unet_delta(base, partial)
+    with pytest.raises(names.WeightMismatch) as caught:
+        delta.apply_unet_delta(base, partial)
     assert caught.value.unexpected == ("unet." + KEY,)
     assert caught.value.misshapen[0].startswith(VALUE + " (2, 2) not")
 
@@ -98,7 +98,7 @@ def test_wrong_keys_and_shapes_are_named(base: Params) -> None:
 def test_not_finite_is_refused(base: Params) -> None:
     bad = np.full_like(names.to_torch(base)[KEY], np.inf)
     with pytest.raises(InputError, match="NaN or infinity"):
-        weights.apply_unet_delta(base, {KEY: bad})
+        delta.apply_unet_delta(base, {KEY: bad})
 
 
 @pytest.mark.parametrize("content", [b"", b"not safetensors", b"\xff" * 64])
@@ -106,12 +106,12 @@ def test_damaged_file_is_an_input_error(content: bytes, tmp_path: Path) -> None:
     file = tmp_path / "esd.safetensors"
     file.write_bytes(content)
     with pytest.raises(InputError):
-        weights.read_unet_delta(file)
+        delta.read_unet_delta(file)
     with pytest.raises(InputError, match="missing"):
-        weights.read_unet_delta(tmp_path / "absent.safetensors")
+        delta.read_unet_delta(tmp_path / "absent.safetensors")
 
 
 def test_empty_file_is_an_input_error(tmp_path: Path) -> None:
     safetensors.numpy.save_file({}, tmp_path / "empty.safetensors")
     with pytest.raises(InputError, match="no tensor"):
-        weights.read_unet_delta(tmp_path / "empty.safetensors")
+        delta.read_unet_delta(tmp_path / "empty.safetensors")

@@ -14,8 +14,9 @@ import pytest
 import safetensors.numpy
 
 from ine_jax.errors import InputError
-from ine_jax.models.checkpoints import configs, names, weights
+from ine_jax.models.checkpoints import configs, names, pipeline_folder
 from ine_jax.models.clip import ClipTextConfig
+from ine_jax.models.parts import ModelParts
 from ine_jax.models.unet import UNetConfig
 from ine_jax.models.vae import VaeConfig
 from ine_jax.storage import weight_files as files
@@ -31,7 +32,7 @@ def folder(tiny_folder: Path, tmp_path: Path) -> Path:
     return shutil.copytree(tiny_folder, tmp_path / "model")
 
 
-def equal(a: weights.ModelParts, b: weights.ModelParts) -> bool:
+def equal(a: ModelParts, b: ModelParts) -> bool:
     pairs = [(names.to_torch(getattr(a, part)), names.to_torch(getattr(b, part))) for part in PARTS]
     return all(x.keys() == y.keys() and all(np.array_equal(x[k], y[k]) for k in x) for x, y in pairs)
 
@@ -54,7 +55,7 @@ def edit_json(path: Path, **changes: Any) -> None:
 
 
 def test_what_is_read(folder: Path) -> None:
-    parts = weights.read_pipeline(folder)
+    parts = pipeline_folder.read_pipeline(folder)
     assert parts.name == "model" and parts.tokenizer_dir == folder / "tokenizer"
     assert parts.scheduler_config == SCHEDULER
     assert parts.unet_config.cross_attention_dim == parts.text_config.hidden_size
@@ -65,44 +66,45 @@ def test_what_is_read(folder: Path) -> None:
 
 
 def test_write_then_read_is_the_same(folder: Path, tmp_path: Path) -> None:
-    parts = weights.read_pipeline(folder)
-    out = weights.write_pipeline(parts, tmp_path / "again", dtype="float32")
-    back = weights.read_pipeline(out)
+    parts = pipeline_folder.read_pipeline(folder)
+    out = pipeline_folder.write_pipeline(parts, tmp_path / "again", dtype="float32")
+    back = pipeline_folder.read_pipeline(out)
     assert equal(parts, back)
     for field in ("text_config", "unet_config", "vae_config", "scheduler_config"):
         assert getattr(back, field) == getattr(parts, field)
     assert {k: v for k, v in back.hashes.items() if k.startswith("tokenizer/")} == {
         k: v for k, v in parts.hashes.items() if k.startswith("tokenizer/")
     }
-    assert weights.write_pipeline(back, out, dtype="float32") == out  # over itself, tokenizer included
-    assert equal(parts, weights.read_pipeline(out))
+    assert pipeline_folder.write_pipeline(back, out, dtype="float32") == out  # over itself, tokenizer included
+    assert equal(parts, pipeline_folder.read_pipeline(out))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_files(dtype: str, folder: Path, tmp_path: Path) -> None:
-    parts = weights.read_pipeline(folder)
-    out = weights.write_pipeline(parts, tmp_path / "half", dtype=dtype)
-    stored = weights.read_pipeline(out, dtype="stored")
-    widened = weights.read_pipeline(out)
+    parts = pipeline_folder.read_pipeline(folder)
+    out = pipeline_folder.write_pipeline(parts, tmp_path / "half", dtype=dtype)
+    stored = pipeline_folder.read_pipeline(out, dtype="stored")
+    widened = pipeline_folder.read_pipeline(out)
     for name, value in names.to_torch(parts.unet_params).items():
         rounded = np.asarray(jnp.asarray(value, dtype))
         assert str(names.to_torch(stored.unet_params)[name].dtype) == dtype
         np.testing.assert_array_equal(names.to_torch(widened.unet_params)[name], rounded.astype(np.float32))
     assert (
-        str(names.to_torch(weights.read_pipeline(out, dtype=jnp.bfloat16).vae_params).popitem()[1].dtype) == "bfloat16"
+        str(names.to_torch(pipeline_folder.read_pipeline(out, dtype=jnp.bfloat16).vae_params).popitem()[1].dtype)
+        == "bfloat16"
     )
 
 
 def test_shards_and_variants(folder: Path) -> None:
-    plain = weights.read_pipeline(folder)
+    plain = pipeline_folder.read_pipeline(folder)
     shard(folder, "unet", STEM)
     shard(folder, "text_encoder", "model", ".fp16")
     (folder / "vae" / f"{STEM}.safetensors").rename(folder / "vae" / f"{STEM}.fp16.safetensors")
-    mixed = weights.read_pipeline(folder)
+    mixed = pipeline_folder.read_pipeline(folder)
     assert equal(plain, mixed)
     assert f"unet/{STEM}-00002-of-00002.safetensors" in mixed.hashes
     with pytest.raises(InputError, match=r"no diffusion_pytorch_model\.fp16\.safetensors"):
-        weights.read_pipeline(folder, variant="fp16")  # the UNet has none
+        pipeline_folder.read_pipeline(folder, variant="fp16")  # the UNet has none
 
 
 @pytest.mark.parametrize(
@@ -112,7 +114,7 @@ def test_index_may_not_leave_the_folder(name: str, folder: Path) -> None:
     shutil.copy(folder / "unet" / f"{STEM}.safetensors", folder / "secret.safetensors")
     shard(folder, "unet", STEM, rename=lambda _: name)
     with pytest.raises(InputError, match="safetensors files beside the index"):
-        weights.read_pipeline(folder)
+        pipeline_folder.read_pipeline(folder)
 
 
 @pytest.mark.parametrize("target", ["unet", f"unet/{STEM}.safetensors", "vae/config.json", "tokenizer/vocab.json"])
@@ -120,7 +122,7 @@ def test_links_may_not_leave_the_folder(target: str, folder: Path, tmp_path: Pat
     shutil.move(folder / target, tmp_path / "outside")
     os.symlink(tmp_path / "outside", folder / target)
     with pytest.raises(InputError, match="leads out of the folder"):
-        weights.read_pipeline(folder)
+        pipeline_folder.read_pipeline(folder)
 
 
 def test_links_of_the_hub_cache_are_followed(folder: Path, tmp_path: Path) -> None:
@@ -132,7 +134,7 @@ def test_links_of_the_hub_cache_are_followed(folder: Path, tmp_path: Path) -> No
         link.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, repository / "blobs" / str(number))
         link.symlink_to(os.path.relpath(repository / "blobs" / str(number), link.parent))
-    assert equal(weights.read_pipeline(snapshot), weights.read_pipeline(folder))
+    assert equal(pipeline_folder.read_pipeline(snapshot), pipeline_folder.read_pipeline(folder))
 
 
 def test_index_and_shards_must_agree(folder: Path) -> None:
@@ -142,15 +144,15 @@ def test_index_and_shards_must_agree(folder: Path) -> None:
     first, second = sorted(set(table.values()))
     edit_json(index, weight_map={**table, "conv_in.weight": second if table["conv_in.weight"] == first else first})
     with pytest.raises(InputError, match=r"the index puts conv_in\.weight"):
-        weights.read_pipeline(folder)
+        pipeline_folder.read_pipeline(folder)
     edit_json(index, weight_map=table)
     (folder / "unet" / second).unlink()
     with pytest.raises(InputError, match="is missing"):
-        weights.read_pipeline(folder)
+        pipeline_folder.read_pipeline(folder)
     for broken in ({}, [], "x", {"a": 1}):
         edit_json(index, weight_map=broken)
         with pytest.raises(InputError, match="no weight_map"):
-            weights.read_pipeline(folder)
+            pipeline_folder.read_pipeline(folder)
 
 
 def _truncate(path: Path) -> None:
@@ -198,13 +200,13 @@ DAMAGE: list[tuple[str, Callable[[Path], object]]] = [
 def test_damaged_folders_are_input_errors(name: str, damage: Callable[[Path], object], folder: Path) -> None:
     damage(folder / name)
     with pytest.raises(InputError) as caught:
-        weights.read_pipeline(folder)
+        pipeline_folder.read_pipeline(folder)
     assert 1 <= len(str(caught.value).splitlines()) <= 3
 
 
 def test_off_options_and_notes_are_passed_over(folder: Path) -> None:
     edit_json(folder / "unet" / "config.json", some_new_option=None, another=False, _note="x", dropout=0.1)
-    assert weights.read_pipeline(folder).unet_config == UNetConfig.from_dict(
+    assert pipeline_folder.read_pipeline(folder).unet_config == UNetConfig.from_dict(
         json.loads((folder / "unet" / "config.json").read_text())
     )
 
@@ -212,23 +214,23 @@ def test_off_options_and_notes_are_passed_over(folder: Path) -> None:
 def test_published_configs_travel_both_ways() -> None:
     for family in CONFIGS.values():
         for cls, part in ((UNetConfig, "unet"), (VaeConfig, "vae"), (ClipTextConfig, "text_encoder")):
-            config = configs.read_config(cls, family[part], part)
-            assert configs.read_config(cls, configs.config_dict(config), part) == config
-    assert configs.read_config(ClipTextConfig, CONFIGS["sd1"]["text_encoder"], "x").eos_token_id == 49407
-    assert configs.read_config(UNetConfig, CONFIGS["sd2"]["unet"], "x").heads(3) == 20
+            config = configs.parse_config(cls, family[part], part)
+            assert configs.parse_config(cls, configs.config_json(config), part) == config
+    assert configs.parse_config(ClipTextConfig, CONFIGS["sd1"]["text_encoder"], "x").eos_token_id == 49407
+    assert configs.parse_config(UNetConfig, CONFIGS["sd2"]["unet"], "x").heads(3) == 20
 
 
 def test_wrong_arguments(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    parts = weights.read_pipeline(folder)
+    parts = pipeline_folder.read_pipeline(folder)
     calls: list[Callable[[], object]] = [
-        lambda: weights.read_pipeline(folder, dtype="int8"),
-        lambda: weights.read_pipeline(folder, variant="../x"),
-        lambda: weights.read_pipeline(tmp_path / "absent"),
-        lambda: weights.read_pipeline("no such folder"),
-        lambda: weights.read_pipeline("../../etc"),
-        lambda: weights.read_pipeline("owner/name"),  # the tests have no network
-        lambda: weights.read_pipeline("owner/name", revision="; rm"),
-        lambda: weights.write_pipeline(parts, tmp_path / "out", dtype="int8"),
+        lambda: pipeline_folder.read_pipeline(folder, dtype="int8"),
+        lambda: pipeline_folder.read_pipeline(folder, variant="../x"),
+        lambda: pipeline_folder.read_pipeline(tmp_path / "absent"),
+        lambda: pipeline_folder.read_pipeline("no such folder"),
+        lambda: pipeline_folder.read_pipeline("../../etc"),
+        lambda: pipeline_folder.read_pipeline("owner/name"),  # the tests have no network
+        lambda: pipeline_folder.read_pipeline("owner/name", revision="; rm"),
+        lambda: pipeline_folder.write_pipeline(parts, tmp_path / "out", dtype="int8"),
     ]
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     for call in calls:
@@ -239,10 +241,12 @@ def test_wrong_arguments(folder: Path, tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_values_beyond_half_precision_are_refused_before_writing(folder: Path, tmp_path: Path) -> None:
-    parts = weights.read_pipeline(folder)
+    parts = pipeline_folder.read_pipeline(folder)
     params = {**parts.unet_params, "conv_out": {**parts.unet_params["conv_out"], "bias": jnp.full((4,), 1e6)}}
     with pytest.raises(InputError, match=r"conv_out\.bias"):
-        weights.write_pipeline(dataclasses.replace(parts, unet_params=params), tmp_path / "out", dtype="float16")
+        pipeline_folder.write_pipeline(
+            dataclasses.replace(parts, unet_params=params), tmp_path / "out", dtype="float16"
+        )
     assert not (tmp_path / "out").exists()
 
 
@@ -256,7 +260,7 @@ def test_hub_snapshot_asks_for_safe_files_of_one_variant(folder: Path, monkeypat
         return str(folder)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    parts = weights.read_pipeline("owner/name", revision="a" * 40)
+    parts = pipeline_folder.read_pipeline("owner/name", revision="a" * 40)
     assert (parts.name, asked["name"], asked["revision"]) == ("owner/name", "owner/name", "a" * 40)
     assert all(p.endswith((".json", ".txt", ".safetensors")) for p in asked["patterns"])
     assert not any("fp16" in p for p in asked["patterns"])

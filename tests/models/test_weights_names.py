@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ine_jax.errors import InputError
-from ine_jax.models.checkpoints import names, weights
+from ine_jax.models.checkpoints import names
 from ine_jax.models.unet import UNetConfig
 from tests.support.model_recipes import TEXTS, UNETS, VAES, normal, torch_state
 
@@ -64,7 +64,7 @@ def test_old_vae_attention_names() -> None:
             name = name.replace(f"attentions.0.{new}.", f"attentions.0.{was}.")
         old[name] = value
     assert sum("proj_attn" in name for name in old) == 4
-    back = names.to_torch(weights.vae_from_torch(old, config))
+    back = names.to_torch(names.from_torch("vae", old, config))
     assert all(np.array_equal(back[name], value) for name, value in state.items())
 
 
@@ -75,7 +75,7 @@ def test_text_prefix_is_optional_and_position_ids_are_ignored() -> None:
     bare["embeddings.position_ids"] = np.arange(12)[None]
     state_with_ids = {**state, "text_model.embeddings.position_ids": np.arange(12)[None]}
     for given in (bare, state_with_ids):
-        back = names.to_torch(weights.text_from_torch(given, config))
+        back = names.to_torch(names.from_torch("text_encoder", given, config))
         assert all(np.array_equal(back[name], value) for name, value in state.items())
 
 
@@ -84,7 +84,7 @@ def test_projections_as_convolution_or_linear() -> None:
     for recipe, change in (("sd2", lambda v: v[:, :, None, None]), ("sd1", lambda v: v[:, :, 0, 0])):
         config, state = UNETS[recipe], torch_state(UNETS[recipe])
         other = {n: change(v) if n.endswith(("proj_in.weight", "proj_out.weight")) else v for n, v in state.items()}
-        back = names.to_torch(weights.unet_from_torch(other, config))
+        back = names.to_torch(names.from_torch("unet", other, config))
         assert all(np.array_equal(back[name], value) for name, value in state.items())
 
 
@@ -94,8 +94,8 @@ def test_every_wrong_key_is_named() -> None:
         del state[key]
     state["conv_extra.weight"] = normal("x", 3)
     state["conv_norm_out.weight"] = normal("x", 7)
-    with pytest.raises(weights.WeightMismatch) as caught:
-        weights.unet_from_torch(state, UNETS["shallow"])
+    with pytest.raises(names.WeightMismatch) as caught:
+        names.from_torch("unet", state, UNETS["shallow"])
     error = caught.value
     assert sorted(error.missing) == ["conv_in.bias", "conv_in.weight", "conv_out.bias"]
     assert error.unexpected == ("conv_extra.weight",)
@@ -109,8 +109,8 @@ def test_every_wrong_key_is_named() -> None:
 def test_a_name_given_twice_is_unexpected() -> None:
     state = torch_state(VAES["shallow"])
     state["encoder.mid_block.attentions.0.query.weight"] = state["encoder.mid_block.attentions.0.to_q.weight"]
-    with pytest.raises(weights.WeightMismatch) as caught:
-        weights.vae_from_torch(state, VAES["shallow"])
+    with pytest.raises(names.WeightMismatch) as caught:
+        names.from_torch("vae", state, VAES["shallow"])
     assert caught.value.unexpected == ("encoder.mid_block.attentions.0.query.weight",)
 
 
@@ -121,14 +121,14 @@ def test_a_name_given_twice_is_unexpected() -> None:
 def test_values_must_be_finite_floats(value: np.ndarray, said: str) -> None:
     state = {**torch_state(UNETS["shallow"]), "conv_norm_out.bias": value}
     with pytest.raises(InputError, match=said):
-        weights.unet_from_torch(state, UNETS["shallow"])
+        names.from_torch("unet", state, UNETS["shallow"])
 
 
 def test_dtype_of_parameters() -> None:
     state = {name: value.astype(np.float16) for name, value in torch_state(TEXTS["sd1"]).items()}
 
     def dtypes(dtype: object) -> set[str]:
-        params = weights.text_from_torch(state, TEXTS["sd1"], dtype)
+        params = names.from_torch("text_encoder", state, TEXTS["sd1"], dtype)
         return {str(leaf.dtype) for leaf in names.to_torch(params).values()}
 
     assert dtypes(jnp.float32) == {"float32"}

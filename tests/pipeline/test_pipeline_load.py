@@ -16,7 +16,8 @@ import pytest
 from ine_jax import assets
 from ine_jax.errors import InputError
 from ine_jax.guidance import Cfg
-from ine_jax.models.checkpoints.weights import read_pipeline, write_unet_delta
+from ine_jax.models.checkpoints.delta import write_unet_delta
+from ine_jax.models.checkpoints.pipeline_folder import read_pipeline
 from ine_jax.models.layers import attention_kernel
 from ine_jax.pipeline import compile_cache as cache
 from ine_jax.pipeline.pipeline import Pipeline, assemble, load

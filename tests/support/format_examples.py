@@ -26,7 +26,8 @@ from ine_jax.evaluation import Cell, Plan, evaluate, score
 from ine_jax.evaluation.detectors.world import WorldConfig, WorldDetector, WorldNet
 from ine_jax.guidance import Negative
 from ine_jax.guidance.concept import Concept
-from ine_jax.models.checkpoints.weights import write_pipeline, write_unet_delta
+from ine_jax.models.checkpoints.delta import write_unet_delta
+from ine_jax.models.checkpoints.pipeline_folder import write_pipeline
 from ine_jax.pipeline import bench
 from ine_jax.pipeline.generation import write_images
 from ine_jax.prompts import load

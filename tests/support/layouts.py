@@ -19,7 +19,7 @@ import safetensors.numpy
 from ine_jax.embeddings.torchfile import torch_bytes
 from ine_jax.models.checkpoints import compvis, names
 from ine_jax.models.checkpoints.names import ModelConfig
-from ine_jax.models.checkpoints.reading import STEMS
+from ine_jax.models.checkpoints.recognize import STEMS
 
 State = dict[str, np.ndarray]
 Twin = dict[str, State]

@@ -36,7 +36,7 @@ def nhwc(tensor: Any) -> np.ndarray:
 
 def torch_module(config: names.ModelConfig) -> Any:
     """diffusers' or transformers' PyTorch module of ``config``, with the library's own default weights."""
-    values = json_values(configs.config_dict(config))
+    values = json_values(configs.config_json(config))
     match config:
         case UNetConfig():
             from diffusers import UNet2DConditionModel

@@ -13,7 +13,7 @@ import safetensors.numpy
 
 from ine_jax.embeddings.torchfile import torch_bytes
 from ine_jax.evaluation.metrics import lpips
-from ine_jax.models.checkpoints import names, weights
+from ine_jax.models.checkpoints import names, pipeline_folder
 from tests.support import layouts, tiny_pipeline
 from tests.support.judge_folders import write_clip
 
@@ -40,7 +40,7 @@ def write_original(root: Path, patch: pytest.MonkeyPatch) -> Path:
 
 def write_duo(root: Path, original: Path) -> None:
     """DUO's LoRAs as its authors released them: one file for nudity, four for violence."""
-    parts = weights.read_pipeline(original)
+    parts = pipeline_folder.read_pipeline(original)
     states = {"unet": names.to_torch(parts.unet_params)}
     base = layouts.Base(original, {"unet": parts.unet_config}, states)
     duo = root / "models" / "duo"

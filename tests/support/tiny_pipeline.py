@@ -131,8 +131,8 @@ def random_like(tree: object, seed: int) -> dict:
 
 def make_parts(tokenizer_dir: Path, vocabulary: int, seed: int = 0) -> object:
     """Random ModelParts over a written tokenizer."""
-    from ine_jax.models.checkpoints.weights import ModelParts
     from ine_jax.models.clip import ClipText, ClipTextConfig
+    from ine_jax.models.parts import ModelParts
     from ine_jax.models.unet import UNet, UNetConfig
     from ine_jax.models.vae import Vae, VaeConfig
 
@@ -166,7 +166,7 @@ def make_parts(tokenizer_dir: Path, vocabulary: int, seed: int = 0) -> object:
 
 def write_tiny(folder: Path, seed: int = 0) -> Path:
     """Write the whole random pipeline; returns its folder."""
-    from ine_jax.models.checkpoints.weights import write_pipeline
+    from ine_jax.models.checkpoints.pipeline_folder import write_pipeline
 
     vocabulary = write_tokenizer(folder / "source" / "tokenizer")
     parts = make_parts(folder / "source" / "tokenizer", vocabulary, seed)

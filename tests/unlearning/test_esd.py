@@ -15,7 +15,7 @@ import pytest
 from ine_jax.config import EsdConfig
 from ine_jax.errors import InputError, Interrupted
 from ine_jax.guidance.base import Texts
-from ine_jax.models.checkpoints.weights import apply_unet_delta, read_unet_delta
+from ine_jax.models.checkpoints.delta import apply_unet_delta, read_unet_delta
 from ine_jax.pipeline.pipeline import Pipeline, load
 from ine_jax.pipeline.programs import native_unet
 from ine_jax.schedulers import Ddim, alphas_cumprod

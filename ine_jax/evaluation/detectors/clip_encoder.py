@@ -34,9 +34,9 @@ class ClipEncoder:
         """Read a CLIPModel by folder or hub id; without `text` its text tower is dropped.
 
         Raises:
-            InputError: as `networks.read_clip`, and for preprocessing or tokenizer files that do not fit.
+            InputError: as `networks.read_clip_network`, and for preprocessing or tokenizer files that do not fit.
         """
-        network = networks.read_clip(path, revision)
+        network = networks.read_clip_network(path, revision)
         preprocessing = read_preprocessing(network.preprocessor, CLIP, network.config.vision.image_size)
         if not text:
             kept = {name: part for name, part in network.params.items() if name not in _TEXT_PARAMS}

@@ -30,9 +30,9 @@ class VitClassifier:
         """Read a ViTForImageClassification by folder or hub id.
 
         Raises:
-            InputError: as `networks.read_vit`, and for preprocessing that does not fit.
+            InputError: as `networks.read_vit_network`, and for preprocessing that does not fit.
         """
-        network = networks.read_vit(path, revision)
+        network = networks.read_vit_network(path, revision)
         return cls(network, read_preprocessing(network.preprocessor, VIT, network.config.image_size))
 
     @cached_property

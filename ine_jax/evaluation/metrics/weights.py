@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ine_jax.errors import InputError
-from ine_jax.models.checkpoints.tensors import read_file
+from ine_jax.models.checkpoints.tensors import read_weight_file
 from ine_jax.storage.provenance import file_hash
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
@@ -29,7 +29,7 @@ def read_weights(
     found: dict[str, np.ndarray] = {}
     faults: list[str] = []
     for path in listed:
-        for stored, tensor in read_file(path).tensors.items():
+        for stored, tensor in read_weight_file(path).tensors.items():
             name = rename(stored)
             if name not in shapes:
                 continue

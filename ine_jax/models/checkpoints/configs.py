@@ -68,7 +68,7 @@ _BASE_TEXT = {"hidden_size": 512, "intermediate_size": 2048, "num_attention_head
 _MAX_LABELS = 1 << 15
 
 
-def read_config(cls: type[C], values: Mapping[str, Any], source: str) -> C:
+def parse_config(cls: type[C], values: Mapping[str, Any], source: str) -> C:
     """The config dataclass for a published ``config.json``; ``source`` names the file in messages.
 
     Raises :class:`InputError` for an unknown key that is on, a value of the wrong type or out of range, and for
@@ -97,10 +97,10 @@ def read_config(cls: type[C], values: Mapping[str, Any], source: str) -> C:
     return cls.from_dict({k: v for k, v in values.items() if k in fields or k in _CHECKED[cls]})
 
 
-def read_clip(values: Mapping[str, Any], source: str) -> ClipConfig:
+def parse_clip_config(values: Mapping[str, Any], source: str) -> ClipConfig:
     """Both towers of a CLIPModel's ``config.json``, keys left out as transformers understands them.
 
-    Raises :class:`InputError` as :func:`read_config` does, and for any other kind of model.
+    Raises :class:`InputError` as :func:`parse_config` does, and for any other kind of model.
     """
     if values.get("model_type", "clip") != "clip":
         raise InputError(f"{source}: model_type is {values['model_type']!r}", "clip", "use a folder of a CLIPModel")
@@ -111,24 +111,24 @@ def read_clip(values: Mapping[str, Any], source: str) -> ClipConfig:
             raise InputError(f"{source}: {name} is no object", "an object", "take an undamaged copy")
         return {key: value for part in parts for key, value in (part or {}).items() if value is not None}
 
-    vision = read_config(ClipVisionConfig, tower("vision_config"), source)
-    text = read_config(ClipTextConfig, _BASE_TEXT | tower("text_config"), source)
+    vision = parse_config(ClipVisionConfig, tower("vision_config"), source)
+    text = parse_config(ClipTextConfig, _BASE_TEXT | tower("text_config"), source)
     width = values.get("projection_dim") or ClipConfig.projection_dim
     _check(source, "projection_dim", ClipConfig.projection_dim, width)
     return ClipConfig(text, vision, width)
 
 
-def read_vit(values: Mapping[str, Any], source: str) -> VitConfig:
+def parse_vit_config(values: Mapping[str, Any], source: str) -> VitConfig:
     """Shape and labels of a ViTForImageClassification's ``config.json``.
 
-    Raises :class:`InputError` as :func:`read_config` does, for another kind of model or problem, and unless
+    Raises :class:`InputError` as :func:`parse_config` does, for another kind of model or problem, and unless
     ``id2label`` names every logit by a label of its own.
     """
     problem = values.get("problem_type") or "single_label_classification"
     if problem not in ("single_label_classification", "multi_label_classification"):
         raise InputError(f"{source}: problem_type {problem!r}", "single or multi_label_classification", "take another")
     rest = {key: value for key, value in values.items() if key not in ("problem_type", "labels", "independent")}
-    config = read_config(VitConfig, rest, source)
+    config = parse_config(VitConfig, rest, source)
     named = values.get("id2label") or {str(i): label for i, label in enumerate(config.labels)}
     labels = [named.get(str(i)) for i in range(len(named))] if isinstance(named, dict) else []
     good = all(isinstance(label, str) and 0 < len(label) <= 200 for label in labels)
@@ -170,7 +170,7 @@ def _check_scalar(key: str, default: Any, value: Any, fail: Callable[[str], None
             fail(f"a whole number from {low} to {high}")
 
 
-def config_dict(config: ClipTextConfig | UNetConfig | VaeConfig) -> dict[str, Any]:
+def config_json(config: ClipTextConfig | UNetConfig | VaeConfig) -> dict[str, Any]:
     """The ``config.json`` object that diffusers or transformers (PyTorch) reads as the same network."""
     values = {
         key: list(value) if isinstance(value, tuple) else value

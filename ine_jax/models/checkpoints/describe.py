@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ine_jax import assets
-from ine_jax.models.checkpoints import configs, hub, overlay, tensors
-from ine_jax.models.checkpoints import reading as checkpoints
+from ine_jax.models.checkpoints import configs, hub, overlay, recognize, tensors
 from ine_jax.models.checkpoints.names import ModelConfig
-from ine_jax.models.checkpoints.reading import STEMS, Checkpoint
+from ine_jax.models.checkpoints.recognize import STEMS, Checkpoint
 from ine_jax.models.clip import ClipTextConfig
 from ine_jax.models.unet import UNetConfig
 from ine_jax.models.vae import VaeConfig
@@ -29,10 +28,10 @@ def checkpoint_facts(path: Path, base: str = "") -> Facts:
     Raises:
         InputError: nothing that `checkpoints.read` knows, or something that does not fit the base.
     """
-    found = checkpoints.read(path)
+    found = recognize.recognize_checkpoints(path)
     kinds = Counter(one.kind for one in found)
     facts: Facts = {"kind": ", ".join(kind if n == 1 else f"{n} x {kind}, added" for kind, n in kinds.items())}
-    facts["family"] = ", ".join(dict.fromkeys(map(checkpoints.family, found)))
+    facts["family"] = ", ".join(dict.fromkeys(map(recognize.base_family, found)))
     for part in STEMS:
         lines = [line for one in found if (line := _holds(one, part))]
         facts |= {part: "; ".join(dict.fromkeys(lines))} if lines else {}
@@ -50,7 +49,7 @@ def checkpoint_facts(path: Path, base: str = "") -> Facts:
 
 def _holds(one: Checkpoint, part: str) -> str:
     if part in one.parts:
-        count, kinds = len(one.parts[part]), checkpoints.layers(one.parts[part])
+        count, kinds = len(one.parts[part]), recognize.summarize_layers(one.parts[part])
         return f"{count} tensors" + ("" if one.whole or kinds.count(",") >= _KINDS else f": {kinds}")
     modules = [(name, pair) for (owner, name), pair in one.factors.items() if owner == part]
     if not modules:
@@ -64,16 +63,18 @@ def _changes(found: tuple[Checkpoint, ...], base: str) -> Facts:
     """Per part of the base: how many tensors get another value, and which."""
     bundled = assets.resolve(base)
     folder = hub.pipeline_folder(base, None, None) if bundled is None else bundled[0]
-    below = checkpoints.read(bundled[1]) if bundled is not None and bundled[1] is not None else ()
+    below = recognize.recognize_checkpoints(bundled[1]) if bundled is not None and bundled[1] is not None else ()
     facts: Facts = {}
     for part, stem in STEMS.items():
         name = f"{part}/config.json"
         values = files.read_json(files.inside(folder, name))
-        config: ModelConfig = configs.read_config(_CONFIGS[part], values, name)
-        state, _ = overlay.apply(part, tensors.read_component(folder, part, stem).tensors, config, below, True)
-        changed, lines = overlay.apply(part, state, config, found, True)
+        config: ModelConfig = configs.parse_config(_CONFIGS[part], values, name)
+        state, _ = overlay.apply_checkpoints(
+            part, tensors.read_component_weights(folder, part, stem).tensors, config, below, True
+        )
+        changed, lines = overlay.apply_checkpoints(part, state, config, found, True)
         if lines:
-            other = overlay.differing(state, config, changed)
-            which = f": {checkpoints.layers(other)}" if other else ""
+            other = overlay.changed_tensors(state, config, changed)
+            which = f": {recognize.summarize_layers(other)}" if other else ""
             facts[part] = f"{len(other)} of {len(changed)} tensors differ from {base}{which}"
     return facts

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ine_jax.errors import InputError
-from ine_jax.models.checkpoints import reading as checkpoints
-from ine_jax.models.checkpoints import tensors
-from ine_jax.models.checkpoints.reading import STEMS, Checkpoint
+from ine_jax.models.checkpoints import recognize, tensors
+from ine_jax.models.checkpoints.recognize import STEMS, Checkpoint
 
 _REVISION = re.compile(r"[0-9A-Za-z][\w.\-/]{0,127}")
 _ID = re.compile(r"[0-9A-Za-z][\w.\-]{0,95}/[\w.\-]{1,96}")
@@ -120,7 +119,7 @@ def open_checkpoints(given: Sequence[str | Path]) -> tuple[list[Checkpoint], dic
     for number, one in enumerate(given):
         place, times = _multiplied(one)
         path = checkpoint_path(place)
-        found = [_scaled(each, times) for each in checkpoints.read(path)]
+        found = [_scaled(each, times) for each in recognize.recognize_checkpoints(path)]
         top = path if path.is_dir() else path.parent
         prefix = f"unlearned-{number}" if times == 1 else f"unlearned-{number}:{times!r}"
         files |= {f"{prefix}/{file.relative_to(top)}": file for each in found for file in each.files}

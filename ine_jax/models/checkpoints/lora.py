@@ -57,7 +57,7 @@ def is_lora(key: str) -> bool:
     return _PROCESSOR.fullmatch(key) is not None or (bool(_KEY.fullmatch(key)) and not key.endswith(".alpha"))
 
 
-def modules(
+def lora_factors(
     what: str, state: State, metadata: Mapping[str, str], adapter: Mapping[str, Any]
 ) -> dict[tuple[str, str], Factors]:
     """(component, module name with ``_`` for ``.``) → factors, of every module in the file.

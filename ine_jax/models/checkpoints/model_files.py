@@ -7,7 +7,7 @@ from pathlib import Path
 from ine_jax import assets
 from ine_jax.errors import InputError
 from ine_jax.models.checkpoints import hub, tensors
-from ine_jax.models.checkpoints.reading import STEMS, Checkpoint
+from ine_jax.models.checkpoints.recognize import STEMS, Checkpoint
 from ine_jax.models.parts import COMPONENTS, TOKENIZER_FILES, id_from_hashes
 from ine_jax.storage import weight_files as files
 from ine_jax.storage.provenance import file_hash
@@ -57,7 +57,7 @@ def find_model_files(
     for path in paths.values():
         if not path.is_file():
             raise InputError(f"{path} is missing", "a diffusers pipeline folder", "check the path")
-    sources = {part: tensors.read_component(folder, part, stem, variant) for part, stem in STEMS.items()}
+    sources = {part: tensors.read_component_weights(folder, part, stem, variant) for part, stem in STEMS.items()}
     paths |= {f"{part}/{file.name}": file for part, source in sources.items() for file in source.files}
     held = [file for file in TOKENIZER_FILES if (folder / "tokenizer" / file).is_file()]
     paths |= {f"tokenizer/{file}": files.inside(folder, f"tokenizer/{file}") for file in held}

@@ -143,7 +143,7 @@ def torch_shapes(config: Config) -> dict[str, Shape]:
     return {torch_name(path): torch_shape(path, shape) for path, shape in parameter_shapes(config).items()}
 
 
-def canonical(config: Config, key: str) -> str | None:
+def canonical_name(config: Config, key: str) -> str | None:
     """Today's name for a key as some release wrote it; None for a key that holds no parameter."""
     match config:
         case ClipTextConfig():
@@ -157,7 +157,7 @@ def canonical(config: Config, key: str) -> str | None:
     return key
 
 
-def fits(given: Shape, wanted: Shape) -> bool:
+def same_shape(given: Shape, wanted: Shape) -> bool:
     """Whether a tensor of shape ``given`` can stand for ``wanted``, 1×1 convolution and dense layer counting as one."""
     short, long = sorted((given, wanted), key=len)
     return given == wanted or (len(short) == 2 and long == (*short, 1, 1))
@@ -173,7 +173,7 @@ def from_torch(what: str, state: Mapping[str, Any], config: Config, dtype: Any =
     found: dict[str, str] = {}
     unexpected: list[str] = []
     for key in state:
-        name = canonical(config, key)
+        name = canonical_name(config, key)
         if name in expected and name not in found:
             found[name] = key
         elif name is not None:
@@ -184,7 +184,7 @@ def from_torch(what: str, state: Mapping[str, Any], config: Config, dtype: Any =
     misshapen: list[str] = []
     for name, key in found.items():
         path, shape = expected[name]
-        if not fits(np.shape(state[key]), shape):
+        if not same_shape(np.shape(state[key]), shape):
             misshapen.append(f"{key} {np.shape(state[key])} not {shape}")
     if missing or unexpected or misshapen:
         raise WeightMismatch(what, missing, unexpected, misshapen)

@@ -32,27 +32,31 @@ class Network(Generic[C]):
     hashes: dict[str, str]
 
 
-def read_clip(path_or_id: str | Path, revision: str | None = None) -> Network[ClipConfig]:
+def read_clip_network(path_or_id: str | Path, revision: str | None = None) -> Network[ClipConfig]:
     """Read a CLIPModel: ``config.json`` with ``model.safetensors`` (whole or sharded) or ``pytorch_model.bin``.
 
     Raises :class:`InputError` for missing or damaged files and for another kind of model, and
     :class:`WeightMismatch` for keys that do not fit the config.
     """
     folder = hub.model_folder(path_or_id, revision)
-    config = configs.read_clip(files.read_json(files.inside(folder, "config.json")), f"{folder.name}/config.json")
+    config = configs.parse_clip_config(
+        files.read_json(files.inside(folder, "config.json")), f"{folder.name}/config.json"
+    )
     return _read(path_or_id, folder, config)
 
 
-def read_vit(path_or_id: str | Path, revision: str | None = None) -> Network[VitConfig]:
-    """Read a ViTForImageClassification; files and errors as in :func:`read_clip`."""
+def read_vit_network(path_or_id: str | Path, revision: str | None = None) -> Network[VitConfig]:
+    """Read a ViTForImageClassification; files and errors as in :func:`read_clip_network`."""
     folder = hub.model_folder(path_or_id, revision)
-    config = configs.read_vit(files.read_json(files.inside(folder, "config.json")), f"{folder.name}/config.json")
+    config = configs.parse_vit_config(
+        files.read_json(files.inside(folder, "config.json")), f"{folder.name}/config.json"
+    )
     return _read(path_or_id, folder, config)
 
 
 def _read(path_or_id: str | Path, folder: Path, config: C) -> Network[C]:
     name = folder.resolve().name if Path(path_or_id).is_dir() else str(path_or_id)
-    source = tensors.read_component(folder, ".", "model")
+    source = tensors.read_component_weights(folder, ".", "model")
     params = names.from_torch(name, source.tensors, config)
     beside = [files.inside(folder, file) for file in (PREPROCESSOR, *TOKENIZER_FILES) if (folder / file).is_file()]
     read = (folder / "config.json", *source.files, *beside)

@@ -8,14 +8,14 @@ import numpy as np
 from ine_jax.errors import InputError
 from ine_jax.models.checkpoints import compvis, configs, lora, names
 from ine_jax.models.checkpoints.names import ModelConfig, WeightMismatch
-from ine_jax.models.checkpoints.reading import Checkpoint, layers
+from ine_jax.models.checkpoints.recognize import Checkpoint, summarize_layers
 from ine_jax.models.checkpoints.tensors import State, Tensor
 
 # Fields that say nothing about the weights' meaning: the usual image size, and an end token that old files misstate.
 _FREE = ("sample_size", "reference", "eos_token_id")
 
 
-def apply(
+def apply_checkpoints(
     part: str, base: State, config: ModelConfig, checkpoints: Sequence[Checkpoint], keep_dtype: bool = False
 ) -> tuple[State, tuple[str, ...]]:
     """Tensors of one part of the model with every checkpoint applied in turn, and one line for each that changed it.
@@ -37,17 +37,19 @@ def apply(
             _check(f"{one.path}, {part}", given, expected, one.whole)
             state |= given
             held = "all" if len(given) == len(expected) else f"{len(given)} of"
-            which = "" if len(given) == len(expected) else f" ({layers(given)})"
+            which = "" if len(given) == len(expected) else f" ({summarize_layers(given)})"
             changes.append(f"{one.path.name}: {held} {len(expected)} tensors of {part} replaced{which}")
         else:
             merged = _merged(f"{one.path}, {part}", part, one, state, config, keep_dtype)
             state |= merged
             often = "" if one.times == 1 else f"{one.times:g} times "
-            changes.append(f"{one.path.name}: LoRA added {often}to {len(merged)} tensors of {part} ({layers(merged)})")
+            changes.append(
+                f"{one.path.name}: LoRA added {often}to {len(merged)} tensors of {part} ({summarize_layers(merged)})"
+            )
     return state, tuple(changes)
 
 
-def differing(base: State, config: ModelConfig, state: State) -> list[str]:
+def changed_tensors(base: State, config: ModelConfig, state: State) -> list[str]:
     """Names of the tensors of a part that differ from the base's in the base's precision, one at a time in memory."""
     ours = _named("the base", base, config)
     return [
@@ -63,7 +65,7 @@ def _named(what: str, state: State, config: ModelConfig) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     twice: list[str] = []
     for key, tensor in compvis.translate(state, config).items():
-        name = names.canonical(config, key)
+        name = names.canonical_name(config, key)
         if name in found:
             twice.append(key)
         elif name is not None:
@@ -79,7 +81,7 @@ def _check(what: str, given: State, expected: dict[str, names.Shape], whole: boo
     misshapen = [
         f"{key} {tensor.shape} not {expected[key]}"
         for key, tensor in given.items()
-        if key in expected and not names.fits(tensor.shape, expected[key])
+        if key in expected and not names.same_shape(tensor.shape, expected[key])
     ]
     if unexpected or missing or misshapen:
         raise WeightMismatch(what, missing, unexpected, misshapen)
@@ -89,7 +91,7 @@ def _check_config(part: str, config: ModelConfig, checkpoint: Checkpoint) -> Non
     if part not in checkpoint.configs:
         return
     given, source = checkpoint.configs[part], f"{checkpoint.path.name}: {part}"
-    theirs: ModelConfig = configs.read_config(type(config), given, source)  # type: ignore[type-var]
+    theirs: ModelConfig = configs.parse_config(type(config), given, source)  # type: ignore[type-var]
     for field in dataclasses.fields(config):
         ours, found = getattr(config, field.name), getattr(theirs, field.name)
         if field.name not in _FREE and ours != found:

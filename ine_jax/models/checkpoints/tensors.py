@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ine_jax.errors import InputError
-from ine_jax.models.checkpoints import flaxfile, names
+from ine_jax.models.checkpoints import flax_msgpack, names
 from ine_jax.storage import weight_files as files
 from ine_jax.storage.pickles import read_pickle
 
@@ -76,7 +76,7 @@ def from_array(array: np.ndarray) -> Tensor:
     return Tensor(array.shape, str(array.dtype), read)
 
 
-def read_file(path: Path) -> Source:
+def read_weight_file(path: Path) -> Source:
     """Tensors of one file.
 
     Raises :class:`InputError` where it is missing or damaged, :class:`NotWeights` where it is of another kind or holds
@@ -102,7 +102,7 @@ def read_file(path: Path) -> Source:
     return source
 
 
-def read_component(folder: Path, component: str, stem: str, variant: str | None = None) -> Source:
+def read_component_weights(folder: Path, component: str, stem: str, variant: str | None = None) -> Source:
     """Tensors of a component's folder: ``<stem>.safetensors`` or its shards; else ``.bin``, whole or sharded; else
     Flax's ``.msgpack``.
 
@@ -114,7 +114,7 @@ def read_component(folder: Path, component: str, stem: str, variant: str | None 
     except InputError:
         if variant or not legacy or has_safetensors(folder / component, stem):
             raise
-    sources = [read_file(files.inside(folder, f"{component}/{name}")) for name in legacy]
+    sources = [read_weight_file(files.inside(folder, f"{component}/{name}")) for name in legacy]
     tensors: dict[str, Tensor] = {}
     for source in sources:
         tensors |= source.tensors
@@ -128,7 +128,7 @@ def has_safetensors(folder: Path, stem: str) -> bool:
 
 
 def has_weights(folder: Path, stem: str) -> bool:
-    """Whether :func:`read_component` finds something in ``folder``."""
+    """Whether :func:`read_component_weights` finds something in ``folder``."""
     return has_safetensors(folder, stem) or bool(_legacy_files(folder.parent, folder.name, stem))
 
 
@@ -158,7 +158,7 @@ def _safetensors(weights: files.Weights) -> Source:
 def _flax(path: Path) -> dict[str, Tensor]:
     """Flax parameters under PyTorch names, in PyTorch's layout (views, nothing is copied)."""
     found: dict[str, Tensor] = {}
-    for where, array in flaxfile.leaves(path):
+    for where, array in flax_msgpack.read_msgpack_leaves(path):
         where = where[1:] if where[0] == "params" and len(where) > 1 else where
         if where[-1] in names.LEAVES:
             found[names.torch_name(where)] = from_array(names.to_torch_layout(where, array))

@@ -29,7 +29,7 @@ _NUMBER = {0xCC: "B", 0xCD: "H", 0xCE: "I", 0xCF: "Q", 0xD0: "b", 0xD1: "h", 0xD
 _PLAIN = {0xC0: None, 0xC2: False, 0xC3: True}
 
 
-def leaves(path: Path) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
+def read_msgpack_leaves(path: Path) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
     """Path of keys and array of every leaf, in the file's order.
 
     Raises :class:`InputError` for anything but nested maps of arrays, and for lengths that the file does not have.
@@ -42,7 +42,7 @@ def leaves(path: Path) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
         ) from error
 
 
-def write(file: BinaryIO, state: Mapping[tuple[str, ...], Any]) -> None:
+def write_msgpack(file: BinaryIO, state: Mapping[tuple[str, ...], Any]) -> None:
     """Write tensors by path as ``flax.serialization.to_bytes`` writes the nested tree, one in memory at a time."""
     heads: dict[str, dict[tuple[str, ...], Any]] = {}
     for path, tensor in state.items():
@@ -61,7 +61,7 @@ def write(file: BinaryIO, state: Mapping[tuple[str, ...], Any]) -> None:
             file.write(bytes([_ARRAY]) + before)
             file.write(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
         else:
-            write(file, below)
+            write_msgpack(file, below)
 
 
 def _head(length: int, short: int | None, below: int, wide: Mapping[int, int]) -> bytes:

@@ -96,7 +96,7 @@ class Checkpoint:
         return [tensor for part in self.parts.values() for tensor in part.values()] + factors
 
 
-def read(path: str | Path) -> tuple[Checkpoint, ...]:
+def recognize_checkpoints(path: str | Path) -> tuple[Checkpoint, ...]:
     """The checkpoint at a path; several where a folder holds several LoRAs, which are meant to be added.
 
     Raises :class:`InputError` for a missing or damaged file, one that is nothing of the kinds above, and for what
@@ -116,7 +116,7 @@ def read(path: str | Path) -> tuple[Checkpoint, ...]:
     return _loose(path)
 
 
-def family(checkpoint: Checkpoint) -> str:
+def base_family(checkpoint: Checkpoint) -> str:
     """Stable Diffusion 1.x, 2.x or XL, by the width of the text that the tensors take in or are made for."""
     widths = {factors.down.shape[1] for (_, name), factors in checkpoint.factors.items() if name.endswith(_TEXT_IN)}
     for state in checkpoint.parts.values():
@@ -127,7 +127,7 @@ def family(checkpoint: Checkpoint) -> str:
     return " and ".join(found) or ("unknown width" if widths else "not told by what it holds")
 
 
-def layers(keys: Iterable[str]) -> str:
+def summarize_layers(keys: Iterable[str]) -> str:
     """What the tensors are, counted by the last two words of their module: ``attn2.to_k x 16, attn2.to_v x 16``."""
     counted: Counter[str] = Counter()
     for key in keys:
@@ -137,7 +137,7 @@ def layers(keys: Iterable[str]) -> str:
 
 
 def _parts_of_folder(folder: Path, held: list[str]) -> Checkpoint:
-    sources = {part: tensors.read_component(folder, part, STEMS[part]) for part in held}
+    sources = {part: tensors.read_component_weights(folder, part, STEMS[part]) for part in held}
     found = {part: folder / part / "config.json" for part in held}
     return Checkpoint(
         path=folder,
@@ -155,7 +155,7 @@ def _parts_of_folder(folder: Path, held: list[str]) -> Checkpoint:
 
 def _component(folder: Path, stem: str) -> Checkpoint:
     """A folder with one part's weights; with its ``config.json`` it is that part as a whole."""
-    found = _identify(folder, tensors.read_component(folder, ".", stem))
+    found = _identify(folder, tensors.read_component_weights(folder, ".", stem))
     if not (folder / "config.json").is_file() or len(found.parts) != 1:
         return found
     (part,) = found.parts
@@ -190,7 +190,7 @@ def _has_lora(folder: Path) -> bool:
 
 
 def _file(path: Path) -> Checkpoint:
-    return _identify(path, tensors.read_file(path))
+    return _identify(path, tensors.read_weight_file(path))
 
 
 def _identify(path: Path, source: Source) -> Checkpoint:
@@ -205,7 +205,7 @@ def _identify(path: Path, source: Source) -> Checkpoint:
         beside = path.parent / "adapter_config.json"
         peft = beside.is_file() and path.name.startswith("adapter_model")
         options = files.read_json(beside) if peft else {}
-        factors = lora.modules(str(path), state, source.metadata, options)
+        factors = lora.lora_factors(str(path), state, source.metadata, options)
         return dataclasses.replace(common, factors=factors, files=(*source.files, *([beside] if peft else [])))
     parts: dict[str, dict[str, Tensor]] = {}
     unknown, original = [], False
