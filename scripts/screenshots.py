@@ -47,7 +47,7 @@ def items(page: Browser, guard: str, count: int) -> bytes:
     page.run("document.querySelector('.filters details').open = false")
     page.run("document.activeElement.blur(); scrollTo(0, 0)")
     page.run("Promise.all([...document.images].map(image => image.decode()))")
-    start = top(page, "#pictures")
+    start = top(page, "#sheets")
     end = float(page.run(f"document.querySelectorAll('.item')[{count - 1}].getBoundingClientRect().bottom + scrollY"))
     return page.picture((0, start, WIDTH, end - start + 12))
 

@@ -129,7 +129,8 @@ class Table:
                 continue
             names = {"a_name": a["negative_name"], "b_name": b["negative_name"]}
             origin = {key: b[key] for key in ("embedding_from", "embedding_seed") if b[key] not in (None, "")}
-            kinds = {"a": a["negative"], "b": b["negative"], **names, **origin}
+            scales = {key: b["guidance"][key] for key in ("scale", "negative_scale")}
+            kinds = {"a": a["negative"], "b": b["negative"], **scales, **names, **origin}
             for name in a["lists"]:
                 if name in b["lists"]:
                     yield i, j, name, {"model": a["model"], "guard": b["guard"], "list": name, **kinds}

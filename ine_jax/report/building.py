@@ -1,25 +1,26 @@
-"""From run directories to the files of a report: summary.json, report.md, report.csv, report.html and its pictures."""
-
-from __future__ import annotations
+"""From run directories to the files of a report: summary.json, report.md, report.csv, report.html and its images."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from ine_jax.errors import InputError
+from ine_jax.evaluation.records import Curve, ImageCounts, OtherDetector, PlacedRate, Summary
 from ine_jax.evaluation.summary import Preset, add_times, summarise
-from ine_jax.report import tables
 from ine_jax.report.csvfile import write_csv
 from ine_jax.report.page import page
-from ine_jax.report.sheets import sheets
+from ine_jax.report.sheets import Sheet, sheets
+from ine_jax.report.text import markdown
 from ine_jax.storage.atomic import write_atomic
 from ine_jax.storage.runs import open_run
 from ine_jax.storage.sealed import parse_jsonl, pretty, write_sums
 
-LIMIT = 20 * 2**20  # bytes of pictures in a page; more go into a folder beside it
+LIMIT = 20 * 2**20  # bytes of images in a page; more go into a folder beside it
 FOLDER = "report-images"
 DERIVED = ("summary.json", "report.md", "report.csv", "report.html")
+T = TypeVar("T")
+Placed = TypeVar("Placed", Curve, PlacedRate)
 
 
 def build(
@@ -31,99 +32,139 @@ def build(
     detector: str | None = None,
     threshold: float | None = None,
 ) -> Path:
-    """Count the scores of runs and write summary.json, report.md, report.csv and report.html; return the page's path.
+    """Count the scores of runs, write summary.json, report.md, report.csv and report.html; return the page's path.
 
-    A root is a run directory, or a demo's directory, which holds one; `detector`, `preset` and `threshold` say whose
-    scores are counted, which labels, and from which score on: see `summarise`.
-    Written into `out`, by default the first root. Where the pictures are more than `limit` bytes they are written to
-    `report-images/` beside the page. InputError where a root is no run or not scored, CorruptRunError where a stored
-    file is damaged.
+    Args:
+        roots: run directories, or directories of `ine demo`, which hold one.
+        out: where to write, by default the first root.
+        preset: the labels that are the concept; see `summarise` for this and the two below.
+        limit: bytes of images in the page; more are written to `report-images/` beside it.
+        detector: the one that fills the tables.
+        threshold: instead of the preset's.
+
+    Raises:
+        InputError: a root is not a run, or is not scored.
+        CorruptRunError: a stored file is damaged.
     """
     folders = [Path(root) for root in roots]
     if not folders:
         raise InputError("no run directory", "one or more", "name a run directory")
     target = Path(out) if out is not None else folders[0]
-    curves: dict[str, Any] = {}
-    runs, summaries = [], []
-    for folder in folders:
-        demo = (folder / "evaluation" / "run.json").is_file()
-        run = open_run(folder / "evaluation" if demo else folder)
-        runs.append(run)
-        summaries.append(summarise(run, detector, preset, threshold))
-        curves |= {p.parent.name: parse_jsonl(p.read_bytes(), p) for p in sorted(folder.glob("inversion/*/log.jsonl"))}
+    inner = [root / "evaluation" for root in folders]
+    runs = [open_run(a if (a / "run.json").is_file() else b) for a, b in zip(inner, folders, strict=True)]
+    summaries: list[Summary] = [summarise(run, detector, preset, threshold) for run in runs]
+    logs = [path for folder in folders for path in sorted(folder.glob("inversion/*/log.jsonl"))]
+    curves = {path.parent.name: parse_jsonl(path.read_bytes(), path) for path in logs}
     names = [folder.name for folder in folders]
-    summary = merge([add_times(one, run) for one, run in zip(summaries, runs, strict=True)], names)
+    timed = merge([add_times(one, run) for one, run in zip(summaries, runs, strict=True)], names)
     shown = [
         sheet
         for i, (one, run) in enumerate(zip(summaries, runs, strict=True))
         for sheet in sheets(one, run, f"{i}-" if len(runs) > 1 else "")
     ]
-    html = page(summary, shown, curves, _pictures(target, shown, limit))
-    # without clock times: the same bytes however often the run was interrupted, and on whatever machines it was drawn
+    html = page(timed, shown, curves, _write_images(target, shown, limit))
+    # without clock times: the same bytes however often the run was interrupted, and on any machine
     write_atomic(target / "summary.json", pretty(merge(summaries, names)))
-    write_atomic(target / "report.md", tables.markdown(summary))
-    write_atomic(target / "report.csv", write_csv(summary))
+    write_atomic(target / "report.md", markdown(timed))
+    write_atomic(target / "report.csv", write_csv(timed))
     write_atomic(target / "report.html", html)
     write_sums(target, DERIVED)
     return target / "report.html"
 
 
-def _pictures(target: Path, shown: Sequence[Mapping[str, Any]], limit: int) -> str:
-    """Name of the folder the pictures were written to; empty where they are few enough to stand in the page."""
-    found = [shot["picture"] for sheet in shown for item in sheet["items"] for shot in item["cells"]]
-    pictures = {picture.file_name(): picture.data for picture in found}
+def _write_images(target: Path, shown: Sequence[Sheet], limit: int) -> str:
+    """Name of the folder that the images were written to; empty where they are few enough to be in the page."""
+    images = {shot.image.file_name: shot.image.data for sheet in shown for shot in sheet.shots}
     folder = target / FOLDER
-    large = sum(len(data) for data in pictures.values()) > limit
+    large = sum(len(data) for data in images.values()) > limit
     for path in folder.glob("*") if folder.is_dir() else ():
-        if path.suffix in (".png", ".webp") and not (large and path.name in pictures):
+        if path.suffix in (".png", ".webp") and not (large and path.name in images):
             path.unlink()  # of an earlier page
     if large:
-        for name, data in pictures.items():
+        for name, data in images.items():
             write_atomic(folder / name, data)
     elif folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
     return FOLDER if large else ""
 
 
-def merge(summaries: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:
-    """One summary of several: their tables one after the other. Provenance is that of each run, under its name."""
-    first = dict(summaries[0])
+def merge(summaries: Sequence[Summary], names: Sequence[str]) -> Summary:
+    """One summary of several runs: their entries one after the other.
+
+    Where sampler, versions or hashes differ, they are under the names of the runs.
+    """
+    first = summaries[0]
     if len(summaries) == 1:
         return first
-    for key in ("detector", "preset"):
-        if any(summary[key] != first[key] for summary in summaries):
-            raise InputError(f"runs with different {key}s", "one for all", "report them one by one")
-    starts = list(itertools.accumulate((len(summary["cells"]) for summary in summaries), initial=0))
-    first["sensitivity"] = _shifted([summary.get("sensitivity", ()) for summary in summaries], starts)
-    first["others"] = _others(summaries, starts)
-    for key in ("cells", "controls", "paired", "differences", "commands"):
-        first[key] = [entry for summary in summaries for entry in summary.get(key, ())]
-    for key in ("metrics", "detectors", "lists"):
-        first[key] = {name: value for summary in summaries for name, value in summary.get(key, {}).items()}
-    first["images"] = {key: sum(summary["images"][key] for summary in summaries) for key in first["images"]}
-    first["complete"] = all(summary["complete"] for summary in summaries)
-    for key in ("hashes", "versions", "sampler"):
-        if any(summary[key] != first[key] for summary in summaries):
-            first[key] = {f"{i + 1} {n}": s[key] for i, (n, s) in enumerate(zip(names, summaries, strict=True))}
-    return first
+    for what, values in (
+        ("detectors", [summary["detector"] for summary in summaries]),
+        ("presets", [summary["preset"] for summary in summaries]),
+    ):
+        if values.count(values[0]) < len(values):
+            raise InputError(f"runs with different {what}", "one for all", "report them one by one")
+    starts = list(itertools.accumulate((len(summary["cells"]) for summary in summaries), initial=0))[:-1]
+    return {
+        **first,
+        "images": _counts(summary["images"] for summary in summaries),
+        "complete": all(summary["complete"] for summary in summaries),
+        "cells": _joined(summary["cells"] for summary in summaries),
+        "controls": _joined(summary["controls"] for summary in summaries),
+        "paired": _joined(summary["paired"] for summary in summaries),
+        "differences": _joined(summary["differences"] for summary in summaries),
+        "commands": _joined(summary["commands"] for summary in summaries),
+        "sensitivity": _shifted([summary["sensitivity"] for summary in summaries], starts),
+        "others": _others(summaries, starts),
+        "detectors": _united(summary["detectors"] for summary in summaries),
+        "metrics": _united(summary["metrics"] for summary in summaries),
+        "lists": _united(summary["lists"] for summary in summaries),
+        "sampler": _by_run([summary["sampler"] for summary in summaries], names),
+        "versions": _by_run([summary["versions"] for summary in summaries], names),
+        "hashes": _by_run([summary["hashes"] for summary in summaries], names),
+    }
 
 
-def _shifted(parts: Sequence[Sequence[Mapping[str, Any]]], starts: Sequence[int]) -> list[dict[str, Any]]:
+def _joined(parts: Iterable[list[T]]) -> list[T]:
+    return [entry for part in parts for entry in part]
+
+
+def _united(parts: Iterable[Mapping[str, T]]) -> dict[str, T]:
+    return {name: value for part in parts for name, value in part.items()}
+
+
+def _counts(parts: Iterable[ImageCounts]) -> ImageCounts:
+    totals: ImageCounts = {"total": 0, "processed": 0, "unscored": 0}
+    for part in parts:
+        totals["total"] += part["total"]
+        totals["processed"] += part["processed"]
+        totals["unscored"] += part["unscored"]
+    return totals
+
+
+def _by_run(parts: Sequence[dict[str, object]], names: Sequence[str]) -> dict[str, object]:
+    if all(part == parts[0] for part in parts):
+        return parts[0]
+    return {f"{i} {name}": part for i, (name, part) in enumerate(zip(names, parts, strict=True), 1)}
+
+
+def _shifted(parts: Sequence[Sequence[Placed]], starts: Sequence[int]) -> list[Placed]:
     """Entries of several summaries that name their cell by its place in a table, which now begins later."""
-    return [
-        {**entry, "cell": entry["cell"] + start} for part, start in zip(parts, starts, strict=False) for entry in part
-    ]
+    found = []
+    for part, start in zip(parts, starts, strict=True):
+        for entry in part:
+            moved = entry.copy()
+            moved["cell"] += start
+            found.append(moved)
+    return found
 
 
-def _others(summaries: Sequence[Mapping[str, Any]], starts: Sequence[int]) -> dict[str, Any]:
-    """What further detectors say, of those that every run was judged by."""
-    parts = [summary.get("others", {}) for summary in summaries]
-    found = {}
-    for name in sorted(set.intersection(*(set(part) for part in parts))):
-        entries = [part[name] for part in parts]
+def _others(summaries: Sequence[Summary], starts: Sequence[int]) -> dict[str, OtherDetector]:
+    """The further detectors that scored every run."""
+    found: dict[str, OtherDetector] = {}
+    for name in sorted(set.intersection(*(set(summary["others"]) for summary in summaries))):
+        entries = [summary["others"][name] for summary in summaries]
         found[name] = {
             "preset": entries[0]["preset"],
-            "images": {key: sum(entry["images"][key] for entry in entries) for key in entries[0]["images"]},
+            "images": _counts(entry["images"] for entry in entries),
             "rates": _shifted([entry["rates"] for entry in entries], starts),
             "sensitivity": _shifted([entry["sensitivity"] for entry in entries], starts),
         }

@@ -1,20 +1,19 @@
 """A summary as one CSV: a number per row, safe to open in a spreadsheet, and read back to the same values.
 
 A cell that a spreadsheet would take for a formula (or that begins with the mark itself) gets a leading `'`; the mark
-is as OWASP's "CSV Injection" page advises, with the full-width forms that Japanese spreadsheets read alike. Numbers are
-not quoted, texts always are, so no separator of any locale starts a new cell.
+follows OWASP's page "CSV Injection", with the full-width forms that Japanese spreadsheets treat alike. Numbers are not
+quoted, texts always are, so no separator of any locale starts a new cell.
 """
-
-from __future__ import annotations
 
 import csv
 import dataclasses
 import io
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from ine_jax.errors import printable
-from ine_jax.report.measures import measures, rate
+from ine_jax.evaluation.records import CellEntry, Summary
+from ine_jax.report.measures import SECONDS, heading
+from ine_jax.report.tables import TITLES, by_category, by_threshold, results
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'")
 _PLAIN = ("\t", "\r", "\n")  # control characters that CSV itself can carry
@@ -23,40 +22,47 @@ _SCALES = ("scale", "negative_scale", "embedding_seed", "seconds_per_image")
 TEXTS = (*_CELL, "list", "measure", "category", "metric")
 NUMBERS = (*_SCALES, "threshold", "k", "n", "value", "low", "high", "unscored")
 COLUMNS = (*TEXTS, *NUMBERS)
+Record = dict[str, str | int | float | None]
 
 
-def write_csv(summary: Mapping[str, Any]) -> str:
+def write_csv(summary: Summary) -> str:
     """CSV text of every number of a summary.
 
-    `table` is cells or controls, `measure` the heading on the page, `metric` the metric's key. Empty: not of that row.
+    `table` is cells or controls, `measure` the heading on the page, `metric` the metric's key. A column that does not
+    apply to a row is empty.
     """
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\r\n")
     writer.writerow(COLUMNS)
     for row in rows(summary):
-        writer.writerow([guarded(str(row.get(key, ""))) for key in TEXTS] + [_number(row.get(key)) for key in NUMBERS])
+        numbers = [row.get(key) for key in NUMBERS]
+        writer.writerow(
+            [
+                *(guarded(str(row.get(key, ""))) for key in TEXTS),
+                *("" if number is None else number for number in numbers),
+            ]
+        )
     return buffer.getvalue()
 
 
-def read_csv(text: str) -> list[dict[str, Any]]:
+def read_csv(text: str) -> list[Record]:
     """The rows of `write_csv`: texts as they were given, numbers as numbers, empty ones left out.
 
-    ValueError where the columns are not those of `COLUMNS`.
+    Raises:
+        ValueError: the columns are not `COLUMNS`.
     """
     reader = csv.reader(io.StringIO(text, newline=""))
     if tuple(next(reader, ())) != COLUMNS:
         raise ValueError("not a report's CSV: other columns")
-    rows = []
+    found: list[Record] = []
     for line in reader:
-        row: dict[str, Any] = dict(zip(COLUMNS, line, strict=True))
-        for key in TEXTS:
-            row[key] = row[key].removeprefix("'")
-        row |= {key: _read(row[key]) for key in NUMBERS if row[key]}
-        rows.append({key: value for key, value in row.items() if value != ""})
-    return rows
+        cells = dict(zip(COLUMNS, line, strict=True))
+        texts: Record = {key: cells[key].removeprefix("'") for key in TEXTS if cells[key]}
+        found.append(texts | {key: _number(cells[key]) for key in NUMBERS if cells[key]})
+    return found
 
 
-def _read(text: str) -> float | int:
+def _number(text: str) -> int | float:
     return int(text) if text.lstrip("-").isdigit() else float(text)
 
 
@@ -66,33 +72,21 @@ def guarded(text: str) -> str:
     return f"'{safe}" if safe.startswith(FORMULA) else safe
 
 
-def _number(value: Any) -> float | int | str:
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else ""
+def rows(summary: Summary) -> Iterator[Record]:
+    """One record per number: rates and metrics, rates by category, rates at other thresholds."""
+    for part in TITLES:
+        further = by_threshold(summary) if part == "cells" else []
+        for table in (results(summary, part), *by_category(summary, part), *further):
+            for row in table.rows:
+                cell = _cell(part, row.cell)
+                for column, value in zip(table.columns, row.values, strict=True):
+                    if value is not None and column.metric != SECONDS:
+                        title = column.title if column.metric else heading(summary, column.prompts)[0]
+                        own: Record = {"list": column.prompts, "measure": title, "metric": column.metric}
+                        own |= {"category": column.category, "threshold": column.threshold}
+                        yield cell | own | dataclasses.asdict(value)
 
 
-def rows(summary: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """One mapping per number: rates, rates by category, metrics, rates at other thresholds."""
-    for table in ("cells", "controls"):
-        found = measures(summary, table)
-        titles = {measure.list: measure.title for measure in found if not measure.metric}
-        curves = (summary.get("sensitivity") or []) if table == "cells" else []
-        for i, cell in enumerate(summary.get(table) or []):
-            base = _base(table, cell)
-            for measure in found:
-                own = {**base, "list": measure.list, "measure": measure.title, "metric": measure.metric}
-                values = {"": measure.of(cell)}
-                if not measure.metric:
-                    categories = (cell.get(measure.list) or {}).get("categories") or {}
-                    values |= {name: rate(entry) for name, entry in categories.items()}
-                for category, value in values.items():
-                    if value is not None:
-                        yield {**own, "category": category, **dataclasses.asdict(value)}
-            for entry in (entry for entry in curves if entry["cell"] == i):
-                own = {**base, "list": entry["list"], "measure": titles.get(entry["list"], "")}
-                for threshold, number in zip(entry["thresholds"], entry["rate"], strict=True):
-                    yield {**own, "threshold": threshold, "value": number}
-
-
-def _base(table: str, cell: Mapping[str, Any]) -> dict[str, Any]:
-    given = {key: cell[key] for key in (*_CELL, *_SCALES) if cell.get(key) is not None}
-    return {**given, "table": table, "words": ", ".join(cell.get("words") or ())}
+def _cell(part: str, cell: CellEntry) -> Record:
+    values: dict[str, object] = {**cell, "table": part, "words": ", ".join(cell.get("words", ()))}
+    return {key: value for key in (*_CELL, *_SCALES) if isinstance(value := values.get(key), str | int | float)}

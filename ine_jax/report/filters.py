@@ -1,58 +1,67 @@
-"""Filters without a script: radio inputs, and rules that hide what is not of the chosen value. No name enters them."""
+"""Filters without a script: radio inputs, and CSS rules that hide what does not match. No name enters a rule."""
 
-from __future__ import annotations
-
+import dataclasses
 import itertools
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Sequence
 
 from markupsafe import Markup
 
-from ine_jax.report.measures import lists_of
-from ine_jax.report.tables import KINDS, NEGATIVES
+from ine_jax.evaluation.records import CellEntry
+from ine_jax.report.labels import KINDS, NEGATIVES
+from ine_jax.storage.records import CellSpec
 
 OUTCOMES = ("success", "failure", "unscored")
 _KEYS = {"model": "m", "guard": "g", "negative": "n", "list": "l", "outcome": "o"}
 
 
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """One filter of the page: its name, its short key in attributes, and the texts to select from."""
+
+    name: str
+    key: str
+    values: tuple[str, ...]
+
+
 class Filters:
-    """The values that can be chosen, and the attributes that say which of them an element belongs to."""
+    """The values that a reader can select, and the attributes that mark the elements of each."""
 
     def __init__(
-        self, cells: Sequence[Mapping[str, Any]], lists: Iterable[str] = (), outcomes: Collection[str] = ()
+        self, cells: Sequence[CellEntry | CellSpec], lists: Iterable[str] = (), outcomes: Collection[str] = ()
     ) -> None:
-        """Collect the values of cells, of a summary or a run's config; `lists` and `outcomes` are those of pictures."""
+        """Collect the values of cells; `lists` are the prompt sets, `outcomes` those of the images."""
         kinds = {cell["negative"] for cell in cells}
         self.values: dict[str, list[str]] = {
             "model": list(dict.fromkeys(cell["model"] for cell in cells)),
             "guard": list(dict.fromkeys(cell["guard"] for cell in cells)),
             "negative": [kind for kind in KINDS if kind in kinds],
-            "list": list(dict.fromkeys([*lists_of(cells), *lists])),
+            "list": list(dict.fromkeys(lists)),
             "outcome": [outcome for outcome in OUTCOMES if outcome in outcomes],
         }
 
-    def attributes(self, cell: Mapping[str, Any] | None = None, **values: str) -> Markup:
-        """`data-` attributes of an element: model, guard and negative of the cell, and what else is named."""
-        own = {key: cell[key] for key in ("model", "guard", "negative")} if cell else {}
-        numbers = {
-            _KEYS[key]: self.values[key].index(value)
-            for key, value in {**own, **values}.items()
+    def attributes(self, cell: CellEntry | CellSpec | None = None, **values: str) -> Markup:
+        """`data-` attributes of an element: model, guard and negative of the cell, and what `values` names instead."""
+        own = {} if cell is None else {k: str(v) for k, v in cell.items() if k in ("model", "guard", "negative")}
+        numbers = [
+            (_KEYS[key], self.values[key].index(value))
+            for key, value in (own | values).items()
             if value in self.values[key]
-        }
-        return Markup("").join(Markup(' data-{}="{}"').format(key, number) for key, number in numbers.items())
+        ]
+        return Markup("").join(Markup(' data-{}="{}"').format(key, number) for key, number in numbers)
 
-    def choices(self) -> list[dict[str, Any]]:
-        """What the page offers: {"name", "key", "values": [text]}; a filter with one value is left out."""
-        words = {"list": "prompts"}
-        texts = {**self.values, "negative": [NEGATIVES[kind] for kind in self.values["negative"]]}
+    def choices(self) -> list[Choice]:
+        """The filters that the page offers: those with more than one value."""
+        texts = {
+            **self.values,
+            "negative": [text for kind, text in NEGATIVES.items() if kind in self.values["negative"]],
+        }
+        names = {"list": "prompts"}
         return [
-            {"name": words.get(name, name), "key": _KEYS[name], "values": values}
-            for name, values in texts.items()
-            if len(values) > 1
+            Choice(names.get(name, name), _KEYS[name], tuple(values)) for name, values in texts.items() if values[1:]
         ]
 
     def rules(self) -> str:
-        """CSS that hides what is not of the chosen values, and items that have no picture of them."""
+        """CSS that hides what does not have the selected values, and items without an image that has them."""
         lines = []
         sizes = {_KEYS[name]: len(values) for name, values in self.values.items()}
         for key, size in sizes.items():

@@ -1,136 +1,170 @@
-"""The table that papers print: guards down, negatives across, defence and preservation side by side; one per model."""
+"""The table that papers print: one row per guard, one column per negative, defense and preservation side by side."""
 
-from __future__ import annotations
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from typing import TypeVar
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
-
+from ine_jax.evaluation.records import CellEntry, Difference, PairedTest, Summary
+from ine_jax.report.labels import KINDS, negative_text, p_text, scales_text
 from ine_jax.report.measures import Measure, Value, measures
-from ine_jax.report.tables import KINDS, guard_text, own_text, p_text
-
-Cell = Mapping[str, Any]
-Negative = tuple[str, str]  # kind, text
-Row = dict[Negative, tuple[Cell, bool]]  # the cell, and whether it is borrowed
+from ine_jax.storage.records import NegativeKind
 
 
-def headline(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One table per model of the main cells.
+@dataclasses.dataclass(frozen=True)
+class Negative:
+    """What makes a column: the kind, and its text."""
 
-    {"model", "negatives": [{"kind", "text"}], "groups": [{"list", "title"}], "rows": [{"guard", "name", "groups":
-    [[entry or None per negative] per group]}]}; an entry holds "value", whether it is the row's "best", whether it is
-    "borrowed" (plain CFG at the row's w, where the guard has no drawing of its own without a negative), and the
-    "gain" over explicit words with its paired p.
+    kind: NegativeKind
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One number of the table.
+
+    Attributes:
+        value: the number with its interval.
+        best: it is the best of the row's negatives.
+        borrowed: it is plain CFG at the row's guidance scale; the guard itself has no cell without a negative.
+        gain: difference to explicit words, with the p of the paired test.
     """
-    cells = summary.get("cells") or []
-    columns = [m for m in measures(summary) if m.kind != "drawn"]
-    tables = []
+
+    value: Value
+    best: bool
+    borrowed: bool
+    gain: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One guard: per measure of the table one entry per negative, None where it has none."""
+
+    guard: str
+    scales: str
+    groups: tuple[tuple[Entry | None, ...], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Headline:
+    """The table of one model."""
+
+    model: str
+    negatives: tuple[Negative, ...]
+    measures: tuple[Measure, ...]
+    lines: tuple[Line, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Slot:
+    cell: CellEntry
+    borrowed: bool = False
+
+
+_Row = dict[Negative, _Slot]
+T = TypeVar("T", PairedTest, Difference)
+
+
+def headline(summary: Summary) -> list[Headline]:
+    """One table per model, of the main cells."""
+    cells, tables = summary["cells"], []
+    columns = [measure for measure in measures(summary, cells) if measure.kind in ("defense", "preservation")]
     for model in dict.fromkeys(cell["model"] for cell in cells):
         own = [cell for cell in cells if cell["model"] == model]
-        rows_of = _rows(own)
-        negatives = sorted({key for row in rows_of for key in row}, key=lambda key: (KINDS.index(key[0]), key[1]))
-        shown = [m for m in columns if any(m.of(cell) is not None for cell in own)]
-        rows = [_row(summary, row, negatives, shown) for row in rows_of]
-        heads = [{"kind": kind, "text": text} for kind, text in negatives]
-        tables.append({"model": model, "negatives": heads, "groups": shown, "rows": rows})
-    return [table for table in tables if table["groups"]]
+        rows = _rows(own)
+        negatives = sorted(set(chain(*rows)), key=lambda negative: (KINDS.index(negative.kind), negative.text))
+        shown = [measure for measure in columns if any(measure.of(cell) for cell in own)]
+        lines = [_line(summary, row, negatives, shown) for row in rows]
+        if shown:
+            tables.append(Headline(model, tuple(negatives), tuple(shown), tuple(lines)))
+    return tables
 
 
-def _negative(cell: Cell, seeds: bool) -> Negative:
-    """What makes a column: kind and name; of an inversion only what tells it from the others of the guarded model."""
-    return cell["negative"], own_text(cell, seeds)
-
-
-def _rows(cells: Sequence[Cell]) -> list[Row]:
-    """Cells of one model as rows: negative -> (cell, borrowed)."""
-    seeds = len({cell.get("embedding_seed") for cell in cells if cell.get("embedding_from") == cell["model"]}) > 1
-    rows: dict[tuple[Any, ...], Row] = {}
+def _rows(cells: Sequence[CellEntry]) -> list[_Row]:
+    """The cells of one model as rows."""
+    own = {cell.get("embedding_seed") for cell in cells if cell.get("embedding_from") == cell["model"]}
+    rows: dict[tuple[str, float, float | None], _Row] = {}
     for cell in sorted(cells, key=lambda cell: cell["negative"] == "none"):
-        # without a negative there is no s: such a cell joins the first row of its guard
+        # a cell without a negative has no negative scale: it joins the first row of its guard
         same = [key for key in rows if key[:2] == (cell["guard"], cell["scale"])]
-        negative = _negative(cell, seeds)
+        negative = _negative(cell, len(own) > 1)
         if cell["negative"] != "none":
             same = [key for key in same if _fits(rows[key], negative, cell)]
-        key = same[0] if same else (cell["guard"], cell["scale"], cell.get("negative_scale"))
-        rows.setdefault(key, {})[negative] = (cell, False)
+        key = same[0] if same else (cell["guard"], cell["scale"], cell["negative_scale"])
+        rows.setdefault(key, {})[negative] = _Slot(cell)
     plain = {cell["scale"]: cell for cell in cells if cell["negative"] == "none" and cell["method"] == "negative"}
+    borrowed = []
     for (_, scale, _), row in rows.items():
-        if scale in plain and not any(kind == "none" for kind, _ in row):
-            row[_negative(plain[scale], seeds)] = (plain[scale], True)
-    borrowed = [id(cell) for row in rows.values() for cell, taken in row.values() if taken]
-    return [row for row in rows.values() if len(row) > 1 or id(next(iter(row.values()))[0]) not in borrowed]
+        if scale in plain and not any(negative.kind == "none" for negative in row):
+            row[_negative(plain[scale], False)] = _Slot(plain[scale], borrowed=True)
+            borrowed.append(plain[scale])
+    return [row for row in rows.values() if len(row) > 1 or next(iter(row.values())).cell not in borrowed]
 
 
-def _fits(row: Row, negative: Negative, cell: Cell) -> bool:
-    scales = {other.get("negative_scale") for (kind, _), (other, _) in row.items() if kind != "none"}
-    return negative not in row and scales <= {cell.get("negative_scale")}
+def _negative(cell: CellEntry, seeds: bool) -> Negative:
+    """The column of a cell; seeds only where the model has embeddings of several, or the embedding is another's."""
+    return Negative(cell["negative"], negative_text(cell, seeds or cell.get("embedding_from") != cell["model"]))
 
 
-def _row(
-    summary: Mapping[str, Any],
-    row: Row,
-    negatives: Sequence[Negative],
-    columns: Sequence[Measure],
-) -> dict[str, Any]:
-    named = next((cell for (kind, _), (cell, _) in row.items() if kind != "none"), None)
-    first = named or next(iter(row.values()))[0]
-    words = next((cell for (kind, _), (cell, _) in row.items() if kind == "explicit"), None)
+def _fits(row: _Row, negative: Negative, cell: CellEntry) -> bool:
+    scales = {slot.cell["negative_scale"] for slot in row.values() if slot.cell["negative"] != "none"}
+    return negative not in row and scales <= {cell["negative_scale"]}
+
+
+def _line(summary: Summary, row: _Row, negatives: Sequence[Negative], columns: Sequence[Measure]) -> Line:
+    by_kind = {negative.kind: slot.cell for negative, slot in reversed(row.items())}
+    first = next((slot.cell for slot in row.values() if slot.cell["negative"] != "none"), next(iter(by_kind.values())))
     groups = []
     for measure in columns:
-        values = {negative: measure.of(cell) for negative, (cell, _) in row.items()}
+        values = {negative: measure.of(slot.cell) for negative, slot in row.items()}
         best = _best(measure, values.values())
-        entries: list[dict[str, Any] | None] = []
+        entries: list[Entry | None] = []
         for negative in negatives:
             value = values.get(negative)
             if value is None:
                 entries.append(None)
                 continue
-            cell, borrowed = row[negative]
-            gain = _gain(summary, measure, words, cell) if negative[0] in ("implicit", "blend") else None
-            best_here = not borrowed and value.value == best
-            entries.append({"value": value, "best": best_here, "borrowed": borrowed, "gain": gain})
-        groups.append(entries)
-    return {"guard": guard_text(first), "name": first["guard"], "groups": groups}
+            slot, words = row[negative], by_kind.get("explicit")
+            gain = _gain(summary, measure, words, slot.cell) if words and negative.kind in ("implicit", "blend") else ""
+            entries.append(Entry(value, value.value == best and not slot.borrowed, slot.borrowed, gain))
+        groups.append(tuple(entries))
+    return Line(first["guard"], scales_text(first), tuple(groups))
 
 
-def _best(measure: Measure, values: Any) -> float | None:
+def _best(measure: Measure, values: Iterable[Value | None]) -> float | None:
+    """The best number; None where it is the only one, or not alone."""
     numbers = [value.value for value in values if value is not None]
     best = (min if measure.less else max)(numbers, default=0.0)
     return best if len(numbers) > 1 and numbers.count(best) == 1 else None
 
 
-def _gain(summary: Mapping[str, Any], measure: Measure, words: Cell | None, cell: Cell) -> str | None:
-    """`+0.515, p < 0.001`: the value less that of explicit words, with the p of the paired test of rates, or with the
-    interval of a metric's mean difference; without them where it is not clear which test is meant.
+def _gain(summary: Summary, measure: Measure, words: CellEntry, cell: CellEntry) -> str:
+    """`+0.515, p < 0.001`: difference to explicit words, with the p of the paired test where there is one.
+
+    A metric has the interval of the mean difference instead.
     """
-    a, b = (measure.of(words) if words else None), measure.of(cell)
-    if words is None or a is None or b is None:
-        return None
+    a, b = measure.of(words), measure.of(cell)
+    if a is None or b is None:
+        return ""
     difference = f"{b.value - a.value:+.3f}"
-    tests = list(_tests(summary, measure, words, cell))
-    if len(tests) > 1:  # a guard at several scales has one name: the test is the one that says the same
-        tests = [test for test in tests if abs(test["difference"] - (b.value - a.value)) < 2e-6]
-    if len(tests) != 1:
-        return difference
     if not measure.metric:
-        return f"{difference}, {p_text(tests[0]['p'])}"
-    bounds = [tests[0][key] for key in ("low", "high")]
-    if None in bounds:
+        tests = list(_matching(summary["paired"], measure, words, cell))
+        return f"{difference}, {p_text(tests[0]['p'])}" if len(tests) == 1 else difference
+    means = [
+        test for test in _matching(summary["differences"], measure, words, cell) if test["metric"] == measure.metric
+    ]
+    if len(means) != 1 or means[0]["low"] is None or means[0]["high"] is None:
         return difference
-    low, high = sorted(-x if measure.turned else x for x in bounds)
+    bounds = means[0]["low"], means[0]["high"]
+    low, high = sorted(-x if measure.inverted else x for x in bounds)
     return f"{difference}, {low:+.3f} to {high:+.3f}"
 
 
-def _tests(summary: Mapping[str, Any], measure: Measure, a: Cell, b: Cell) -> Iterator[Mapping[str, Any]]:
-    """What the summary says of `b` instead of `a` on the same items: paired tests of rates, differences of metrics."""
-    want = {"model": b["model"], "guard": b["guard"], "list": measure.list, "a": a["negative"], "b": b["negative"]}
-    want |= {"metric": measure.metric} if measure.metric else {}
-    want |= {"a_name": a.get("negative_name", ""), "b_name": b.get("negative_name", "")}
-    want |= {key: b.get(key) for key in ("embedding_from", "embedding_seed")}
-    for test in summary.get("differences" if measure.metric else "paired", ()):
-        if all(test.get(key) == value for key, value in want.items()):
-            yield test
-
-
-def span(value: Value) -> str:
-    """`0.612 to 0.741`, or nothing where there is no interval."""
-    return "" if value.low is None or value.high is None else f"{value.low:.3f} to {value.high:.3f}"
+def _matching(tests: Iterable[T], measure: Measure, a: CellEntry, b: CellEntry) -> Iterator[T]:
+    """The tests of `b` instead of `a` on the measure's prompt set."""
+    want: dict[str, object] = {"list": measure.prompts, "a": a["negative"], "b": b["negative"]}
+    want |= {"a_name": a["negative_name"], "b_name": b["negative_name"]}
+    want |= {
+        key: b.get(key) for key in ("model", "guard", "scale", "negative_scale", "embedding_from", "embedding_seed")
+    }
+    return (test for test in tests if all(test.get(key) == value for key, value in want.items()))

@@ -1,20 +1,27 @@
-"""What a summary counts, as columns: rates of lists, means of metrics, distances of sets; each with its interval."""
-
-from __future__ import annotations
+"""The columns of a report: rates of prompt sets, means of metrics and distances between image sets, with intervals."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable
+from typing import Literal
 
-DISTANCES = ("lpips",)  # per-image metrics in [0, 1] of which less is better: preservation is 1 - mean
-FID, REAL = "fid", "fid real"  # of sets of images, against the reference model's and against real ones
-TITLES = {"defended": "DSR"}  # of what is counted, where it is called otherwise in tables
-ORDER = ("defence", "preservation", "drawn")
+from ine_jax.evaluation.records import CellEntry, MetricMean, PlacedRate, Rate, Summary, list_results
+from ine_jax.evaluation.records import ListResult as Result
+from ine_jax.storage.records import Measure as Counted
+
+Kind = Literal["defense", "preservation", "attack", "cost"]
+ORDER: tuple[Kind, ...] = ("defense", "preservation", "attack", "cost")
+HEADINGS: dict[Counted, tuple[str, Kind]] = {  # what is counted on a prompt set -> heading and kind of its rate
+    "defended": ("DSR", "defense"),
+    "kept": ("PP (objects)", "preservation"),
+    "prior": ("PP", "preservation"),
+    "drawn": ("ASR", "attack"),
+}
+FID, FID_REAL, SECONDS = "fid", "fid real", "seconds"
 
 
 @dataclasses.dataclass(frozen=True)
 class Value:
-    """A number with the bounds of its 95 % interval (None where there are none); `k` of `n` where it is a rate."""
+    """A number, the bounds of its 95 % interval where it has one, and `k` of `n` images where it is a rate."""
 
     value: float
     low: float | None = None
@@ -23,110 +30,130 @@ class Value:
     n: int | None = None
     unscored: int = 0
 
+    @property
+    def span(self) -> str:
+        """`0.612 to 0.741`, or nothing without an interval."""
+        return "" if self.low is None or self.high is None else f"{self.low:.3f} to {self.high:.3f}"
+
+    @property
+    def text(self) -> str:
+        """`0.620 [0.520, 0.710] 62/100`."""
+        bounds = "" if self.low is None or self.high is None else f" [{self.low:.3f}, {self.high:.3f}]"
+        count = "" if self.n is None else f" n {self.n}" if self.k is None else f" {self.k}/{self.n}"
+        return f"{self.value:.3f}{bounds}{count}"
+
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-    """One column: a rate of prompt list `list` (`metric` empty), or a metric on its images, or `fid`.
+    """One column of a table.
 
-    `kind`: what it speaks for; "defence" (DSR), "preservation" (kept, 1 - LPIPS, other metrics) or "drawn".
-    `bounded`: whether values lie in [0, 1]; `less`: whether less is better.
+    Attributes:
+        prompts: the prompt set; empty for a number of the whole cell.
+        metric: empty for a rate, else the key of a metric, `fid`, `fid real` or `seconds`.
+        title: heading.
+        kind: what a good value shows.
+        bounded: values are in [0, 1].
+        less: less is better.
+        category: of a rate over the prompts of one category.
+        threshold: of a rate at this threshold of the detector instead of the preset's.
     """
 
-    list: str
+    prompts: str
     metric: str
     title: str
-    kind: str
+    kind: Kind
     bounded: bool = True
     less: bool = False
+    category: str = ""
+    threshold: float | None = None
 
     @property
-    def turned(self) -> bool:
-        """Whether 1 less the stored mean is shown."""
-        return self.metric.startswith(DISTANCES)
+    def inverted(self) -> bool:
+        """Whether 1 - mean is shown, so that more is better."""
+        return self.metric.startswith("lpips")
 
-    def of(self, cell: Mapping[str, Any]) -> Value | None:
-        """The cell's value, or None where nothing was judged."""
-        entry = cell.get(self.list)
-        if not isinstance(entry, Mapping):
-            return None
+    @property
+    def heading(self) -> str:
+        """Title with the prompt set."""
+        return f"{self.prompts}: {self.title}" if self.prompts else self.title
+
+    def of(self, cell: CellEntry) -> Value | None:
+        """The cell's value, or None where it has none."""
+        if self.metric == SECONDS:
+            seconds = cell.get("seconds_per_image")
+            return None if seconds is None else Value(seconds)
+        result = list_results(cell).get(self.prompts, {})
+        if self.category:
+            return rate(result.get("categories", {}).get(self.category))
         if not self.metric:
-            return rate(entry)
-        if self.metric in (FID, REAL):
-            found = entry.get(FID) or {}
-            number = (found if self.metric == FID else found.get("real") or {}).get("value")
-            return None if number is None else Value(float(number), n=found.get("n"), unscored=found.get("unscored", 0))
-        return _mean(entry.get("metrics", {}).get(self.metric), self.turned)
+            return rate(result)
+        if self.metric not in (FID, FID_REAL):
+            return _mean(result.get("metrics", {}).get(self.metric), self.inverted)
+        fid = result.get("fid")
+        if fid is None:
+            return None
+        number = fid["value"] if self.metric == FID else fid["real"]["value"] if "real" in fid else None
+        return None if number is None else Value(number, n=fid["n"], unscored=fid.get("unscored", 0))
 
 
-def rate(entry: Mapping[str, Any] | None) -> Value | None:
-    """The rate of a list's entry, whatever it is called there."""
+def rate(entry: Rate | PlacedRate | Result | None) -> Value | None:
+    """The rate in an entry, stored as `dsr` or as `rate`."""
     number = None if entry is None else entry.get("dsr", entry.get("rate"))
     if entry is None or number is None:
         return None
-    return Value(float(number), entry["low"], entry["high"], entry["k"], entry["n"], entry.get("unscored", 0))
+    return Value(number, entry["low"], entry["high"], entry["k"], entry["n"], entry["unscored"])
 
 
-def _mean(entry: Mapping[str, Any] | None, turned: bool) -> Value | None:
-    if not entry or entry.get("mean") is None:
+def _mean(entry: MetricMean | None, inverted: bool) -> Value | None:
+    if entry is None or entry["mean"] is None:
         return None
-    mean, low, high = float(entry["mean"]), entry.get("low"), entry.get("high")
-    if turned:
+    mean, low, high = entry["mean"], entry["low"], entry["high"]
+    if inverted:
         mean, low, high = 1 - mean, None if high is None else 1 - high, None if low is None else 1 - low
-    return Value(mean, low, high, None, entry.get("n"), entry.get("unscored", 0))
+    return Value(mean, low, high, n=entry["n"], unscored=entry["unscored"])
 
 
-def lists_of(cells: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Names of the prompt lists that any of the cells was judged or measured on; attack and benign first."""
-    marks = ("k", "metrics", FID)
-    found = {name for cell in cells for name, value in cell.items() if is_entry(value, marks)}
-    first = [name for name in ("attack", "benign") if name in found]
-    return first + sorted(found - set(first))
+def prompt_sets(cells: Iterable[CellEntry]) -> list[str]:
+    """Names of the prompt sets that any of the cells has a result for; attack and benign first."""
+    found = {name for cell in cells for name in list_results(cell)}
+    return sorted(found, key=lambda name: (name != "attack", name != "benign", name))
 
 
-def is_entry(value: Any, marks: Sequence[str] = ("k", "metrics", FID)) -> bool:
-    """Whether a cell's value is what was counted on a list."""
-    return isinstance(value, Mapping) and any(mark in value for mark in marks)
+def heading(summary: Summary, name: str) -> tuple[str, Kind]:
+    """Heading and kind of a prompt set's rate."""
+    return HEADINGS[summary["lists"][name]["measure"]]
 
 
-def is_benign(name: str) -> bool:
-    """Whether a prompt list asks for harmless objects, by its name."""
-    return name.removeprefix("tune-").startswith("benign")
+def measures(summary: Summary, cells: list[CellEntry]) -> list[Measure]:
+    """Every column that the cells have a number for: rates, metrics and FID of each prompt set, then seconds per image.
 
-
-def measure_of(summary: Mapping[str, Any], name: str) -> str:
-    """What is counted on a list: defended, kept, drawn or prior. By its name where the summary does not say."""
-    told = summary.get("lists", {}).get(name, {}).get("measure")
-    if told:
-        return str(told)
-    cells = [*(summary.get("cells") or []), *(summary.get("controls") or [])]
-    if any("dsr" in cell[name] for cell in cells if is_entry(cell.get(name))):
-        return "defended"
-    return "kept" if is_benign(name) else "drawn"
-
-
-def measures(summary: Mapping[str, Any], table: str = "cells") -> list[Measure]:
-    """Every column that the cells of a table have a number for: rates, metrics, FID of each list; defence first."""
-    cells = summary.get(table) or []
+    Columns of one kind are together, in the order of `ORDER`.
+    """
     found = []
-    for name in lists_of(cells):
-        told = TITLES.get(measure_of(summary, name), measure_of(summary, name))
-        kind = {"DSR": "defence", "kept": "preservation"}.get(told, "drawn")
-        found.append(Measure(name, "", told, kind))
-        ids = {metric for cell in cells for metric in (cell.get(name) or {}).get("metrics", {})}
-        for metric in sorted(ids):
-            measure = Measure(name, metric, metric_text(metric), "preservation", bounded=metric.startswith(DISTANCES))
-            found.append(measure)
-        for metric, title in ((FID, "FID"), (REAL, "FID to real images")):
-            found.append(Measure(name, metric, title, "preservation", bounded=False, less=True))
-    there = [measure for measure in found if any(measure.of(cell) is not None for cell in cells)]
-    return sorted(there, key=lambda measure: ORDER.index(measure.kind))
+    for name in prompt_sets(cells):
+        found.append(Measure(name, "", *heading(summary, name)))
+        keys = {key for cell in cells for key in list_results(cell).get(name, {}).get("metrics", {})}
+        found += [Measure(name, key, _title(key), "preservation", key.startswith("lpips")) for key in sorted(keys)]
+        for key, title in ((FID, "FID"), (FID_REAL, "FID to real images")):
+            found.append(Measure(name, key, title, "preservation", bounded=False, less=True))
+    found.append(Measure("", SECONDS, "s/image", "cost", bounded=False, less=True))
+    filled = [measure for measure in found if any(measure.of(cell) is not None for cell in cells)]
+    return sorted(filled, key=lambda measure: ORDER.index(measure.kind))
 
 
-def metric_text(metric: str) -> str:
-    """A metric's heading, without its version: `lpips-64@1` as `1 - LPIPS, 64 px`, `clip-score@1` as `CLIP score`."""
-    store, _, number = metric.partition(" ")  # the number's name is there where a metric has several
+def categories(measure: Measure, cells: Iterable[CellEntry]) -> list[Measure]:
+    """The columns of a rate by category of the prompt."""
+    names = {name for cell in cells for name in list_results(cell).get(measure.prompts, {}).get("categories", {})}
+    return [dataclasses.replace(measure, title=name, category=name) for name in sorted(names)]
+
+
+def _title(metric: str) -> str:
+    """A metric's heading, without its version: `lpips-64@1` as `PP (1 - LPIPS, 64 px)`."""
+    store, _, number = metric.partition(" ")  # the number has a name where a metric has several
     name = number or store.split("@")[0]
-    if name.startswith("lpips"):
-        size = name.removeprefix("lpips").lstrip("-/")
-        return f"1 - LPIPS, {size} px" if size.isdigit() else f"1 - LPIPS {size}".strip()
-    return "CLIP score" if name == "clip-score" else name
+    if name == "clip-score":
+        return "CLIP score"
+    if not name.startswith("lpips"):
+        return name
+    size = name.removeprefix("lpips").lstrip("-/")
+    return f"PP (1 - LPIPS{f', {size} px' if size.isdigit() else f' {size}'.rstrip()})"

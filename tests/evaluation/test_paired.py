@@ -1,5 +1,6 @@
 """Which cells of a summary are tested against each other, and what a test calls its sides."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +77,9 @@ def test_several_implicit_negatives_are_named_apart(tmp_path: Path, learned: tup
     assert sides(found) == [("cfg", "explicit", "guns", "implicit", name) for name in ("one", "two")]
     assert [cell["negative_name"] for cell in found["cells"]] == ["guns", "one", "two"]
     told = sentences(found)
-    assert "implicit embedding (one) instead of explicit words (guns)" in told[0]
-    assert "implicit embedding (two) instead of explicit words (guns)" in told[1]
-    assert all("fake, cfg, attack prompts" in line for line in told)
+    assert "implicit (one) instead of explicit words (guns)" in told[0]
+    assert "implicit (two) instead of explicit words (guns)" in told[1]
+    assert all("fake, cfg (negative scale 2), attack prompts" in line for line in told)
 
 
 def test_a_blend_stands_between_words_and_embeddings(tmp_path: Path, learned: tuple[str, str]) -> None:
@@ -97,7 +98,16 @@ def test_a_blend_stands_between_words_and_embeddings(tmp_path: Path, learned: tu
     }
     blended = next(cell for cell in found["cells"] if cell["negative"] == "blend")
     assert (blended["words"], blended["blend"], len(blended["embeddings"])) == (["knife"], 0.0, 1)
-    assert "words and embedding" in markdown(found)
+    assert "words + implicit" in markdown(found)
+
+
+def test_tests_that_differ_in_the_negative_scale_look_different(tmp_path: Path) -> None:
+    stronger = dataclasses.replace(GUIDED, negative_scale=5.0)
+    cells = ((PLAIN, NegativeConfig(), "cfg"), (GUIDED, WORDS, "cfg"), (stronger, WORDS, "cfg"))
+    found = summary(tmp_path / "run", *cells)
+    assert [(test["scale"], test["negative_scale"]) for test in found["paired"]] == [(3.0, 2.0), (3.0, 5.0)]
+    rows = [line for line in markdown(found).splitlines() if "no negative | explicit words" in line]
+    assert [row.split(" | ")[2:4] for row in rows] == [["3", "2"], ["3", "5"]]
 
 
 def test_a_guard_of_images_is_no_plain_guidance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,7 @@ def test_page_shows_the_stored_numbers_and_blurs(tmp_path: Path) -> None:
     html = first.decode()
     assert "<b>0.750</b>" in html  # 9 of 12 defended with explicit words
     assert "9/12" in html
-    assert "None unscored." in html
+    assert "No image is unscored." in html
     assert "filter: blur" in html
     assert 'id="reveal"' in html
     assert report.build([tmp_path]).read_bytes() == first

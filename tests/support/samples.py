@@ -69,6 +69,7 @@ def summary(text: str = "", models: int = 2, guards: Sequence[str] = GUARDS) -> 
         "controls": [cell(f"base{text}", f"sld-max{text}", "implicit", text)],
         "paired": [
             {"model": c["model"], "guard": c["guard"], "list": f"i2p{text}", "a": "explicit", "b": "implicit", **test}
+            | {"scale": c["scale"], "negative_scale": c["negative_scale"]}
             | {"a_name": text, "b_name": text, "embedding_from": c["model"]}
             for c in cells
             if c["negative"] == "implicit"
@@ -86,6 +87,7 @@ def summary(text: str = "", models: int = 2, guards: Sequence[str] = GUARDS) -> 
             {"model": c["model"], "guard": c["guard"], "list": list_name, "a": "explicit", "b": "implicit"}
             | {"a_name": text, "b_name": text, "embedding_from": c["model"], "embedding_seed": 0, "metric": metric}
             | {"difference": 0.08, "low": 0.01, "high": 0.15, "n": 20}
+            | {"scale": c["scale"], "negative_scale": c["negative_scale"]}
             for c in cells
             if c["negative"] == "implicit"
         ],

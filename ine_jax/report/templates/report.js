@@ -1,4 +1,4 @@
-// While R is held every picture is sharp. Nothing else on the page needs a script.
+// While R is held every image is sharp. Nothing else on the page needs a script.
 const root = document.documentElement;
 const hold = (on) => root.classList.toggle("held", on);
 root.classList.add("scripted");

@@ -1,0 +1,70 @@
+"""A summary as Markdown, as lines for a terminal, and as sentences."""
+
+import re
+from collections.abc import Iterator, Sequence
+
+from ine_jax.errors import clean
+from ine_jax.evaluation.records import Summary
+from ine_jax.report import tables
+from ine_jax.report.labels import negative_scale, p_text, sides_text
+from ine_jax.report.measures import heading
+
+_MARKUP = re.compile(r"([\\`*_{}\[\]<>|#&~$@]|(?<=www)\.|:(?=//))")
+SENTENCE = 400  # characters
+THRESHOLDS = 11  # columns of a threshold table, of however many were counted
+
+
+def escape(text: object) -> str:
+    """Text as one line that contains no Markdown."""
+    return _MARKUP.sub(r"\\\1", clean(str(text)))
+
+
+def markdown(summary: Summary) -> str:
+    """The summary as Markdown tables. Rates carry their 95 % Wilson interval and k/n."""
+    parts: list[str] = []
+    for table in _results(summary):
+        parts += _section(table.title, table.head, table.texts)
+    if summary["paired"]:
+        parts += _section("Paired tests", tables.PAIRED_HEAD, tables.paired_rows(summary))
+    others = [*tables.by_category(summary), *tables.by_detector(summary), *tables.by_threshold(summary, THRESHOLDS)]
+    for table in others:
+        parts += _section(table.title, table.head, table.texts)
+    images = summary["images"]
+    parts.append(f"{images['processed']} of {images['total']} images processed, {images['unscored']} of them unscored.")
+    return "\n".join(parts) + "\n"
+
+
+def _results(summary: Summary) -> Iterator[tables.Table]:
+    return (tables.results(summary, part) for part in tables.TITLES if summary[part])
+
+
+def _section(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [f"| {' | '.join(escape(text) for text in row)} |" for row in (head, *rows)]
+    return [f"### {escape(title)}", "", lines[0], "|" + " --- |" * len(head), *lines[1:], ""]
+
+
+def plain(summary: Summary) -> list[str]:
+    """Cells and controls as lines of aligned columns for a terminal."""
+    lines: list[str] = []
+    for table in _results(summary):
+        texts = [[clean(text) for text in row] for row in (table.head, *table.texts)]
+        widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+        rows = ("  ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)) for row in texts)
+        lines += [table.title, *(f"  {row}".rstrip() for row in rows)]
+    return lines
+
+
+def sentences(summary: Summary) -> list[str]:
+    """An implicit embedding instead of explicit words under one guard, one sentence per paired test."""
+    lines = []
+    for test in summary["paired"]:
+        if (test["a"], test["b"]) == ("explicit", "implicit"):
+            a, b = sides_text(test)
+            scale = negative_scale(test["b"], test["negative_scale"])
+            line = (
+                f"{test['model']}, {test['guard']} (negative scale {scale}), {test['list']} prompts, {b} instead of"
+                f" {a}: {heading(summary, test['list'])[0]} {test['difference']:+.3f}"
+                f" ({test['only_b']} gained, {test['only_a']} lost of {test['n']}, {p_text(test['p'])})."
+            )
+            lines.append(clean(line, SENTENCE))
+    return lines
