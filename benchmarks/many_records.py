@@ -141,7 +141,7 @@ def stage(plan: Plan, root: Path, blocks: int) -> list[tuple[float, float]]:
     """Draw up to so many further blocks, judge what is new; seconds per block."""
     painter = Painter(blocks)
     try:
-        run = evaluate(plan, root, draw=painter, hashes=lambda _: {"none": "0"})
+        run = evaluate(plan, root, generate=painter, hashes=lambda _: {"none": "0"})
     except StopIteration:
         from ine_jax.storage.runs import open_run
 

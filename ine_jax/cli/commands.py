@@ -57,15 +57,17 @@ def invert(config: InvertConfig) -> Outcome:
         Interrupted: stopped; the same call continues.
     """
     from ine_jax import inversion
-    from ine_jax.evaluation import build
+    from ine_jax.pipeline import from_config
 
     closed, settings = config.inversion.method == "rece", concepts(config)
     for _, folder in () if closed else settings:
         image_files(folder)  # before the model is read: a wrong folder is told at once
-    pipe = build.pipeline(config.model, config.revision, SamplerConfig(), config.unlearned)
-    base = build.pipeline(config.base, config.base_revision, SamplerConfig()) if config.base else None
-    images = [] if closed else [build.images(folder, pipe) for _, folder in settings]
-    with Progress(1 if closed else config.inversion.steps, "inversion", process=build.process()) as progress:
+    pipe = from_config.pipeline(config.model, config.revision, SamplerConfig(), config.unlearned)
+    base = from_config.pipeline(config.base, config.base_revision, SamplerConfig()) if config.base else None
+    images = [] if closed else [from_config.images(folder, pipe) for _, folder in settings]
+    with Progress(
+        1 if closed else config.inversion.steps, "inversion", process=from_config.process_index()
+    ) as progress:
         if closed and base is not None:
             found = [inversion.derive(pipe, base, config.inversion, config.out, progress)]
         elif config.concepts:
@@ -84,12 +86,12 @@ def unlearn(config: UnlearnConfig) -> Outcome:
         InputError: nothing to erase, or model or directory cannot be used.
         Interrupted: stopped; the same call continues.
     """
-    from ine_jax.evaluation import build
+    from ine_jax.pipeline import from_config
     from ine_jax.unlearning import esd
 
-    pipe = build.pipeline(config.model, config.revision, SamplerConfig())
-    kept = build.images(Path(config.preserve_images), pipe) if config.preserve_images else None
-    with Progress(config.esd.steps, "unlearning", process=build.process()) as progress:
+    pipe = from_config.pipeline(config.model, config.revision, SamplerConfig())
+    kept = from_config.images(Path(config.preserve_images), pipe) if config.preserve_images else None
+    with Progress(config.esd.steps, "unlearning", process=from_config.process_index()) as progress:
         esd.erase(pipe, config.esd, Path(config.out), progress, preserve_images=kept)
     written = sorted(str(path) for path in Path(config.out).glob("*.safetensors"))
     return Outcome(tuple(written), {"out": config.out, "weights": written})
@@ -101,11 +103,11 @@ def generate(config: GenerateConfig) -> Outcome:
     Raises:
         InputError: no prompts, or model, embedding or folder cannot be used.
     """
-    from ine_jax.evaluation import build
+    from ine_jax.pipeline import from_config
     from ine_jax.pipeline import generation as writer
 
     total = len(writer.wanted_items(config))
-    with Progress(total, "images", unit="images", process=build.process()) as progress:
+    with Progress(total, "images", unit="images", process=from_config.process_index()) as progress:
         done = writer.generate(config, progress)
     lines = [f"{done.out}: {done.made} images made, {done.found} found complete", *filter(None, [done.read])]
     if done.truncated:
@@ -140,20 +142,20 @@ def evaluate(config: EvaluateConfig, shard: tuple[int, int], command: Sequence[s
     from ine_jax.evaluation import plan_from_config, receipt
 
     plan = plan_from_config(config)
-    missing, judges = drawing.pending(plan, config.out, shard), None
+    missing, scorers = drawing.pending(plan, config.out, shard), None
     if missing or not receipt.judged(config, shard):
-        from ine_jax.evaluation import judging  # and with it JAX, of which a finished run has no need
+        from ine_jax.evaluation import from_config  # and with it JAX, of which a finished run has no need
 
-        judges = judging.load(config)
+        scorers = from_config.scorers(config)
     with Progress(max(1, missing), "images", unit="images") as progress:
-        known = None if judges else receipt.model_hashes(config)
+        known = None if scorers else receipt.model_hashes(config)
         run = drawing.evaluate(plan, config.out, hashes=known, shard=shard, progress=progress, command=command)
-    judged, measured = judges.judge(run, shard=shard) if judges else (0, 0)
-    if judges and judges.settled(run, shard):
+    judged, measured = scorers.score(run, shard=shard) if scorers else (0, 0)
+    if scorers and scorers.finished(run, shard):
         receipt.sign(config, shard)
     done = f"{config.out}: {missing} images drawn, {judged} judged" + (f", {measured} measured" if measured else "")
     counts = {"drawn": missing, "judged": judged, "measured": measured, "shard": list(shard)}
-    told = plan.told() + (drawing.told(run) if missing else [])
+    told = plan.notes() + (drawing.notes(run) if missing else [])
     return Outcome((*told, done, f"next: ine report {config.out}"), {"out": config.out, **counts})
 
 
@@ -172,13 +174,13 @@ def score(directory: Path, config: ScoreConfig) -> Outcome:
         InputError: no run directory, or no such detector.
         CorruptRunError: an image is not the one that was drawn.
     """
-    from ine_jax.evaluation import judging
+    from ine_jax.evaluation import from_config
     from ine_jax.storage.runs import open_run
 
     if not (config.detectors or config.metrics):
         config = dataclasses.replace(config, detectors=(DetectorConfig(),))
     run = open_run(directory)  # before weights are read
-    judged, measured = judging.load(config).judge(run, rescan=config.rescan)
+    judged, measured = from_config.scorers(config).score(run, rescan=config.rescan)
     done = f"{directory}: {judged} images judged" + (f", {measured} measured" if measured else "")
     return Outcome((done,), {"out": str(directory), "judged": judged, "measured": measured})
 

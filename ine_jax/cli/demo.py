@@ -25,9 +25,11 @@ from ine_jax.config import (
     SamplerConfig,
 )
 from ine_jax.errors import InputError
-from ine_jax.evaluation import Cell, Plan, build
+from ine_jax.evaluation import Cell, Plan
+from ine_jax.evaluation.from_config import detector
 from ine_jax.evaluation.generating import model_record, pending
-from ine_jax.evaluation.plan import DRAWN
+from ine_jax.evaluation.plan import WORD_LISTS
+from ine_jax.pipeline import from_config
 from ine_jax.progress import Progress
 from ine_jax.storage.atomic import write_atomic
 from ine_jax.storage.provenance import file_hash, value_hash
@@ -93,7 +95,7 @@ def run(config: DemoConfig, command: Sequence[str] = ()) -> Outcome:
     missing = pending(plan, out / "evaluation")
     with Progress(max(1, missing), "images", unit="images") as progress:
         drawn = evaluate.evaluate(plan, out / "evaluation", progress=progress, command=command)
-    evaluate.score(drawn, [build.detector(DetectorConfig())])
+    evaluate.score(drawn, [detector(DetectorConfig())])
     page = report.build([out])
     summary = json.loads((out / "summary.json").read_text())
     lines = (*report.plain(summary), *report.sentences(summary), *_measured(world), str(page))
@@ -146,12 +148,12 @@ def demo_plan(settings: Settings, found: Sequence[Found], items: int | None) -> 
     should have forgotten, the sweep over s, and on the base without a guard every item there is.
     """
     full = items is None
-    lists = {name: evaluate.read_items(name, items) for name in ("attack", "benign", *(DRAWN if full else ()))}
+    lists = {name: evaluate.read_items(name, items) for name in ("attack", "benign", *(WORD_LISTS if full else ()))}
     everything = tuple((name, len(rows)) for name, rows in lists.items())
     n = {name: min(count, FULL_ITEMS) for name, count in everything}
     both = (("attack", n["attack"]), ("benign", n["benign"]))
     few = (("attack", n["attack"] if full else max(1, n["attack"] // 2)),)
-    words = tuple((name, n[name]) for name in DRAWN if full)
+    words = tuple((name, n[name]) for name in WORD_LISTS if full)
     w, s = settings.guidance.scale, settings.guidance.negative_scale
 
     avoided = NegativeConfig(words=settings.words)
@@ -203,9 +205,9 @@ def _invert(model: str, seed: int, settings: Settings, out: Path) -> Found:
         path = folder / record["file"]
         if record["key"] == key and path.is_file() and file_hash(path) == record["sha256"]:
             return Found(model, seed, path)
-    pipe = build.pipeline(model, None, SamplerConfig())
+    pipe = from_config.pipeline(model, None, SamplerConfig())
     with Progress(config.steps, f"inversion on {model}") as progress:
-        result = inversion.invert(pipe, build.images(images, pipe), config, folder, progress, preview=False)
+        result = inversion.invert(pipe, from_config.images(images, pipe), config, folder, progress, preview=False)
     write_atomic(receipt, pretty({"key": key, "file": result.path.name, "sha256": file_hash(result.path)}))
     return Found(model, seed, result.path)
 

@@ -47,7 +47,7 @@ def plan(name: str, config: Any, shard: tuple[int, int] = (0, 1)) -> Outcome:
             work = _sources([*(model.model for model in config.models), *filter(None, judges)], checkpoints)
             whole = plan_from_config(config)
             check(whole)
-            work |= {"read": "; ".join(whole.told())} if whole.told() else {}
+            work |= {"read": "; ".join(whole.notes())} if whole.notes() else {}
             work |= {"cells": len(whole.cells), "images to draw": pending(whole, config.out, shard)}
     settings = dataclasses.asdict(config) if dataclasses.is_dataclass(config) else {}  # type: ignore[arg-type]
     lines = [f"plan of ine {name} (nothing is written)"]

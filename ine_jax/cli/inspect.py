@@ -81,7 +81,7 @@ def _model(path: Path, base: str) -> Facts:
 
 def _run(path: Path) -> Facts:
     run = open_run(path)
-    facts: Facts = {"kind": "run directory", "blocks": len(run.blocks()), "detectors": run.detectors()}
+    facts: Facts = {"kind": "run directory", "blocks": len(run.blocks()), "detectors": run.scorers()}
     facts["finished"] = _drawn_and_judged(run)
     facts["models"] = {label: model.get("model_id", "") for label, model in run.record["hashes"]["models"].items()}
     facts["commit"] = run.record.get("commit") or "unknown"
@@ -92,7 +92,7 @@ def _run(path: Path) -> Facts:
 
 def _drawn_and_judged(run: Run) -> bool:
     """Whether every block is drawn, and judged by every detector that the run has, at least one."""
-    blocks, detectors = run.blocks(), run.detectors()
+    blocks, detectors = run.blocks(), run.scorers()
     judged = all(run.scores_path(detector, k).is_file() for detector in detectors for k in blocks)
     return len(blocks) == run.config["blocks"] and bool(detectors) and judged
 
@@ -108,7 +108,7 @@ def _demo(path: Path) -> Facts:
     run = open_run(path / "evaluation")
     drawn = Counter(row["cell"] for k in run.blocks() for row in run.rows(k))
     cells = [_cell_text(spec, drawn[i]) for i, spec in enumerate(run.config["cells"])]
-    facts |= {"cells": cells, "detectors": run.detectors()}
+    facts |= {"cells": cells, "detectors": run.scorers()}
     return facts | {"finished": report and _drawn_and_judged(run), "report": report}
 
 

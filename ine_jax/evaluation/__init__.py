@@ -1,15 +1,16 @@
 """Evaluation: models x guards x negatives x prompts -> blocks of images -> scores -> summary, joined by files.
 
-`plan` says what is drawn, `drawing` draws it, `scoring` and `measuring` judge it, `summary` counts. Importing this
-package imports no JAX.
+`plan` lists the cells, `generating` makes their images, `scoring` and `measuring` score them, `summary` counts.
+Importing this package imports no JAX.
 """
 
 from ine_jax.evaluation.detectors.presets import Preset
 from ine_jax.evaluation.generating import evaluate
 from ine_jax.evaluation.measuring import measure_folder, score_metrics
-from ine_jax.evaluation.plan import Cell, Plan, Unit, plan_from_config, read_items, units
+from ine_jax.evaluation.plan import Cell, Plan, plan_from_config, read_items
 from ine_jax.evaluation.scoring import score
 from ine_jax.evaluation.summary import summarise
+from ine_jax.evaluation.units import Unit
 from ine_jax.prompts.items import Item
 
 __all__ = [
@@ -25,5 +26,4 @@ __all__ = [
     "score",
     "score_metrics",
     "summarise",
-    "units",
 ]

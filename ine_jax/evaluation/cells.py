@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ine_jax.evaluation import counting
-from ine_jax.evaluation.counting import DIGITS, THRESHOLDS, Counts, Gauge, Judge, Place
+from ine_jax.evaluation.counting import DIGITS, THRESHOLDS, Counts, DetectorReader, MetricReader, Place
 from ine_jax.evaluation.reference import is_plain
 
 KINDS = ("none", "explicit", "blend", "implicit")
@@ -30,8 +30,8 @@ class Table:
     config: Mapping[str, Any]
     counts: Counts
     detector: str
-    judge: Judge
-    gauges: Mapping[str, Gauge]
+    judge: DetectorReader
+    gauges: Mapping[str, MetricReader]
     fid: Mapping[Place, Mapping[str, Any]]
 
     def values(self, place: Place, judge: str | None = None, number: str = "") -> np.ndarray:

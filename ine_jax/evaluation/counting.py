@@ -2,7 +2,7 @@
 
 A detector's verdict on an image is reduced to the score that decides at any threshold t: the strongest label of the
 concept (shown iff it is at least t), or on lists of harmless prompts the weakest object that was asked for (kept iff it
-is at least t). Memory is 8 bytes per image and judge; rows and images are read block by block.
+is at least t). Memory is 8 bytes per image and reader; rows and images are read block by block.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Row = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Judge:
+class DetectorReader:
     """A detector that is counted: its preset, the labels that mean the concept, and all that it knows."""
 
     preset: Preset
@@ -57,7 +57,7 @@ class Judge:
 
 
 @dataclasses.dataclass(frozen=True)
-class Gauge:
+class MetricReader:
     """A per-image metric that is counted, with the names of its numbers."""
 
     numbers: tuple[str, ...]
@@ -69,20 +69,20 @@ class Gauge:
 
 @dataclasses.dataclass
 class Counts:
-    """What a pass found. `columns`: (name of the judge, name of the number) -> column; a detector's number is ""."""
+    """What a pass found. `columns`: (name of the reader, name of the number) -> column; a detector's number is ""."""
 
     items: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
     categories: dict[str, dict[str, list[int]]] = dataclasses.field(default_factory=dict)
     columns: dict[tuple[str, str], Column] = dataclasses.field(default_factory=dict)
     blocks: dict[Place, list[int]] = dataclasses.field(default_factory=dict)
 
-    def column(self, judge: str, number: str = "") -> Column:
-        """The numbers of a judge."""
-        return self.columns.get((judge, number), {})
+    def column(self, reader: str, number: str = "") -> Column:
+        """The numbers of a reader."""
+        return self.columns.get((reader, number), {})
 
 
-def count(run: Run, judges: Mapping[str, Judge | Gauge]) -> Counts:
-    """Read every finished block once, with what each judge (`<id>@<version>`) stored of it. CorruptRunError where a
+def count(run: Run, readers: Mapping[str, DetectorReader | MetricReader]) -> Counts:
+    """Read every finished block once, with what each reader (`<id>@<version>`) stored of it. CorruptRunError where a
     file is damaged, or a list has more items than the run was started with.
     """
     found, lists = Counts(), run.config["lists"]
@@ -96,19 +96,19 @@ def count(run: Run, judges: Mapping[str, Judge | Gauge]) -> Counts:
         order = _order(found, rows)
         if order and max(order) >= entry["n"]:
             raise corrupt(run.block(k), f"an item that is not among the {entry['n']} of its list")
-        for name, judge in judges.items():
+        for name, reader in readers.items():
             lines = {line["id"]: line for line in run.scores(name, k) or ()}
             if not lines:
                 continue
-            columns = [found.columns.setdefault((name, number), {}) for number in judge.numbers]
+            columns = [found.columns.setdefault((name, number), {}) for number in reader.numbers]
             values = [column.setdefault(place, np.full(entry["n"], ABSENT)) for column in columns]
             for row, i in zip(rows, order, strict=True):
                 line = lines.get(row["id"])
                 if line is None:
                     continue
                 scored = line["status"] == "scored"
-                numbers = judge.read(entry["measure"], row, line["labels"]) if scored else {}
-                for number, column in zip(judge.numbers, values, strict=True):
+                numbers = reader.read(entry["measure"], row, line["labels"]) if scored else {}
+                for number, column in zip(reader.numbers, values, strict=True):
                     column[i] = numbers.get(number, UNSCORED)
     return found
 

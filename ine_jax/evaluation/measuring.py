@@ -12,7 +12,7 @@ from ine_jax.evaluation.detectors.base import FAILED, Scored, Unscored, Verdict
 from ine_jax.evaluation.metrics.base import Metric, measure_checked
 from ine_jax.evaluation.metrics.fid import REAL, Moments, decode
 from ine_jax.evaluation.reference import NO_REFERENCE, References, reference_model
-from ine_jax.evaluation.scoring import Count, Line, Task, check_budget, judge_name, line, open_tasks, read_ahead
+from ine_jax.evaluation.scoring import Count, Line, Task, check_budget, line, open_tasks, read_ahead, scorer_name
 from ine_jax.progress import Progress, stop_requests
 from ine_jax.storage.atomic import write_atomic
 from ine_jax.storage.images import image_files, read_image
@@ -45,7 +45,7 @@ def score_metrics(
         ItemErrors: more than 1 % of the images that have a reference got no number (the numbers are kept).
         Interrupted: asked to stop; finished blocks are kept.
     """
-    known = {judge_name(metric): metric for metric in metrics}
+    known = {scorer_name(metric): metric for metric in metrics}
     model = reference_model(run.config, reference)
     for name, metric in known.items():
         _write_about(run, name, metric, model, rescan)
@@ -75,7 +75,7 @@ def score_metrics(
 def _write_about(run: Run, name: str, metric: Metric, model: str, rescan: bool) -> None:
     """Store what a metric says of itself, and whose images it compares with."""
     about = {"id": metric.id, "version": metric.version, **metric.about(), "reference": model}
-    before = run.about(name) if name in run.detectors() else about
+    before = run.about(name) if name in run.scorers() else about
     if before.get("reference") != model and metric.needs_reference and not rescan:
         raise InputError(
             f"{name} was measured against {before.get('reference')}, now {model} is the reference",
@@ -148,7 +148,7 @@ def measure_folder(run: Run, metric: Metric, folder: str | Path) -> int:
     folder, or an image that cannot be read; images without a vector are left out and counted.
     """
     files = image_files(folder, MOST_REAL)
-    path = run.scores_path(judge_name(metric), 0).with_name(REAL)
+    path = run.scores_path(scorer_name(metric), 0).with_name(REAL)
     digest = value_hash({file.name: file_hash(file) for file in files})
     if path.is_file() and Moments.load(path)[1].get("sha256") == digest:
         return 0

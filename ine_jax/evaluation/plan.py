@@ -1,37 +1,44 @@
-"""What an evaluation draws: items, cells, and the fixed list of blocks they are cut into. Pure; no model is loaded."""
-
-from __future__ import annotations
+"""What an evaluation generates: items, cells, and the fixed blocks they are cut into. Pure; no model is loaded."""
 
 import dataclasses
 import itertools
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import cast
 
 from ine_jax import assets
 from ine_jax.config import EvaluateConfig, GuardConfig, GuidanceConfig, ModelConfig, NegativeConfig
 from ine_jax.config.checks import MAX_SEED
 from ine_jax.config.guards import phrases
 from ine_jax.config.methods import NoiseMode, UnetImpl
-from ine_jax.config.sources import Measure, PromptsConfig
+from ine_jax.config.sources import PromptsConfig
 from ine_jax.errors import InputError
+from ine_jax.evaluation.units import Unit, units
 from ine_jax.pipeline.latents import Latents
 from ine_jax.prompts import PromptList, Reading, load, path_of
 from ine_jax.prompts.items import Item
 from ine_jax.storage.images import image_files
 from ine_jax.storage.provenance import file_hash, value_hash
+from ine_jax.storage.records import CellSpec, GuidanceSpec, ListEntry, Measure, Role, RunConfig, SamplerSpec
 
-DRAWN = ("explicit", "generic", "list")  # lists that ask whether words still work, not whether a guard does
+# prompt sets that ask whether words still work on an unlearned model, not whether a guard does
+WORD_LISTS = ("explicit", "generic", "list")
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One way of drawing: a model, a guard and what it avoids, over the first `n` items of each list in `lists`.
+    """One cell of the grid: a model, a guard and what it avoids.
 
-    `guard` names the guidance in tables. `embedding_from` and `embedding_seed` say on which model and with which seed
-    the negative's embedding was inverted, where that is known. `role` says which table of the summary the cell belongs
-    to.
+    Attributes:
+        model: label of the model.
+        lists: prompt set and how many of its first items.
+        guidance: the guard's method and numbers.
+        negative: what the guard avoids.
+        guard: name of the guidance in tables.
+        embedding_from: model on which the negative's embedding was inverted, where that is known.
+        embedding_seed: seed of that inversion, where it is known.
+        role: which table of the summary the cell is in.
     """
 
     model: str
@@ -41,15 +48,14 @@ class Cell:
     guard: str = "negative"
     embedding_from: str = ""
     embedding_seed: int | None = None
-    role: Literal["main", "control"] = "main"
+    role: Role = "main"
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> CellSpec:
         """The cell as JSON values; embeddings and images are named by their content, so that files may move."""
-        guidance = self.guidance.settings()
+        guidance = cast(GuidanceSpec, self.guidance.settings())
         if self.guidance.method == "safe-denoiser":
-            guidance["safe_denoiser"]["images"] = _folder_hash(
-                assets.concept_images(self.guidance.safe_denoiser.images)
-            )
+            images = _folder_hash(assets.concept_images(self.guidance.safe_denoiser.images))
+            guidance["safe_denoiser"]["images"] = images
         return {
             "model": self.model,
             "guard": self.guard,
@@ -78,10 +84,17 @@ def _folder_hash(folder: Path) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Cells over named lists of items, with the sampler they share. `batch` is the fixed shape of a call.
+    """Cells over named prompt sets, with the sampler they share.
 
-    `models` holds what the labels of cells stand for; a label that is not in it is itself a model's name. `measures`
-    holds what is counted on a list where its name does not say it, `readings` how its file was read.
+    Attributes:
+        cells: the cells, in the order in which they are generated.
+        lists: prompt set -> items.
+        batch: the fixed shape of a call.
+        block: items per block, the unit of work that is stored at once.
+        models: model label -> model; a label that is not there is itself a model's name.
+        measures: prompt set -> what is counted on it, where its name does not decide it.
+        readings: prompt set -> how its file was read.
+        latents: file of initial noise, or "".
     """
 
     cells: tuple[Cell, ...]
@@ -101,89 +114,79 @@ class Plan:
 
     @cached_property
     def starts(self) -> Latents | None:
-        """Rows of the file of latents, for the items of all lists one after the other; None without a file."""
+        """Rows of the file of latents, for the items of all sets one after the other; None without a file."""
         return Latents(self.latents, list(itertools.chain(*self.lists.values()))) if self.latents else None
 
+    def units(self) -> list[Unit]:
+        """The blocks of the plan."""
+        return units([dict(cell.lists) for cell in self.cells], self.block)
+
     def model(self, label: str) -> ModelConfig:
-        """The model, with checkpoints on top, that a cell's label stands for."""
+        """The model, with checkpoints on top, of a cell's label."""
         return self.models.get(label) or ModelConfig(label)
 
     def measure(self, name: str) -> Measure:
-        """What is counted on a list."""
+        """What is counted on a prompt set."""
         return self.measures.get(name) or measure(name)
 
-    def told(self) -> list[str]:
-        """How the prompt files were read, a line for each, and what to look at; nothing of the bundled lists."""
+    def notes(self) -> list[str]:
+        """How the user's prompt files were read, a line for each, and their warnings."""
         bundled = assets.ROOT / "tiny" / "prompts"
         own = [each for each in self.readings.values() if not (bundled / each.file).is_file()]
         return [line for each in own for line in (each.line(), each.warning) if line]
 
-    def pixels(self) -> dict[str, Any]:
-        """What of the sampler changes pixels. This package's own UNet and JAX's own noise go without saying."""
-        own = {key: getattr(self, key) for key in ("steps", "scheduler", "height", "width")}
-        others: dict[str, str] = {} if self.unet_impl == "native" else {"unet_impl": self.unet_impl}
-        others |= {} if self.noise == "jax" else {"noise": self.noise}
-        return {**own, **others, **({} if self.starts is None else {"latents": self.starts.sha256})}
-
-    def record(self) -> dict[str, Any]:
-        """The config that a run directory is bound to."""
-        lists = {
-            name: {
-                "n": len(items),
-                "measure": self.measure(name),
-                "sha256": value_hash([item.record() for item in items]),
-            }
-            for name, items in self.lists.items()
+    def pixels(self) -> SamplerSpec:
+        """What of the sampler changes pixels; this package's own UNet and JAX's own noise are left out."""
+        found: SamplerSpec = {
+            "steps": self.steps,
+            "scheduler": self.scheduler,
+            "height": self.height,
+            "width": self.width,
         }
-        sampler = {**self.pixels(), "batch": self.batch}
-        cells = [cell.record() for cell in self.cells]
-        return {"cells": cells, "lists": lists, "sampler": sampler, "block": self.block, "blocks": len(units(self))}
+        if self.unet_impl != "native":
+            found["unet_impl"] = self.unet_impl
+        if self.noise != "jax":
+            found["noise"] = self.noise
+        if self.starts is not None:
+            found["latents"] = self.starts.sha256
+        return found
 
+    def record(self) -> RunConfig:
+        """The config that a run directory is bound to."""
+        return {
+            "cells": [cell.record() for cell in self.cells],
+            "lists": {name: self._entry(name) for name in self.lists},
+            "sampler": {**self.pixels(), "batch": self.batch},
+            "block": self.block,
+            "blocks": len(self.units()),
+        }
 
-@dataclasses.dataclass(frozen=True)
-class Unit:
-    """Block k: items start:stop of one list in one cell."""
-
-    k: int
-    cell: int
-    list: str
-    start: int
-    stop: int
+    def _entry(self, name: str) -> ListEntry:
+        items = self.lists[name]
+        digest = value_hash([item.record() for item in items])
+        return {"n": len(items), "measure": self.measure(name), "sha256": digest}
 
 
 def measure(name: str) -> Measure:
-    """What a list's name says is counted: objects kept (benign...), the concept drawn (`DRAWN`), nothing of a concept
-    (coco...), or else the concept not shown (attacks).
+    """What is counted on a prompt set of this name.
 
-    The lists that settings are chosen on are named tune-..., and count alike.
+    On benign...: the objects asked for are shown; on coco...: no concept; on `WORD_LISTS`: the concept is shown; on all
+    others (attacks): it is not shown. The sets that settings are chosen on are named tune-..., and count alike.
     """
     name = name.removeprefix("tune-")
     if name.startswith("benign"):
         return "kept"
     if name.startswith("coco"):
         return "prior"
-    return "drawn" if name in DRAWN else "defended"
-
-
-def units(plan: Plan) -> list[Unit]:
-    """The blocks of a plan, a pure function of it: cell by cell, list by list, `plan.block` items each.
-
-    Lists come by name, as in run.json, so that what a block holds follows from that file alone.
-    """
-    cuts = [
-        (cell, name, start, min(start + plan.block, n))
-        for cell, spec in enumerate(plan.cells)
-        for name, n in sorted(spec.lists)
-        for start in range(0, n, plan.block)
-    ]
-    return [Unit(k, *cut) for k, cut in enumerate(cuts)]
+    return "drawn" if name in WORD_LISTS else "defended"
 
 
 def check(plan: Plan) -> None:
-    """Refuse (InputError) a plan that cannot be drawn.
+    """Check that a plan can be generated.
 
-    That is one without cells, with a list that is missing, too short, repeats an id or has a seed out of range, or with
-    a file that is not there.
+    Raises:
+        InputError: no cells; a prompt set that is missing, too short, repeats an id or has a seed out of range; or a
+            missing file.
     """
     if not plan.cells:
         raise InputError("an evaluation without cells", "at least one model and one guard", "add one")
@@ -192,17 +195,17 @@ def check(plan: Plan) -> None:
         ids = [item.id for item in items]
         if len(set(ids)) != len(ids):
             twice = next(i for i in ids if ids.count(i) > 1)
-            raise InputError(f"prompt list {name}: id {twice!r} comes twice", "ids that differ", "repair the list")
+            raise InputError(f"prompt set {name}: id {twice!r} comes twice", "ids that differ", "correct the file")
         wrong = [item.seed for item in items if not 0 <= item.seed <= MAX_SEED]
         if wrong:
-            raise InputError(f"prompt list {name}: seed {wrong[0]}", f"0 to {MAX_SEED}", "choose another seed")
+            raise InputError(f"prompt set {name}: seed {wrong[0]}", f"0 to {MAX_SEED}", "choose another seed")
     for cell in plan.cells:
         for name, n in cell.lists:
             if n > len(plan.lists.get(name, ())):
                 raise InputError(
-                    f"prompt list {name} has {len(plan.lists.get(name, ()))} rows",
+                    f"prompt set {name} has {len(plan.lists.get(name, ()))} rows",
                     f"at least {n}",
-                    "lower the number of items, or give a longer list",
+                    "lower the number of items, or give a longer prompt set",
                 )
         for path in embedding_files(cell.negative):
             if not path.is_file():
@@ -212,14 +215,14 @@ def check(plan: Plan) -> None:
 
 
 def read_items(source: str | Path, limit: int | None = None) -> tuple[Item, ...]:
-    """Items of a bundled list by name, or of a prompt file; the first `limit`. Errors as of `benchmarks.load`."""
+    """The first `limit` items of a bundled prompt set by name, or of a prompt file. Errors as of `prompts.load`."""
     return load(source, limit=limit).items
 
 
 def plan_from_config(config: EvaluateConfig) -> Plan:
-    """Models x guards x negatives over every prompt list of the config.
+    """Models x guards x negatives over every prompt set of the config.
 
-    Without a negative most guards are plain CFG, which is drawn once for each scale, under the name "cfg".
+    Without a negative most guards are plain CFG, which is generated once for each scale, under the name "cfg".
     """
     read = {_list_name(each): _read(each, config.limit) for each in config.prompts}
     if len(read) != len(config.prompts):
@@ -253,7 +256,7 @@ def plan_from_config(config: EvaluateConfig) -> Plan:
 
 
 def _list_name(config: PromptsConfig) -> str:
-    """Name of a list in tables: its own, its selection's, its file's."""
+    """Name of a prompt set in tables: its own, its selection's, or its file's."""
     return config.name or config.select or path_of(config.source).stem
 
 
@@ -270,5 +273,5 @@ def _read(config: PromptsConfig, limit: int | None) -> PromptList:
 def _cell(model: str, guard: GuardConfig, negative: NegativeConfig, counts: tuple[tuple[str, int], ...]) -> Cell:
     if negative.kind == "none" and guard.guidance.method != "safe-denoiser":
         return Cell(model, counts, GuidanceConfig(guard.guidance.scale), negative, "cfg")
-    # not resolved here: what a preset says of s follows the scales of the items
+    # not resolved here: the negative scale of a preset follows the scales of the items
     return Cell(model, counts, guard.guidance, negative, guard.name)

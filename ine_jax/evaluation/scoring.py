@@ -36,13 +36,13 @@ class Count:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A block that some judges have not finished: name of the judge -> id -> its line that stays."""
+    """A block that some scorers have not finished: name of the judge -> id -> its line that stays."""
 
     k: int
     settled: Mapping[str, Mapping[str, Line]]
 
 
-def judge_name(judge: Any) -> str:
+def scorer_name(judge: Any) -> str:
     """Name of the folder of a detector's or metric's scores: `<id>@<version>`."""
     return f"{judge.id}@{judge.version}"
 
@@ -66,18 +66,18 @@ def score(
         ItemErrors: more than 1 % of a detector's images got no verdict (the scores are kept).
         Interrupted: asked to stop; finished blocks are kept.
     """
-    judges = {judge_name(detector): detector for detector in detectors}
-    labels = {name: frozenset(write_about(run, name, detector)["labels"]) for name, detector in judges.items()}
-    counts = {name: Count() for name in judges}
+    scorers = {scorer_name(detector): detector for detector in detectors}
+    labels = {name: frozenset(write_about(run, name, detector)["labels"]) for name, detector in scorers.items()}
+    counts = {name: Count() for name in scorers}
     tasks = open_tasks(run, counts, rescan, shard)
     images = sum(name.endswith(".png") for task in tasks for name in run.sums(task.k))
     done = 0
     blocks = read_ahead(lambda task: (task, run.rows(task.k), run.images(task.k)), tasks)
     shown = Progress(max(1, images), "scores", unit="images", process=process)
-    with ThreadPoolExecutor(max(1, len(judges))) as pool, stop_requests() as stop, shown:
+    with ThreadPoolExecutor(max(1, len(scorers))) as pool, stop_requests() as stop, shown:
         for task, rows, pictures in blocks:
             work = {
-                name: pool.submit(_judge, rows, pictures, judges[name], labels[name], settled)
+                name: pool.submit(_score_block, rows, pictures, scorers[name], labels[name], settled)
                 for name, settled in task.settled.items()
             }
             for name, lines in work.items():
@@ -99,7 +99,7 @@ def write_about(run: Run, name: str, judge: Any) -> dict[str, Any]:
 
 
 def open_tasks(run: Run, counts: Mapping[str, Count], rescan: bool, shard: tuple[int, int]) -> list[Task]:
-    """The blocks of the shard that judges have not finished; those that they have are added to their counts."""
+    """The blocks of the shard that scorers have not finished; those that they have are added to their counts."""
     tasks = []
     for k in run.blocks():
         if k % shard[1] != shard[0]:
@@ -133,7 +133,7 @@ def read_ahead(load: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
             yield waiting.result()
 
 
-def _judge(
+def _score_block(
     rows: Sequence[Line],
     images: Sequence[np.ndarray],
     detector: Detector,

@@ -17,7 +17,7 @@ import numpy as np
 from ine_jax.errors import InputError
 from ine_jax.evaluation import counting
 from ine_jax.evaluation.cells import Table, of_role
-from ine_jax.evaluation.counting import Counts, Gauge, Judge
+from ine_jax.evaluation.counting import Counts, DetectorReader, MetricReader
 from ine_jax.evaluation.detectors.presets import Preset, concept, default_preset
 from ine_jax.evaluation.distances import distances
 from ine_jax.evaluation.metrics.means import INTERVAL
@@ -36,23 +36,23 @@ def summarise(
     default preset, under "others". `threshold` takes the place of the first one's preset's. InputError where there is
     no detector, or where it cannot be read with `preset`.
     """
-    stores: About = {name: run.about(name) for name in run.detectors()}
+    stores: About = {name: run.about(name) for name in run.scorers()}
     metrics = {name: about for name, about in stores.items() if about.get("kind") == "metric"}
     detectors = {name: about for name, about in stores.items() if name not in metrics}
     first = _first(run, detectors, detector, preset)
-    judges = _judges(detectors, first, preset, threshold)
-    gauges = {name: Gauge(tuple(about["labels"])) for name, about in metrics.items() if "features" not in about}
-    counts = counting.count(run, {**judges, **gauges})
+    readers = _readers(detectors, first, preset, threshold)
+    gauges = {name: MetricReader(tuple(about["labels"])) for name, about in metrics.items() if "features" not in about}
+    counts = counting.count(run, {**readers, **gauges})
     sets = sorted(metrics.keys() - gauges.keys())
     fid = {place: entry for name in sets for place, entry in distances(run, name, metrics[name], counts.blocks).items()}
-    table = Table(run.config, counts, first, judges[first], gauges, fid)
+    table = Table(run.config, counts, first, readers[first], gauges, fid)
     specs = run.config["cells"]
     told = {name: {**about, "interval": INTERVAL} if name in gauges else about for name, about in metrics.items()}
     images = _images(run, counts, first)
     return {
         "schema": 1,
         "detector": first,
-        "preset": _preset(judges[first].preset),
+        "preset": _preset(readers[first].preset),
         "images": images,
         "complete": images["processed"] == images["total"],
         "cells": [table.cell(i) for i in of_role(specs, main=True)],
@@ -61,7 +61,7 @@ def summarise(
         "differences": list(table.differences()),
         "sensitivity": list(table.curves()),
         "detectors": detectors,
-        "others": {name: _other(run, counts, name, judge) for name, judge in judges.items() if name != first},
+        "others": {name: _other(run, counts, name, judge) for name, judge in readers.items() if name != first},
         "metrics": told,
         "lists": {name: {"measure": entry["measure"], "n": entry["n"]} for name, entry in run.config["lists"].items()},
         "sampler": run.config["sampler"],
@@ -84,19 +84,19 @@ def _first(run: Run, detectors: About, wanted: str | None, preset: Preset | None
     raise InputError(given, ", ".join(fitting or detectors), "run `ine score`, or name one of its detectors")
 
 
-def _judges(detectors: About, first: str, preset: Preset | None, threshold: float | None) -> dict[str, Judge]:
+def _readers(detectors: About, first: str, preset: Preset | None, threshold: float | None) -> dict[str, DetectorReader]:
     """How each detector is read; one that its default preset cannot read is left out, unless it is the first."""
-    judges = {}
+    readers = {}
     for name, about in detectors.items():
         chosen = preset if preset and name == first else default_preset(str(about.get("id")))
         if threshold is not None and name == first:
             chosen = dataclasses.replace(chosen, threshold=threshold)
         try:
-            judges[name] = Judge(chosen, concept(chosen, about), frozenset(about.get("labels") or ()))
+            readers[name] = DetectorReader(chosen, concept(chosen, about), frozenset(about.get("labels") or ()))
         except InputError:
             if name == first:
                 raise
-    return judges
+    return readers
 
 
 def _images(run: Run, counts: Counts, name: str) -> dict[str, int]:
@@ -108,7 +108,7 @@ def _images(run: Run, counts: Counts, name: str) -> dict[str, int]:
     return {"total": planned, "processed": processed, "unscored": unscored}
 
 
-def _other(run: Run, counts: Counts, name: str, judge: Judge) -> dict[str, Any]:
+def _other(run: Run, counts: Counts, name: str, judge: DetectorReader) -> dict[str, Any]:
     """What a further detector says: its rate of every list in every main cell, and its curves."""
     table = Table(run.config, counts, name, judge, {}, {})
     rates = [

@@ -183,8 +183,7 @@ def _make(
     """
     per_call = BATCHES_PER_CALL * pipe.rows()
     names, items = list(todo), list(todo.values())
-    groups = alike(items, (None, options.get("height"), options.get("width")))
-    calls = [(own, places[i : i + per_call]) for own, places in groups.items() for i in range(0, len(places), per_call)]
+    calls = alike(items, (None, options.get("height"), options.get("width")), per_call)
     done = 0
     with stop_requests() as stop, ThreadPoolExecutor(2) as writers:
         pending: list[Any] = []

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 from ine_jax.config.checks import MAX_SEED
 from ine_jax.errors import InputError
+from ine_jax.storage.records import ItemRecord
 
 Own = tuple[float | None, int | None, int | None]  # guidance scale, height and width in pixels
 
@@ -36,26 +36,43 @@ class Item:
     height: int | None = None
     width: int | None = None
 
-    def record(self) -> dict[str, Any]:
-        """The item as JSON values; what it does not say is left out, but for `objects`."""
-        given = {"categories": list(self.categories), "guidance": self.guidance}
-        given |= {"height": self.height, "width": self.width}
-        told = {key: value for key, value in given.items() if value not in ([], None)}
-        return {"id": self.id, "prompt": self.prompt, "seed": self.seed, "objects": list(self.objects), **told}
+    def record(self) -> ItemRecord:
+        """The item as JSON values; empty fields are left out, except `objects`."""
+        found: ItemRecord = {"id": self.id, "prompt": self.prompt, "seed": self.seed, "objects": list(self.objects)}
+        if self.categories:
+            found["categories"] = list(self.categories)
+        if self.guidance is not None:
+            found["guidance"] = self.guidance
+        if self.height is not None:
+            found["height"] = self.height
+        if self.width is not None:
+            found["width"] = self.width
+        return found
 
 
-def alike(items: Sequence[Item], usual: Own) -> dict[Own, list[int]]:
-    """Guidance scale, height, width -> places of the items that are drawn with them, in order; `usual` where an item
-    has none of its own.
+def spans(count: int, size: int) -> list[range]:
+    """Ranges of at most `size` numbers that together are 0 ... count - 1, in order."""
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
-    An item's image depends on itself alone, so that drawing by groups changes none.
+
+def alike(items: Sequence[Item], usual: Own, size: int | None = None) -> list[tuple[Own, list[int]]]:
+    """Group items by guidance scale, height and width; `usual` where an item has none of its own.
+
+    An item's image depends on the item alone, so grouping changes no image.
+
+    Args:
+        items: the items; the groups hold their places.
+        usual: guidance scale, height and width of an item without its own.
+        size: the most items of a group; None means no limit.
     """
     groups: dict[Own, list[int]] = {}
     for place, item in enumerate(items):
-        own = (item.guidance, item.height, item.width)
-        scale, height, width = (theirs if mine is None else mine for mine, theirs in zip(own, usual, strict=True))
-        groups.setdefault((scale, height, width), []).append(place)  # type: ignore[arg-type]
-    return groups
+        scale = usual[0] if item.guidance is None else item.guidance
+        height = usual[1] if item.height is None else item.height
+        width = usual[2] if item.width is None else item.width
+        groups.setdefault((scale, height, width), []).append(place)
+    cuts = [(own, places, spans(len(places), size or len(places))) for own, places in groups.items()]
+    return [(own, places[span.start : span.stop]) for own, places, found in cuts for span in found]
 
 
 def named(items: Sequence[Item], per_prompt: int = 1) -> dict[str, Item]:

@@ -1,10 +1,11 @@
 """The items that the page shows: the first of each prompt set, with image, scores and detections in every main cell."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from ine_jax.errors import clean
 from ine_jax.evaluation.records import Summary
+from ine_jax.evaluation.units import units
 from ine_jax.report.images import Encoded, encode
 from ine_jax.storage.records import Box, CellSpec, Measure, Row, RunConfig, VerdictLine
 from ine_jax.storage.runs import Run
@@ -84,22 +85,12 @@ def sheets(summary: Summary, run: Run, name: str = "") -> list[Sheet]:
     return found
 
 
-def starts(config: RunConfig) -> Iterator[tuple[int, int, str, int]]:
-    """(block, cell, prompt set, first item) of every block of a run, in order: as `evaluation.plan.units` cuts them."""
-    k = 0
-    for cell, spec in enumerate(config["cells"]):
-        for name in spec["lists"]:
-            for start in range(0, spec["lists"][name], config["block"]):
-                yield k, cell, name, start
-                k += 1
-
-
 def _first(run: Run, name: str, cells: Sequence[int], reader: "_Reader") -> list[tuple[Row, dict[int, Shot]]]:
     """The first items that any of the cells has generated: their row, and a shot per cell."""
     cuts: dict[int, list[tuple[int, int]]] = {}
-    for k, cell, title, start in starts(run.config):
-        if title == name and cell in cells and run.done(k):
-            cuts.setdefault(start, []).append((k, cell))
+    for unit in units([spec["lists"] for spec in run.config["cells"]], run.config["block"]):
+        if unit.list == name and unit.cell in cells and run.done(unit.k):
+            cuts.setdefault(unit.start, []).append((unit.k, unit.cell))
     count, found = SHOWN.get(name, OTHERS), dict[str, tuple[Row, dict[int, Shot]]]()
     for start in sorted(cuts):
         if len(found) >= count:
@@ -118,7 +109,7 @@ class _Reader:
 
     def __init__(self, run: Run, summary: Summary, measure: Measure) -> None:
         preset, self.detector = summary["preset"], summary["detector"]
-        about = {store: run.about(store) for store in run.detectors()}
+        about = {store: run.about(store) for store in run.scorers()}
         labels = preset["labels"] or about[self.detector].get("groups", {}).get(preset["group"], ())
         self.run, self.measure = run, measure
         self.concept, self.threshold = frozenset(labels), preset["threshold"]

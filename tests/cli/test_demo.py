@@ -17,7 +17,6 @@ from ine_jax.cli import demo
 from ine_jax.cli import main as cli
 from ine_jax.config import DemoConfig, SamplerConfig
 from ine_jax.errors import InputError
-from ine_jax.evaluation import units
 from ine_jax.evaluation.detectors.world import WorldConfig, WorldDetector, WorldNet
 from ine_jax.models.checkpoints.delta import read_unet_delta
 from tests.support.tiny_pipeline import SIDE
@@ -129,7 +128,7 @@ def test_the_familys_interval_is_that_of_every_guarded_cell(family: Path) -> Non
     plan = demo.demo_plan(settings, [demo.Found(m, 0, embedding) for m in ("tiny-unlearned-0", "tiny")], None)
     intervals = {(cell.negative.kind, cell.guidance.interval) for cell in plan.cells}
     assert intervals == {("none", (0.0, 1.0)), ("explicit", (0.0, 0.6)), ("implicit", (0.0, 0.6))}
-    assert sum(u.stop - u.start for u in units(plan)) == sum(n for c in plan.cells for _, n in c.lists)
+    assert sum(u.stop - u.start for u in plan.units()) == sum(n for c in plan.cells for _, n in c.lists)
 
 
 def test_help_of_the_full_demo_says_how_many_items(capsys: pytest.CaptureFixture[str]) -> None:

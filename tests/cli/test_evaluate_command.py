@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ine_jax import assets
 from ine_jax.cli import main as cli
-from ine_jax.evaluation import Cell, judging, score
+from ine_jax.evaluation import Cell, from_config, images, score
 from ine_jax.evaluation import generating as drawing
 from ine_jax.prompts.items import Item
 from ine_jax.storage.runs import Run
@@ -33,23 +35,20 @@ out: run
 Capture = pytest.CaptureFixture[str]
 
 
-class Painter(drawing.Painter):
-    """Draws seeds."""
+class ImageGenerator:
+    """Images of the seeds."""
 
     def __call__(self, cell: Cell, items: Sequence[Item], plan: Any) -> list[np.ndarray]:
-        return list(fakes.draw(cell, items, plan))
-
-    def cut(self, items: Sequence[Item]) -> list[bool]:
-        return [False] * len(items)
+        return list(fakes.generate(cell, items, plan))
 
 
-class Judges:
+class Scorers:
     """Reads the seeds back."""
 
-    def judge(self, run: Run, **options: Any) -> tuple[int, int]:
+    def score(self, run: Run, **options: Any) -> tuple[int, int]:
         return score(run, [fakes.Corner()], **options), 0
 
-    def settled(self, *_: Any) -> bool:
+    def finished(self, *_: Any) -> bool:
         return True
 
 
@@ -61,8 +60,8 @@ def never(*_: Any, **__: Any) -> Any:
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a config, where the models are made up."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(drawing, "Painter", Painter)
-    monkeypatch.setattr(judging, "load", lambda _: Judges())
+    monkeypatch.setattr(images, "ImageGenerator", ImageGenerator)
+    monkeypatch.setattr(from_config, "scorers", lambda _: Scorers())
     (tmp_path / "e.yaml").write_text(CONFIG)
     return tmp_path
 
@@ -84,8 +83,8 @@ def test_a_finished_run_loads_nothing_and_draws_nothing(
     code, out, _ = call(capsys, "evaluate", "e.yaml")
     assert (code, out.splitlines()[0]) == (0, "run: 12 images drawn, 12 judged")
     before = tree(place / "run")
-    monkeypatch.setattr(drawing, "Painter", never)
-    monkeypatch.setattr(judging, "load", never)
+    monkeypatch.setattr(images, "ImageGenerator", never)
+    monkeypatch.setattr(from_config, "scorers", never)
     monkeypatch.setattr(drawing, "model_record", never)
     code, out, _ = call(capsys, "evaluate", "e.yaml")
     assert (code, out.splitlines()[0]) == (0, "run: 0 images drawn, 0 judged")
@@ -94,24 +93,21 @@ def test_a_finished_run_loads_nothing_and_draws_nothing(
 
 def test_a_finished_run_does_not_import_jax(place: Path, capsys: Capture) -> None:
     assert call(capsys, "evaluate", "e.yaml")[0] == 0
-    code = (
-        "import sys; from ine_jax import cli; assert cli.main(['evaluate', 'e.yaml']) == 0; print('jax' in sys.modules)"
-    )
+    code = "import sys; from ine_jax.cli.main import main; main(['evaluate', 'e.yaml']); print('jax' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["run: 0 images drawn, 0 judged", "next: ine report run", "False"]
 
 
 def test_a_model_whose_files_changed_is_hashed_again(place: Path, capsys: Capture) -> None:
-    model = place / "model" / "unet"
-    model.mkdir(parents=True)
-    (model / "config.json").write_text("{}")
+    shutil.copytree(assets.ROOT / "tiny", place / "model")
+    settings = place / "model" / "unet" / "config.json"
     (place / "e.yaml").write_text(CONFIG.replace("[tiny]", "[./model]"))
     assert call(capsys, "evaluate", "e.yaml")[0] == 0
-    (model / "config.json").write_text("{ }")
+    settings.write_text(settings.read_text() + " ")
     code, _, err = call(capsys, "evaluate", "e.yaml")
     assert code == 2
-    assert "hashes.models../model.unet/config.json" in err
+    assert "hashes.models../model.model_id" in err
 
 
 def test_judges_look_again_where_a_score_is_missing(place: Path, capsys: Capture) -> None:

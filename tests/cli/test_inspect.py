@@ -40,7 +40,7 @@ def test_a_demo_directory_is_told_from_its_first_file_to_its_report(
     assert (facts["cells"], facts["finished"], facts["report"]) == ("none yet", False, False)
     (inversion / "done.json").write_text("{}")
 
-    evaluate(fakes.plan(n=4), root / "evaluation", draw=fakes.draw, hashes=fakes.hashes, shard=(0, 2))
+    evaluate(fakes.plan(n=4), root / "evaluation", generate=fakes.generate, hashes=fakes.hashes, shard=(0, 2))
     facts = describe(root)  # half of the six blocks
     assert facts["inversions"] == {"tiny-seed-0": "finished"}
     assert facts["cells"] == [
@@ -49,7 +49,7 @@ def test_a_demo_directory_is_told_from_its_first_file_to_its_report(
         "fake-unlearned, none, control: not finished, 4 of 8 images",
     ]
     assert not facts["finished"]
-    run = evaluate(fakes.plan(n=4), root / "evaluation", draw=fakes.draw, hashes=fakes.hashes)
+    run = evaluate(fakes.plan(n=4), root / "evaluation", generate=fakes.generate, hashes=fakes.hashes)
     assert not describe(root)["finished"]  # nothing is judged
     assert not describe(root / "evaluation")["finished"]
     score(run, [fakes.Corner()])

@@ -23,7 +23,7 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    return evaluate(PLAN, tmp_path / "run", draw=fakes.draw, hashes=fakes.hashes).root
+    return evaluate(PLAN, tmp_path / "run", generate=fakes.generate, hashes=fakes.hashes).root
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def result(words: list[str], capsys: Capture) -> dict[str, object]:
 
 
 def stores(run: Path) -> list[str]:
-    return sorted(name.split("@")[0] for name in runs.open_run(run).detectors())
+    return sorted(name.split("@")[0] for name in runs.open_run(run).scorers())
 
 
 def test_again_and_rescan(run: Path, capsys: Capture) -> None:
@@ -75,7 +75,7 @@ def test_names_braces_and_yaml(run: Path, clip: Path, tmp_path: Path, capsys: Ca
 def test_nudenet_by_name(run: Path, capsys: Capture) -> None:
     pytest.importorskip("nudenet")
     assert result(["score", str(run), "--detectors", "nudenet"], capsys)["judged"] == IMAGES
-    (line, *_) = runs.open_run(run).scores(runs.open_run(run).detectors()[0], 0) or []
+    (line, *_) = runs.open_run(run).scores(runs.open_run(run).scorers()[0], 0) or []
     assert line["status"] == "scored" and len(line["labels"]) == 18
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from ine_jax.errors import CorruptRunError, InputError, Interrupted, ItemErrors
-from ine_jax.evaluation import Cell, Item, Plan, evaluate, read_items, score, summarise, units
+from ine_jax.evaluation import Cell, Item, Plan, evaluate, read_items, score, summarise
 from ine_jax.evaluation.summary import add_times
 from ine_jax.storage import runs
 from ine_jax.storage.atomic import lock
@@ -53,7 +53,7 @@ def test_counts(tmp_path: Path) -> None:
 def test_what_a_block_holds_follows_from_run_json(tmp_path: Path) -> None:
     base = fakes.plan(n=7)
     turned = tuple(dataclasses.replace(cell, lists=cell.lists[::-1]) for cell in base.cells)
-    run = evaluate(dataclasses.replace(base, cells=turned), tmp_path, draw=fakes.draw, hashes=fakes.hashes)
+    run = evaluate(dataclasses.replace(base, cells=turned), tmp_path, generate=fakes.generate, hashes=fakes.hashes)
     config, k = runs.open_run(tmp_path).config, 0
     for cell, spec in enumerate(config["cells"]):
         for name, n in spec["lists"].items():
@@ -70,7 +70,7 @@ def test_second_call_draws_nothing(tmp_path: Path) -> None:
     def never(*_: Any) -> np.ndarray:
         raise AssertionError("a finished run was drawn again")
 
-    run = evaluate(fakes.plan(), tmp_path, draw=never, hashes=fakes.hashes)
+    run = evaluate(fakes.plan(), tmp_path, generate=never, hashes=fakes.hashes)
     assert score(run, [fakes.Corner()]) == 0
     assert fakes.finish(tmp_path) == first
 
@@ -79,14 +79,14 @@ def test_second_call_draws_nothing(tmp_path: Path) -> None:
 def test_shards_give_the_bytes_of_one_run(tmp_path: Path, order: tuple[int, ...]) -> None:
     whole = fakes.full(tmp_path / "whole")
     for i in order:
-        evaluate(fakes.plan(), tmp_path / "parts", draw=fakes.draw, hashes=fakes.hashes, shard=(i, 3))
+        evaluate(fakes.plan(), tmp_path / "parts", generate=fakes.generate, hashes=fakes.hashes, shard=(i, 3))
     assert fakes.finish(tmp_path / "parts") == whole
     assert tree(tmp_path / "parts") == tree(tmp_path / "whole")
 
 
 def test_killed_three_times_ends_with_the_same_bytes(tmp_path: Path) -> None:
     whole = fakes.full(tmp_path / "whole")
-    blocks, chance, kills = len(units(fakes.plan())), random.Random(0), 0  # noqa: S311
+    blocks, chance, kills = len(fakes.plan().units()), random.Random(0), 0  # noqa: S311
     command = [sys.executable, str(ROOT / "tests" / "support" / "fakes.py"), str(tmp_path / "killed")]
     while kills < 3:
         process = subprocess.Popen(command, env=ENVIRONMENT)
@@ -109,11 +109,11 @@ def test_killed_three_times_ends_with_the_same_bytes(tmp_path: Path) -> None:
 def test_sigterm_finishes_the_block_and_says_so(tmp_path: Path) -> None:
     def stopping(cell: Cell, wanted: Sequence[Item], plan: Plan) -> np.ndarray:
         signal.raise_signal(signal.SIGTERM)
-        return fakes.draw(cell, wanted, plan)
+        return fakes.generate(cell, wanted, plan)
 
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Interrupted):
-        evaluate(fakes.plan(), tmp_path, draw=stopping, hashes=fakes.hashes)
+        evaluate(fakes.plan(), tmp_path, generate=stopping, hashes=fakes.hashes)
     assert runs.open_run(tmp_path).blocks() == [0]
     assert signal.getsignal(signal.SIGTERM) is before
 
@@ -126,15 +126,15 @@ def test_another_config_is_refused_field_by_field(tmp_path: Path) -> None:
         (dataclasses.replace(fakes.plan(), block=4), "config.block: 5 -> 4"),
     ]:
         with pytest.raises(InputError, match=field):
-            evaluate(changed, tmp_path, draw=fakes.draw, hashes=fakes.hashes)
+            evaluate(changed, tmp_path, generate=fakes.generate, hashes=fakes.hashes)
     with pytest.raises(InputError, match=r"hashes\.models\.fake\.unet"):
-        evaluate(fakes.plan(), tmp_path, draw=fakes.draw, hashes=lambda _: {"unet": "other"})
+        evaluate(fakes.plan(), tmp_path, generate=fakes.generate, hashes=lambda _: {"unet": "other"})
     assert tree(tmp_path) == before
 
 
 def test_two_processes_on_one_directory_are_refused(tmp_path: Path) -> None:
-    with lock(tmp_path, "draw-0-of-1"), pytest.raises(InputError, match="another process"):
-        evaluate(fakes.plan(), tmp_path, draw=fakes.draw, hashes=fakes.hashes)
+    with lock(tmp_path, "generate-0-of-1"), pytest.raises(InputError, match="another process"):
+        evaluate(fakes.plan(), tmp_path, generate=fakes.generate, hashes=fakes.hashes)
 
 
 class Failing(fakes.Corner):
@@ -156,9 +156,9 @@ class NotANumber(fakes.Corner):
 @pytest.mark.parametrize("value", [0, 255, 77])
 def test_constant_images_are_never_safe(tmp_path: Path, value: int) -> None:
     def blank(cell: Cell, wanted: Sequence[Item], plan: Plan) -> np.ndarray:
-        return np.full_like(fakes.draw(cell, wanted, plan), value)
+        return np.full_like(fakes.generate(cell, wanted, plan), value)
 
-    run = evaluate(fakes.plan(), tmp_path, draw=blank, hashes=fakes.hashes)
+    run = evaluate(fakes.plan(), tmp_path, generate=blank, hashes=fakes.hashes)
     with pytest.raises(ItemErrors, match="72 of 72"):
         score(run, [fakes.Corner()])
     cell = summarise(run)["cells"][0]["attack"]
@@ -175,7 +175,7 @@ def test_nan_images_are_unscored() -> None:
 
 
 def test_failing_detectors_are_unscored(tmp_path: Path) -> None:
-    run = evaluate(fakes.plan(), tmp_path, draw=fakes.draw, hashes=fakes.hashes)
+    run = evaluate(fakes.plan(), tmp_path, generate=fakes.generate, hashes=fakes.hashes)
     with pytest.raises(ItemErrors):
         score(run, [Failing()])
     with pytest.raises(ItemErrors, match="72 of 72"):
@@ -211,7 +211,7 @@ def test_times_are_kept_apart(tmp_path: Path) -> None:
 def test_identity_hashes_only_what_changes_pixels(tmp_path: Path) -> None:
     fakes.full(tmp_path / "a")
     other = dataclasses.replace(fakes.plan(), batch=7, block=4)
-    evaluate(other, tmp_path / "b", draw=fakes.draw, hashes=fakes.hashes)
+    evaluate(other, tmp_path / "b", generate=fakes.generate, hashes=fakes.hashes)
     names = [
         sorted((row["cell"], row["id"], row["identity"]) for k in run.blocks() for row in run.rows(k))
         for run in (runs.open_run(tmp_path / "a"), runs.open_run(tmp_path / "b"))
@@ -254,5 +254,5 @@ def test_plans_that_cannot_be_drawn(tmp_path: Path) -> None:
     long = dataclasses.replace(plan, cells=(Cell("fake", (("attack", 13),)),))
     for bad in (twice, long, dataclasses.replace(plan, cells=())):
         with pytest.raises(InputError):
-            evaluate(bad, tmp_path / "run", draw=fakes.draw, hashes=fakes.hashes)
+            evaluate(bad, tmp_path / "run", generate=fakes.generate, hashes=fakes.hashes)
     assert not (tmp_path / "run").exists()

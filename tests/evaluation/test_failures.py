@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from ine_jax.cli import main as cli
 from ine_jax.config import DetectorConfig
 from ine_jax.config import yaml_file as configfile
-from ine_jax.evaluation import build
+from ine_jax.evaluation import from_config
 from ine_jax.evaluation.detectors import Detector, Scored, Unscored
 from ine_jax.evaluation.detectors.presets import default_preset, shows
 from ine_jax.evaluation.detectors.world import WorldConfig, WorldDetector, WorldNet
@@ -54,7 +54,7 @@ def words(kind: str, folder: Path) -> str:
 
 
 def load(kind: str, folder: Path) -> Detector:
-    return build.detector(configfile.loads(words(kind, folder), DetectorConfig))
+    return from_config.detector(configfile.loads(words(kind, folder), DetectorConfig))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -182,7 +182,7 @@ def test_a_failure_within_the_budget_is_asked_for_again(
     monkeypatch.setattr(WorldDetector, "_detect", inner)
     assert cli.main(told) == 0
     assert reasons(tmp_path, detector) == {"1": "constant image"}
-    monkeypatch.delattr("ine_jax.evaluation.judging.load")  # nothing is left to judge, and no weights are read
+    monkeypatch.delattr("ine_jax.evaluation.from_config.scorers")  # nothing is left to judge, and no weights are read
     assert cli.main(told) == 0
 
 

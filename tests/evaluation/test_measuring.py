@@ -56,8 +56,8 @@ def vector(image: np.ndarray) -> np.ndarray:
     return image.reshape(-1)[[0, 7, 33, 90]].astype(np.float32) / 16
 
 
-def drawn(root: Path, plan: Plan | None = None, draw: Any = fakes.draw, **more: Any) -> Run:
-    return evaluate(plan or fakes.plan(), root, draw=draw, hashes=fakes.hashes, **more)
+def generated(root: Path, plan: Plan | None = None, generate: Any = fakes.generate, **more: Any) -> Run:
+    return evaluate(plan or fakes.plan(), root, generate=generate, hashes=fakes.hashes, **more)
 
 
 def lines(run: Run, store: str) -> dict[tuple[int, str, str], dict[str, Any]]:
@@ -79,7 +79,7 @@ def pictures(run: Run) -> dict[tuple[int, str, str], np.ndarray]:
 
 
 def test_the_reference_is_the_unguarded_image_of_the_same_item(tmp_path: Path) -> None:
-    run = drawn(tmp_path)
+    run = generated(tmp_path)
     assert score_metrics(run, [Away()]) == 72
     images = pictures(run)
     for (cell, name, item), line in lines(run, "away@1").items():
@@ -91,7 +91,7 @@ def test_the_reference_is_the_unguarded_image_of_the_same_item(tmp_path: Path) -
 
 
 def test_the_reference_may_be_another_model_but_only_one(tmp_path: Path) -> None:
-    run = drawn(tmp_path)
+    run = generated(tmp_path)
     score_metrics(run, [Away()])
     before = lines(run, "away@1")
     with pytest.raises(InputError, match="was measured against fake"):
@@ -116,10 +116,10 @@ def test_the_cell_of_the_same_scale_comes_first() -> None:
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 1, 0, 2)])
 def test_blocks_wait_for_their_references(tmp_path: Path, order: tuple[int, ...]) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    score_metrics(drawn(whole), [Away(), Corners()])
+    score_metrics(generated(whole), [Away(), Corners()])
     counts = []
     for i in order:
-        run = drawn(parts, shard=(i, 4))
+        run = generated(parts, shard=(i, 4))
         counts.append(score_metrics(run, [Away(), Corners()], shard=(i, 4)))
     waiting = score_metrics(runs.open_run(parts), [Away(), Corners()])
     assert waiting > 0 and sum(counts) >= 72  # vectors need no reference, so every block was read once at least
@@ -136,7 +136,7 @@ def test_items_without_a_reference_are_counted(tmp_path: Path) -> None:
     plan = dataclasses.replace(
         fakes.plan(), cells=(Cell("fake", few, fakes.PLAIN), Cell("fake", many, fakes.GUIDED, fakes.WORDS))
     )
-    run = drawn(tmp_path, plan)
+    run = generated(tmp_path, plan)
     score(run, [fakes.Corner()])
     score_metrics(run, [Away()])  # nothing to be blamed on the metric: no ItemErrors
     found = lines(run, "away@1")
@@ -153,11 +153,11 @@ def test_items_without_a_reference_are_counted(tmp_path: Path) -> None:
 
 
 def test_references_of_another_size_are_none(tmp_path: Path) -> None:
-    def draw(cell: Cell, wanted: Sequence[Item], plan: Plan) -> list[np.ndarray]:
-        images = list(fakes.draw(cell, wanted, plan))
+    def generate(cell: Cell, wanted: Sequence[Item], plan: Plan) -> list[np.ndarray]:
+        images = list(fakes.generate(cell, wanted, plan))
         return [image[:6] if i == 1 and cell.negative.kind != "none" else image for i, image in enumerate(images)]
 
-    run = drawn(tmp_path, draw=draw)
+    run = generated(tmp_path, generate=generate)
     score_metrics(run, [Away(), Corners()])
     found = lines(run, "away@1")
     wrong = {key: line["reason"] for key, line in found.items() if line["status"] == "unscored"}
@@ -188,11 +188,11 @@ class Bare(Away):
 
 def test_what_fails_is_unscored(tmp_path: Path) -> None:
     def blank(cell: Cell, wanted: Sequence[Item], plan: Plan) -> np.ndarray:
-        images = fakes.draw(cell, wanted, plan)
+        images = fakes.generate(cell, wanted, plan)
         images[[item.id == "attack-005" for item in wanted]] = 9
         return images
 
-    run = drawn(tmp_path, draw=blank)
+    run = generated(tmp_path, generate=blank)
     with pytest.raises(ItemErrors, match="9 of 72"):
         score_metrics(run, [Failing()])
     bad = {key[2] for key, line in lines(run, "away@failing").items() if line["status"] == "unscored"}
@@ -205,7 +205,7 @@ def test_what_fails_is_unscored(tmp_path: Path) -> None:
 
 
 def test_distances_of_sets(tmp_path: Path) -> None:
-    run = drawn(tmp_path)
+    run = generated(tmp_path)
     score(run, [fakes.Corner()])
     score_metrics(run, [Corners()])
     images = pictures(run)
@@ -226,7 +226,7 @@ def test_distances_of_sets(tmp_path: Path) -> None:
 
 
 def test_distance_to_real_images(tmp_path: Path) -> None:
-    run, folder = drawn(tmp_path / "run"), tmp_path / "real"
+    run, folder = generated(tmp_path / "run"), tmp_path / "real"
     score(run, [fakes.Corner()])
     score_metrics(run, [Corners()])
     folder.mkdir()
@@ -254,7 +254,7 @@ def test_guidance_without_negatives_is_no_reference_cell(tmp_path: Path) -> None
     counts = (("attack", 4),)
     lists = {"attack": fakes.items("attack", 4, ("knife",))}
     images = Cell("fake", counts, GuidanceConfig(3.0, method="sld"), NegativeConfig(words="a"), "sld")
-    run = drawn(tmp_path, Plan((images,), lists, steps=2, block=2))
+    run = generated(tmp_path, Plan((images,), lists, steps=2, block=2))
     score_metrics(run, [Away()])
     assert {line["reason"] for line in lines(run, "away@1").values()} == {
         "no reference: fake was not drawn unguarded on this list"

@@ -43,7 +43,7 @@ def test_bundled_models_are_recorded_as_ever(tmp_path: Path) -> None:
     plan = plan_from_config(config(*models, negatives=(NegativeConfig(), NegativeConfig(words="knife"))))
     record = plan.record()
     assert provenance.value_hash(record) == RECORD
-    run = evaluate(plan, tmp_path, draw=fakes.draw, hashes=fakes.hashes)
+    run = evaluate(plan, tmp_path, generate=fakes.generate, hashes=fakes.hashes)
     assert tuple(row["identity"][:12] for k in run.blocks() for row in run.rows(k)) == IDENTITIES
     assert model_record(models[1]) != model_record(models[0])
 

@@ -22,7 +22,8 @@ from ine_jax.config import (
 from ine_jax.config.guards import GateConfig
 from ine_jax.errors import InputError
 from ine_jax.evaluation import Cell, Plan, evaluate, plan_from_config
-from ine_jax.evaluation.generating import Painter, _own_pixels, _pixels
+from ine_jax.evaluation.generating import _pixels
+from ine_jax.evaluation.images import ImageGenerator
 from ine_jax.evaluation.plan import measure
 from ine_jax.guidance import Cfg
 from ine_jax.pipeline.pipeline import load
@@ -44,7 +45,7 @@ RECORD = "295714c9e72c911a94591681d7d2fb09dc1fa441fb1f341258bc0ff68bdf7612"
 
 
 def identity(plan: Plan, cell: Cell, item: Item) -> str:
-    return runs.identity(_own_pixels(_pixels(plan, cell, {cell.model: {"unet": "x"}}), cell, item))
+    return runs.identity(_pixels(plan, cell, cell.record(), {"unet": "x"}, item))
 
 
 def config(**more: Any) -> EvaluateConfig:
@@ -75,7 +76,8 @@ def test_groups_keep_the_order_of_their_items() -> None:
     items = [
         Item(str(i), "a", i, guidance=g, height=h) for i, (g, h) in enumerate([(None, None), (5.0, 64), (3.0, None)])
     ]
-    assert alike(items, (3.0, None, 32)) == {(3.0, None, 32): [0, 2], (5.0, 64, 32): [1]}
+    assert alike(items, (3.0, None, 32)) == [((3.0, None, 32), [0, 2]), ((5.0, 64, 32), [1])]
+    assert alike(items, (3.0, None, 32), 1) == [((3.0, None, 32), [0]), ((3.0, None, 32), [2]), ((5.0, 64, 32), [1])]
 
 
 GUARDS = {
@@ -98,26 +100,26 @@ def test_every_row_is_drawn_as_it_would_be_alone(tiny_folder: Path, name: str) -
     ]
     cell = Cell(str(tiny_folder), (("attack", len(items)),), guidance, negative)
     plan = Plan((cell,), {"attack": tuple(items)}, steps=2, batch=2)
-    painter = Painter()
-    together = painter(cell, items, plan)
-    compiled = painter._pipe.compiles
+    generator = ImageGenerator()
+    together = generator(cell, items, plan)
+    compiled = generator._pipe.compiles
     for i, item in enumerate(items):
         own = guidance if item.guidance is None else dataclasses.replace(guidance, scale=item.guidance)
-        alone = painter(dataclasses.replace(cell, guidance=own), [dataclasses.replace(item, guidance=None)], plan)
+        alone = generator(dataclasses.replace(cell, guidance=own), [dataclasses.replace(item, guidance=None)], plan)
         np.testing.assert_array_equal(together[i], alone[0])
-    assert painter._pipe.compiles == compiled
-    assert not np.array_equal(together[1], painter(cell, [dataclasses.replace(items[1], guidance=None)], plan)[0])
+    assert generator._pipe.compiles == compiled
+    assert not np.array_equal(together[1], generator(cell, [dataclasses.replace(items[1], guidance=None)], plan)[0])
 
 
 def test_other_scales_compile_nothing(tiny_folder: Path) -> None:
     items = [Item(str(i), "a cat", i, guidance=1.5 + i) for i in range(6)]
     cell = Cell(str(tiny_folder), (("attack", 6),), GuidanceConfig(7.5), WORDS)
     plan = Plan((cell,), {"attack": tuple(items)}, steps=2, batch=2)
-    painter = Painter()
-    painter(cell, items[:1], plan)
-    before = dict(painter._pipe.programs.traces)
-    painter(cell, items, plan)
-    assert dict(painter._pipe.programs.traces) == before
+    generator = ImageGenerator()
+    generator(cell, items[:1], plan)
+    before = dict(generator._pipe.programs.traces)
+    generator(cell, items, plan)
+    assert dict(generator._pipe.programs.traces) == before
 
 
 def write(path: Path, rows: list[dict[str, Any]], mark: str = "") -> str:
@@ -158,7 +160,7 @@ def test_rows_of_a_run_say_what_they_were_drawn_with(tiny_folder: Path, tmp_path
 def test_a_file_saved_anew_continues_a_run_and_another_prompt_does_not(tmp_path: Path) -> None:
     rows = [{"prompt": "a"}, {"prompt": "b"}]
     asked = EvaluateConfig(prompts=(PromptsConfig(write(tmp_path / "l.jsonl", rows)),))
-    draw = {"draw": fakes.draw, "hashes": fakes.hashes}
+    draw = {"generate": fakes.generate, "hashes": fakes.hashes}
     evaluate(plan_from_config(asked), tmp_path / "run", **draw)  # type: ignore[arg-type]
     sealed = (tmp_path / "run" / "run.json").read_bytes()
     write(tmp_path / "l.jsonl", rows, mark="\ufeff")
@@ -183,7 +185,7 @@ def test_lists_are_named_by_their_selection_and_measured_as_said(tmp_path: Path)
         "coco-like": (2, "prior"),
         "i2p": (1, "kept"),
     }
-    assert any("95 rows expected, 3 found" in line for line in plan.told())
+    assert any("95 rows expected, 3 found" in line for line in plan.notes())
     assert [measure(name) for name in ("coco_30k", "tune-benign", "list", "x")] == [
         "prior",
         "kept",

@@ -33,7 +33,7 @@ def summary(root: Path, *cells: tuple[GuidanceConfig, NegativeConfig, str], **mo
     lists = {"attack": fakes.items("attack", ITEMS, ("knife",))}
     counts = (("attack", ITEMS),)
     made = tuple(Cell("fake", counts, guidance, negative, guard, **more) for guidance, negative, guard in cells)
-    run = evaluate(Plan(made, lists, steps=2), root, draw=fakes.draw, hashes=fakes.hashes)
+    run = evaluate(Plan(made, lists, steps=2), root, generate=fakes.generate, hashes=fakes.hashes)
     score(run, [fakes.Corner()])
     return summarise(run)
 

@@ -109,7 +109,7 @@ def test_images_of_a_guard_are_named_by_their_content_and_must_be_there(tmp_path
     first, moved, other = (plan.record()["cells"] for plan in plans[:3])
     assert first == moved != other
     with pytest.raises(InputError, match="absent"):
-        evaluate(plans[3], tmp_path / "run", draw=fakes.draw, hashes=fakes.hashes)
+        evaluate(plans[3], tmp_path / "run", generate=fakes.generate, hashes=fakes.hashes)
     assert not (tmp_path / "run").exists()
 
 
@@ -124,7 +124,7 @@ def test_a_bundled_embedding_is_given_by_its_name(tmp_path: Path, monkeypatch: p
     for missing in ("tiny-unlearned-7", str(tmp_path / "none.safetensors")):
         plan = plan_from_config(grid(tmp_path, (GuardConfig(),), (NegativeConfig(embedding=missing),)))
         with pytest.raises(InputError, match="embedding"):
-            evaluate(plan, tmp_path / "run", draw=fakes.draw, hashes=fakes.hashes)
+            evaluate(plan, tmp_path / "run", generate=fakes.generate, hashes=fakes.hashes)
     assert not (tmp_path / "run").exists()
 
 
@@ -160,7 +160,7 @@ def test_names_change_no_pixel(tmp_path: Path) -> None:
         plan = plan_from_config(grid(tmp_path, (GuardConfig(f"guard {name}"),), (negative,)))
         cells = tuple(dataclasses.replace(cell, embedding_from=name) for cell in plan.cells)
         plan = dataclasses.replace(plan, cells=cells)
-        run = evaluate(plan, tmp_path / str(i), draw=fakes.draw, hashes=fakes.hashes)
+        run = evaluate(plan, tmp_path / str(i), generate=fakes.generate, hashes=fakes.hashes)
         identities.append(run.rows(0)[0]["identity"])
     assert identities[0] == identities[1] != identities[2]
 
@@ -170,7 +170,7 @@ def test_two_embeddings_have_two_hashes_in_the_summary(tmp_path: Path) -> None:
     negatives = (NegativeConfig("first", embedding=paths[0]), NegativeConfig("both", embedding=tuple(paths)))
     models = (ModelConfig("fake"), ModelConfig("fake-unlearned"))
     plan = plan_from_config(grid(tmp_path, (GuardConfig(),), negatives, models=models))
-    run = evaluate(plan, tmp_path / "run", draw=fakes.draw, hashes=fakes.hashes)
+    run = evaluate(plan, tmp_path / "run", generate=fakes.generate, hashes=fakes.hashes)
     score(run, [fakes.Corner()])
     found = summarise(run)["hashes"]["embeddings"]
     assert found == {"first": [file_hash(paths[0])], "both": [file_hash(path) for path in paths]}
@@ -225,7 +225,7 @@ def test_one_limit_of_seeds_refused_before_anything_is_written(
         evaluate(
             dataclasses.replace(plan, lists={**plan.lists, "attack": large}),
             tmp_path / "run",
-            draw=fakes.draw,
+            generate=fakes.generate,
             hashes=fakes.hashes,
         )
     assert not (tmp_path / "run").exists()

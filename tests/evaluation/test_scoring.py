@@ -12,7 +12,7 @@ import pytest
 from ine_jax.errors import CorruptRunError, Interrupted, ItemErrors
 from ine_jax.evaluation import evaluate, score, summarise
 from ine_jax.evaluation.detectors.base import Scored, Verdict, detect_checked
-from ine_jax.evaluation.scoring import judge_name, read_ahead
+from ine_jax.evaluation.scoring import read_ahead, scorer_name
 from ine_jax.storage.runs import Run
 from tests.support import fakes
 
@@ -35,13 +35,13 @@ IMAGES = 24  # of three cells, two lists each
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    return evaluate(PLAN, tmp_path, draw=fakes.draw, hashes=fakes.hashes)
+    return evaluate(PLAN, tmp_path, generate=fakes.generate, hashes=fakes.hashes)
 
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run that several tests judge, each by a detector of another version."""
-    return evaluate(PLAN, tmp_path_factory.mktemp("drawn"), draw=fakes.draw, hashes=fakes.hashes)
+    return evaluate(PLAN, tmp_path_factory.mktemp("drawn"), generate=fakes.generate, hashes=fakes.hashes)
 
 
 def lines(run: Run, name: str) -> list[dict[str, Any]]:
@@ -112,11 +112,11 @@ def test_failures_are_asked_for_again_and_verdicts_stay(run: Run) -> None:
 
 def test_bad_images_are_not_asked_for_again(tmp_path: Path) -> None:
     def some_blank(cell: Any, wanted: Sequence[Any], plan: Any) -> np.ndarray:
-        images = fakes.draw(cell, wanted, plan)
+        images = fakes.generate(cell, wanted, plan)
         images[[item.id == "attack-003" for item in wanted]] = 0
         return images
 
-    run, judge = evaluate(PLAN, tmp_path, draw=some_blank, hashes=fakes.hashes), Judge()
+    run, judge = evaluate(PLAN, tmp_path, generate=some_blank, hashes=fakes.hashes), Judge()
     for _ in range(2):  # told by every call, judged by the first
         with pytest.raises(ItemErrors, match=f"3 of {IMAGES}"):
             score(run, [judge])
@@ -158,7 +158,7 @@ def test_whatever_a_detector_does_is_unscored(drawn: Run, wrong: str, checked: b
 
     with pytest.raises(ItemErrors, match=f"{IMAGES} of {IMAGES}"):
         score(drawn, [Wrong()])
-    name = judge_name(Wrong())
+    name = scorer_name(Wrong())
     stored = lines(drawn, name)
     assert len(stored) == IMAGES and all(line["status"] == "unscored" for line in stored)
     assert all(line["reason"].startswith("failed: ") and len(line["reason"]) <= 200 for line in stored)

@@ -17,7 +17,7 @@ from ine_jax.evaluation.metrics import wilson
 from ine_jax.storage import runs
 from ine_jax.storage.runs import Run
 from ine_jax.storage.sealed import pretty
-from tests.evaluation.test_measuring import Away, drawn, lines
+from tests.evaluation.test_measuring import Away, generated, lines
 from tests.support import fakes
 
 KINDS = ("violence", "self-harm", "hate")
@@ -69,7 +69,7 @@ def plan() -> Plan:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    made = drawn(tmp_path_factory.mktemp("summary"), plan())
+    made = generated(tmp_path_factory.mktemp("summary"), plan())
     score(made, [fakes.Corner()])
     with pytest.raises(ItemErrors):
         score(made, [Even()])
@@ -179,7 +179,7 @@ def test_the_same_files_give_the_same_bytes(run: Run, summary: dict[str, Any]) -
 
 
 def test_an_item_more_than_the_list_had(tmp_path: Path) -> None:
-    run = evaluate(fakes.plan(n=2), tmp_path, draw=fakes.draw, hashes=fakes.hashes)
+    run = evaluate(fakes.plan(n=2), tmp_path, generate=fakes.generate, hashes=fakes.hashes)
     rows = [{**row, "id": "another"} for row in run.rows(0)][:1]
     run.write_block(99, run.images(0)[:1], rows)
     score(run, [fakes.Corner()])

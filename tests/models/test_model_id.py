@@ -55,7 +55,7 @@ def test_every_record_holds_the_id_of_the_pipeline(tmp_path: Path) -> None:
 
     cell = dataclasses.replace(fakes.plan().cells[0], model="tiny-unlearned-0", negative=NegativeConfig())
     plan = dataclasses.replace(fakes.plan(), cells=(cell,))
-    run = evaluate(plan, tmp_path / "run", draw=fakes.draw, hashes=record)
+    run = evaluate(plan, tmp_path / "run", generate=fakes.generate, hashes=record)
     stored = json.loads((run.root / "run.json").read_text())
     assert stored["hashes"]["models"] == {"tiny-unlearned-0": {"model_id": pipe.model_id}}
     assert describe(run.root)["models"] == {"tiny-unlearned-0": pipe.model_id}

@@ -38,7 +38,9 @@ def run_of(root: Path, texts: list[str], words: bool = True) -> Path:
     items = tuple(Item(f"{i}{text}", text, i, ("cat",) if i % 2 else ("knife",)) for i, text in enumerate(texts))
     counts = (("attack", len(items)),)
     cells = (Cell("fake", counts, fakes.PLAIN), Cell("fake", counts, fakes.GUIDED, fakes.WORDS))[: 1 + words]
-    run = evaluate(Plan(cells, {"attack": items}, steps=2, block=50), root, draw=fakes.draw, hashes=fakes.hashes)
+    run = evaluate(
+        Plan(cells, {"attack": items}, steps=2, block=50), root, generate=fakes.generate, hashes=fakes.hashes
+    )
     score(run, [fakes.Corner()])
     return root
 

@@ -63,7 +63,9 @@ def prompted(root: Path, texts: list[str]) -> Path:
     """A scored run whose prompts and ids are the texts."""
     items = tuple(Item(f"{i}{text}", text, i, ("cat",)) for i, text in enumerate(texts))
     cells = (Cell("fake", (("attack", len(items)),), fakes.PLAIN),)
-    run = evaluate(Plan(cells, {"attack": items}, steps=2, block=50), root, draw=fakes.draw, hashes=fakes.hashes)
+    run = evaluate(
+        Plan(cells, {"attack": items}, steps=2, block=50), root, generate=fakes.generate, hashes=fakes.hashes
+    )
     score(run, [fakes.Corner()])
     return root
 
@@ -179,7 +181,7 @@ def avoided(cell: Cell, text: str) -> NegativeConfig:
     "text", ["</script><script>alert(1)</script>", "\x1b[31m[red]=1+1\u202e", '"><svg onload=alert(1)>']
 )
 def test_a_whole_run_of_hostile_names(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = evaluate(named(fakes.plan(n=2), text), tmp_path, draw=fakes.draw, hashes=fakes.hashes, command=[text])
+    run = evaluate(named(fakes.plan(n=2), text), tmp_path, generate=fakes.generate, hashes=fakes.hashes, command=[text])
     score(run, [fakes.Corner()])
     capsys.readouterr()
     assert cli.main(["report", str(tmp_path)]) == 0

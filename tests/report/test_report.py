@@ -23,7 +23,7 @@ from tests.support import fakes
 
 
 def judged(plan: Plan, root: Path, command: str = "ine") -> Run:
-    run = evaluate(plan, root, draw=fakes.draw, hashes=fakes.hashes, command=[command])
+    run = evaluate(plan, root, generate=fakes.generate, hashes=fakes.hashes, command=[command])
     score(run, [fakes.Corner()])
     return run
 
@@ -106,7 +106,7 @@ def test_the_threshold_is_chosen_at_report_time(tmp_path: Path, capsys: pytest.C
 def test_nothing_to_report(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"run\.json"):
         report.build([tmp_path])
-    evaluate(fakes.plan(n=2), tmp_path, draw=fakes.draw, hashes=fakes.hashes)
+    evaluate(fakes.plan(n=2), tmp_path, generate=fakes.generate, hashes=fakes.hashes)
     with pytest.raises(InputError, match="not scored"):
         report.build([tmp_path])
     assert not (tmp_path / "summary.json").exists()

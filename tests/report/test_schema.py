@@ -28,7 +28,7 @@ def test_the_schema_is_one() -> None:
 
 def test_a_written_summary_is_valid(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        run = evaluate(fakes.plan(n=4), tmp_path / name, draw=fakes.draw, hashes=fakes.hashes, command=["ine"])
+        run = evaluate(fakes.plan(n=4), tmp_path / name, generate=fakes.generate, hashes=fakes.hashes, command=["ine"])
         score(run, [fakes.Corner()])
     for roots in (["a"], ["a", "b"]):
         report.build([tmp_path / name for name in roots], tmp_path / "out")

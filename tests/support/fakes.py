@@ -33,7 +33,7 @@ def plan(n: int = 12, block: int = 5) -> Plan:
     return Plan((none, explicit, other), lists, steps=2, block=block)
 
 
-def draw(cell: Cell, wanted: Sequence[Item], _: Plan) -> np.ndarray:
+def generate(cell: Cell, wanted: Sequence[Item], _: Plan) -> np.ndarray:
     """Noise of the seed; the corner says what is shown: the knife for half of the seeds, less often with a negative."""
     images = np.stack([np.random.default_rng(item.seed).integers(0, 256, (8, 8, 3), np.uint8) for item in wanted])
     for image, item in zip(images, wanted, strict=True):
@@ -62,8 +62,8 @@ class Corner:
 
 
 def full(root: Path, shard: tuple[int, int] = (0, 1)) -> bytes:
-    """Draw, score and summarise; the bytes of summary.json."""
-    evaluate(plan(), root, draw=draw, hashes=hashes, shard=shard)
+    """Generate, score and summarise; the bytes of summary.json."""
+    evaluate(plan(), root, generate=generate, hashes=hashes, shard=shard)
     return finish(root)
 
 
@@ -74,12 +74,12 @@ def finish(root: Path) -> bytes:
     return (root / "summary.json").read_bytes()
 
 
-def slow_draw(cell: Cell, wanted: Sequence[Item], asked: Plan) -> np.ndarray:
+def slow_generate(cell: Cell, wanted: Sequence[Item], asked: Plan) -> np.ndarray:
     time.sleep(0.05)
-    return draw(cell, wanted, asked)
+    return generate(cell, wanted, asked)
 
 
 if __name__ == "__main__":  # started by the kill test
     root = Path(sys.argv[1])
-    evaluate(plan(), root, draw=slow_draw, hashes=hashes)
+    evaluate(plan(), root, generate=slow_generate, hashes=hashes)
     finish(root)

@@ -93,7 +93,7 @@ def judge(folder: Path, embedding: Path) -> None:
     run = evaluate(
         Plan(cells, lists, steps=16, scheduler="dpm++", batch=50, block=50, readings=readings),
         folder / "evaluation",
-        draw=fakes.draw,
+        generate=fakes.generate,
         hashes=lambda _: {"model_id": "0" * 64},
         command=["ine", "demo"],
     )

@@ -68,7 +68,7 @@ def records(root: Path) -> list[tuple[int, str, str]]:
     from ine_jax.storage import runs
 
     opened = runs.open_run(root)
-    (judge,) = opened.detectors()
+    (judge,) = opened.scorers()
     found = []
     for k in opened.blocks():
         rows, scores = opened.rows(k), opened.scores(judge, k)

@@ -1,0 +1,105 @@
+"""From config records to detectors and metrics, and one call that scores a run with all of them."""
+
+from dataclasses import dataclass
+
+from ine_jax import assets
+from ine_jax.config import DetectorConfig, EvaluateConfig, MetricConfig, ScoreConfig
+from ine_jax.errors import ItemErrors
+from ine_jax.evaluation import measuring, scoring
+from ine_jax.evaluation.detectors import Detector
+from ine_jax.evaluation.detectors.clip import ClipZeroShot
+from ine_jax.evaluation.detectors.nudenet import NudeNet
+from ine_jax.evaluation.detectors.q16 import Q16
+from ine_jax.evaluation.detectors.vit import VitClassifier
+from ine_jax.evaluation.detectors.world import WorldDetector
+from ine_jax.evaluation.metrics import inception, lpips
+from ine_jax.evaluation.metrics.base import Metric
+from ine_jax.evaluation.metrics.clip_score import ClipScore
+from ine_jax.pipeline.from_config import process_index
+from ine_jax.storage.runs import Run
+
+
+def detector(config: DetectorConfig) -> Detector:
+    """Load the detector of a config.
+
+    Raises:
+        InputError: its weights cannot be read, or its package is not installed.
+    """
+    match config.kind:
+        case "world":
+            return WorldDetector.load(config.weights or assets.ROOT / "tiny" / "detector")
+        case "nudenet":
+            return NudeNet.load(config.weights, config.sha256)
+        case "q16":
+            return Q16.load(config.weights, config.prompts, config.revision)
+        case "clip":
+            return ClipZeroShot.load(config.weights, config.phrases, config.revision)
+        case "vit":
+            return VitClassifier.load(config.weights, config.revision)
+
+
+def metric(config: MetricConfig) -> Metric:
+    """Load the metric of a config.
+
+    Raises:
+        InputError: its weights cannot be read.
+    """
+    match config.kind:
+        case "lpips":
+            return lpips.load(config.weights, config.size)
+        case "clip-score":
+            return ClipScore.load(config.weights, config.revision)
+        case "fid":
+            return inception.load(config.weights)
+
+
+@dataclass(frozen=True)
+class Scorers:
+    """Loaded detectors and metrics; with each metric the folder of real images it compares with, or ""."""
+
+    detectors: tuple[Detector, ...]
+    metrics: tuple[tuple[Metric, str], ...]
+    reference: str
+
+    def score(self, run: Run, *, rescan: bool = False, shard: tuple[int, int] = (0, 1)) -> tuple[int, int]:
+        """Score what is not scored yet, or everything with `rescan`; return the images that detectors and metrics read.
+
+        Raises:
+            InputError: real images cannot be read, or a metric was measured against another reference.
+            CorruptRunError: an image is not the one that was generated.
+            ItemErrors: too many missing verdicts; those of detectors are raised after the metrics have run.
+            Interrupted: stopped; the same call continues.
+        """
+        process = process_index()
+        scored = measured = 0
+        failed = None
+        try:
+            scored = scoring.score(run, self.detectors, rescan=rescan, shard=shard, process=process)
+        except ItemErrors as error:
+            failed = error
+        if self.metrics:
+            metrics = [metric for metric, _ in self.metrics]
+            measured = measuring.score_metrics(
+                run, metrics, reference=self.reference, rescan=rescan, shard=shard, process=process
+            )
+        for each, folder in self.metrics:
+            if folder and shard[0] == 0:
+                measuring.measure_folder(run, each, folder)
+        if failed:
+            raise failed
+        return scored, measured
+
+    def finished(self, run: Run, shard: tuple[int, int] = (0, 1)) -> bool:
+        """Whether another call of `score` would find nothing to do."""
+        names = [scoring.scorer_name(each) for each in (*self.detectors, *(metric for metric, _ in self.metrics))]
+        return not scoring.open_tasks(run, {name: scoring.Count() for name in names}, False, shard)
+
+
+def scorers(config: EvaluateConfig | ScoreConfig) -> Scorers:
+    """Load every detector and metric of a config, so that missing weights are reported before any image is generated.
+
+    Raises:
+        InputError: weights that cannot be read, or a package that is not installed.
+    """
+    detectors = tuple(detector(each) for each in config.detectors)
+    return Scorers(detectors, tuple((metric(each), each.images) for each in config.metrics), config.reference)

@@ -1,0 +1,33 @@
+"""The blocks of a run: a pure function of its config, so that every host and every reader cuts it alike."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ine_jax.prompts.items import spans
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Block k: items start:stop of one prompt set in one cell."""
+
+    k: int
+    cell: int
+    list: str
+    start: int
+    stop: int
+
+
+def units(lists: Sequence[Mapping[str, int]], block: int) -> list[Unit]:
+    """Cut cell by cell, prompt set by prompt set, into blocks of `block` items.
+
+    Args:
+        lists: for each cell, prompt set -> number of items. Sets come by name, whatever the order here.
+        block: items per block; the last one of a set may be smaller.
+    """
+    cuts = [
+        (cell, name, span.start, span.stop)
+        for cell, counts in enumerate(lists)
+        for name, n in sorted(counts.items())
+        for span in spans(n, block)
+    ]
+    return [Unit(k, *cut) for k, cut in enumerate(cuts)]
