@@ -1,29 +1,29 @@
 """What a pickle says, without doing it.
 
-A pickle is a program for a stack machine (the opcodes are documented in the standard library's ``pickletools``). This
-machine builds plain containers and writes down every other wish as an inert value: `Global` for a name that the program
-wants imported, `Call` for a call that it wants made, `Persistent` for an object that lives outside the stream. Nothing
-is imported, nothing is called, and there is no table of functions that could be.
+A pickle is a program for a stack machine. The standard library's `pickletools` decodes its opcodes and runs none. This
+machine builds plain containers from them and records every other wish as an inert value: `Global` for a name to
+import, `Call` for a call, `Persistent` for an object outside the stream. Nothing is imported and nothing is called.
 """
 
-from __future__ import annotations
-
-import struct
+import pickletools
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeAlias
 
-MAX_OPCODES = 1_000_000  # Stable Diffusion with all that a trainer adds has a tenth of it
+MAX_OPCODES = 1_000_000  # ten times what Stable Diffusion needs with all that a trainer adds
 MAX_INTEGER_BYTES = 256
+MAX_LINE = 256
 
-_CONSTANTS = {ord("N"): None, 0x88: True, 0x89: False}
-_TEXT = {ord("X"): 4, 0x8C: 1, 0x8D: 8}  # bytes of the length that stands before the text
-_BYTES = {ord("B"): 4, ord("C"): 1, 0x8E: 8}
-_OLD_TEXT = {ord("T"): 4, ord("U"): 1}
-_UNSIGNED = {ord("K"): 1, ord("M"): 2}
-_LONG = {0x8A: 1, 0x8B: 4}
-_TUPLES = {ord(")"): 0, 0x85: 1, 0x86: 2, 0x87: 3}
-_GET = {ord("h"): 1, ord("j"): 4}
-_PUT = {ord("q"): 1, ord("r"): 4}
+Value: TypeAlias = object
+"""Anything a stream describes: a constant, a list, a tuple, or one of the four classes below."""
+
+# Opcodes that torch.save and pickle protocols 2 to 4 write. Those whose argument is the value:
+_LITERALS = frozenset(
+    "BININT BININT1 BININT2 LONG1 LONG4 BINFLOAT BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINSTRING SHORT_BINSTRING"
+    " BINBYTES SHORT_BINBYTES BINBYTES8".split()
+)
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+_TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 class PickleError(ValueError):
@@ -32,105 +32,124 @@ class PickleError(ValueError):
 
 @dataclass(frozen=True)
 class Global:
-    """A name that the stream wants imported."""
+    """A name to import."""
 
     module: str
     name: str
 
     def __str__(self) -> str:
-        """Module and name with a dot."""
+        """Return module and name with a dot."""
         return f"{self.module}.{self.name}"
 
 
 @dataclass(eq=False)
 class Call:
-    """A call that the stream wants made, with the items and the state that it then adds to the result."""
+    """A call, with the items and the state that the stream then adds to its result."""
 
-    what: Any
-    args: Any
-    pairs: list[tuple[Any, Any]] = field(default_factory=list)
-    items: list[Any] = field(default_factory=list)
-    state: Any = None
+    what: Value
+    args: Value
+    pairs: list[tuple[Value, Value]] = field(default_factory=list)
+    items: list[Value] = field(default_factory=list)
+    state: Value = None
 
 
 @dataclass(frozen=True, eq=False)
 class Persistent:
-    """An object that the stream names by an identifier of its container."""
+    """An object outside the stream, by its identifier in the container."""
 
-    identifier: Any
+    identifier: Value
 
 
 @dataclass(eq=False)
 class Pairs:
-    """A dictionary as the stream built it. Its keys are not hashed here: a hash may be made to take forever."""
+    """A dictionary. Its keys are not hashed: a hash can be made to take forever."""
 
-    pairs: list[tuple[Any, Any]] = field(default_factory=list)
-    state: Any = None
+    pairs: list[tuple[Value, Value]] = field(default_factory=list)
+    state: Value = None
 
 
-def interpret(data: Any, start: int = 0) -> tuple[Any, int, list[Persistent]]:
-    """Return the value that the pickle at `start` of a bytes-like `data` describes, where the pickle ends, and the
-    outside objects that it names.
+def interpret(data: bytes | memoryview, start: int = 0) -> tuple[Value, int, list[Persistent]]:
+    """Return the value of the pickle that begins at byte `start`, where it ends, and the outside objects it names.
 
-    Lists, tuples, text, bytes, numbers, booleans and None are themselves, sets are lists, dictionaries are `Pairs`.
-    Shared parts are shared and a cycle stays a cycle, so a reader must bound its walk.
+    Sets become lists and dictionaries become `Pairs`. Shared parts stay shared and a cycle stays a cycle, so callers
+    must bound their walk.
 
     Raises:
         PickleError: a damaged stream, an opcode that torch.save and pickle protocols 2 to 4 do not write, or more than
             `MAX_OPCODES` opcodes.
     """
-    machine = _Machine(data, start)
+    stream, machine = _Stream(data, start), _Machine()
     try:
-        return machine.run(), machine.at, machine.outside
-    except (UnicodeDecodeError, OverflowError, MemoryError, struct.error) as error:
-        raise PickleError(f"a damaged value before byte {machine.at}") from error
+        for name, argument in stream.opcodes():
+            machine.step(name, argument)
+    except PickleError:
+        raise
+    except (ValueError, OverflowError, MemoryError) as error:
+        raise PickleError(f"a damaged value before byte {stream.at}") from error
+    return machine.pop(), stream.at, machine.outside
+
+
+class _Stream:
+    """The file that `pickletools` reads from: nothing is copied ahead, and lines are bounded."""
+
+    def __init__(self, data: bytes | memoryview, at: int) -> None:
+        self.data, self.at = memoryview(data), at
+
+    def opcodes(self) -> Iterator[tuple[str, Value]]:
+        """Yield the name and argument of every opcode before STOP."""
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(self)):  # type: ignore[arg-type]
+            if count == MAX_OPCODES:
+                raise PickleError(f"more than {MAX_OPCODES:,} opcodes")
+            if opcode.name != "STOP":
+                yield opcode.name, argument
+
+    def read(self, count: int) -> bytes:
+        part = bytes(self.data[self.at : self.at + count])
+        self.at += len(part)
+        return part
+
+    def readline(self) -> bytes:
+        part = bytes(self.data[self.at : self.at + MAX_LINE + 1])
+        end = part.find(b"\n") + 1
+        if not end:
+            raise PickleError("a name without an end")
+        self.at += end
+        return part[:end]
+
+    def tell(self) -> int:
+        return self.at
 
 
 class _Machine:
-    def __init__(self, data: Any, start: int) -> None:
-        self.data, self.at = data, start
-        self.stack: list[Any] = []
+    def __init__(self) -> None:
+        self.stack: list[Value] = []
         self.marks: list[int] = []
-        self.memo: dict[int, Any] = {}
+        self.memo: dict[int, Value] = {}
         self.outside: list[Persistent] = []
 
-    def run(self) -> Any:
-        for _ in range(MAX_OPCODES):
-            opcode = self.take(1)[0]
-            if opcode == ord("."):
-                return self.pop()
-            if not (self.literal(opcode) or self.container(opcode) or self.wish(opcode)):
-                raise PickleError(f"opcode {opcode:#04x} before byte {self.at}")
-        raise PickleError(f"more than {MAX_OPCODES:,} opcodes")
+    def step(self, name: str, argument: Value) -> None:
+        if name in _LITERALS:
+            if isinstance(argument, int) and argument.bit_length() > 8 * MAX_INTEGER_BYTES:
+                raise PickleError(f"an integer of {argument.bit_length() // 8 + 1} bytes")
+            self.stack.append(argument)
+        elif name in _CONSTANTS:
+            self.stack.append(_CONSTANTS[name])
+        elif name in _TUPLES:
+            self.stack.append(tuple(reversed([self.pop() for _ in range(_TUPLES[name])])))
+        elif not (self.container(name) or self.memory(name, argument) or self.wish(name, argument)):
+            raise PickleError(f"opcode {name}")
 
-    def take(self, count: int) -> bytes:
-        if count > len(self.data) - self.at:
-            raise PickleError("it ends in the middle")
-        self.at += count
-        return bytes(self.data[self.at - count : self.at])
-
-    def number(self, size: int) -> int:
-        return int.from_bytes(self.take(size), "little")
-
-    def line(self) -> str:
-        found = bytearray()
-        while (byte := self.take(1)) != b"\n":
-            found += byte
-            if len(found) > MAX_INTEGER_BYTES:
-                raise PickleError("a name without an end")
-        return found.decode("utf-8")
-
-    def pop(self) -> Any:
+    def pop(self) -> Value:
         if len(self.stack) <= (self.marks[-1] if self.marks else 0):
-            raise PickleError("it takes a value that is not there")
+            raise PickleError("it takes a value from an empty stack")
         return self.stack.pop()
 
-    def top(self) -> Any:
+    def top(self) -> Value:
         value = self.pop()
         self.stack.append(value)
         return value
 
-    def since_mark(self) -> list[Any]:
+    def since_mark(self) -> list[Value]:
         if not self.marks:
             raise PickleError("a mark is missing")
         start = self.marks.pop()
@@ -138,118 +157,102 @@ class _Machine:
         del self.stack[start:]
         return found
 
-    def literal(self, op: int) -> bool:
-        """Push a constant, number or text; True where the opcode is one."""
-        if op in _CONSTANTS:
-            value: Any = _CONSTANTS[op]
-        elif op in _UNSIGNED:
-            value = self.number(_UNSIGNED[op])
-        elif op == ord("J"):
-            value = int.from_bytes(self.take(4), "little", signed=True)
-        elif op == ord("G"):
-            value = struct.unpack(">d", self.take(8))[0]
-        elif op in _LONG:
-            size = self.number(_LONG[op])
-            if size > MAX_INTEGER_BYTES:
-                raise PickleError(f"an integer of {size} bytes")
-            value = int.from_bytes(self.take(size), "little", signed=True)
-        elif op in _TEXT:
-            value = self.take(self.number(_TEXT[op])).decode("utf-8", "surrogatepass")
-        elif op in _OLD_TEXT:
-            value = self.take(self.number(_OLD_TEXT[op])).decode("latin-1")
-        elif op in _BYTES:
-            value = self.take(self.number(_BYTES[op]))
-        else:
-            return False
-        self.stack.append(value)
+    def container(self, name: str) -> bool:
+        """Make or fill a container; True where the opcode does that."""
+        match name:
+            case "EMPTY_DICT":
+                self.stack.append(Pairs())
+            case "EMPTY_LIST" | "EMPTY_SET":
+                self.stack.append([])
+            case "TUPLE":
+                self.stack.append(tuple(self.since_mark()))
+            case "LIST" | "FROZENSET":
+                self.stack.append(self.since_mark())
+            case "DICT":
+                self.stack.append(Pairs(_pairs(self.since_mark())))
+            case "APPEND":
+                self.extend([self.pop()])
+            case "APPENDS" | "ADDITEMS":
+                self.extend(self.since_mark())
+            case "SETITEM":
+                self.update([self.pop(), self.pop()][::-1])
+            case "SETITEMS":
+                self.update(self.since_mark())
+            case _:
+                return False
         return True
 
-    def container(self, op: int) -> bool:
-        """Make, fill, remember or drop containers and values; True where the opcode is one of those."""
-        if op in _TUPLES:
-            self.stack.append(tuple(reversed([self.pop() for _ in range(_TUPLES[op])])))
-        elif op in _GET:
-            index = self.number(_GET[op])
-            if index not in self.memo:
-                raise PickleError("it recalls a value that was not kept")
-            self.stack.append(self.memo[index])
-        elif op in _PUT:
-            self.memo[self.number(_PUT[op])] = self.top()
-        elif op == 0x94:  # MEMOIZE
-            self.memo[len(self.memo)] = self.top()
-        elif op == ord("("):
-            self.marks.append(len(self.stack))
-        elif op == ord("}"):
-            self.stack.append(Pairs())
-        elif op in (ord("]"), 0x8F):  # a list, a set
-            self.stack.append([])
-        elif op in (ord("t"), ord("l"), 0x91):  # a tuple, a list or a frozen set of what stands since the mark
-            found = self.since_mark()
-            self.stack.append(tuple(found) if op == ord("t") else found)
-        elif op == ord("d"):
-            self.stack.append(Pairs(_pairs(self.since_mark())))
-        elif op in (ord("a"), ord("e"), 0x90):
-            found = [self.pop()] if op == ord("a") else self.since_mark()
-            self.extend(found)
-        elif op in (ord("s"), ord("u")):
-            found = [self.pop(), self.pop()][::-1] if op == ord("s") else self.since_mark()
-            self.update(_pairs(found))
-        elif op == ord("0"):
-            self.pop()
-        elif op == ord("1"):
-            self.since_mark()
-        elif op == ord("2"):
-            self.stack.append(self.top())
-        else:
-            return False
-        return True
-
-    def extend(self, found: list[Any]) -> None:
+    def extend(self, found: list[Value]) -> None:
         target = self.top()
         if not isinstance(target, list | Call):
-            raise PickleError("it appends to what is no list")
+            raise PickleError("it appends to a value that is not a list")
         (target.items if isinstance(target, Call) else target).extend(found)
 
-    def update(self, found: list[tuple[Any, Any]]) -> None:
+    def update(self, found: list[Value]) -> None:
         target = self.top()
         if not isinstance(target, Pairs | Call):
-            raise PickleError("it sets an item of what is no dictionary")
-        target.pairs.extend(found)
+            raise PickleError("it sets an item of a value that is not a dictionary")
+        target.pairs.extend(_pairs(found))
 
-    def wish(self, op: int) -> bool:
-        """Write down an import, a call, a state or an outside object; True where the opcode is one of those."""
-        if op == 0x80:
-            if self.number(1) > 5:
-                raise PickleError("an unknown protocol")
-        elif op == 0x95:  # FRAME: only a hint for buffering
-            self.take(8)
-        elif op == ord("c"):
-            self.stack.append(Global(self.line(), self.line()))
-        elif op == 0x93:
-            name, module = self.pop(), self.pop()
-            if not isinstance(name, str) or not isinstance(module, str):
-                raise PickleError("a name that is no text")
-            self.stack.append(Global(module, name))
-        elif op in (ord("R"), 0x81):
-            args, what = self.pop(), self.pop()
-            self.stack.append(Call(what, args))
-        elif op == 0x92:
-            named, args, what = self.pop(), self.pop(), self.pop()
-            self.stack.append(Call(what, (args, named)))
-        elif op == ord("Q"):
-            self.outside.append(Persistent(self.pop()))
-            self.stack.append(self.outside[-1])
-        elif op == ord("b"):
-            state, target = self.pop(), self.top()
-            if not isinstance(target, Call | Pairs):
-                raise PickleError("it gives a state to what has none")
-            target.state = state
-        else:
-            return False
+    def memory(self, name: str, argument: Value) -> bool:
+        """Mark, keep, recall or drop values; True where the opcode does that."""
+        match name, argument:
+            case (("BINGET" | "LONG_BINGET"), int(index)):
+                if index not in self.memo:
+                    raise PickleError("it recalls a value that was not kept")
+                self.stack.append(self.memo[index])
+            case (("BINPUT" | "LONG_BINPUT"), int(index)):
+                self.memo[index] = self.top()
+            case "MEMOIZE", _:
+                self.memo[len(self.memo)] = self.top()
+            case "MARK", _:
+                self.marks.append(len(self.stack))
+            case "POP", _:
+                self.pop()
+            case "POP_MARK", _:
+                self.since_mark()
+            case "DUP", _:
+                self.stack.append(self.top())
+            case _:
+                return False
+        return True
+
+    def wish(self, name: str, argument: Value) -> bool:
+        """Record an import, a call, a state or an outside object; True where the opcode is one of those."""
+        match name, argument:
+            case "PROTO", int(version):
+                if version > 5:
+                    raise PickleError("an unknown protocol")
+            case "FRAME", _:  # only a hint for buffering
+                pass
+            case "GLOBAL", str(both):  # pickletools joins the two lines by a space
+                module, _, attribute = both.partition(" ")
+                self.stack.append(Global(module, attribute))
+            case "STACK_GLOBAL", _:
+                named, home = self.pop(), self.pop()
+                if not isinstance(named, str) or not isinstance(home, str):
+                    raise PickleError("a name that is not text")
+                self.stack.append(Global(home, named))
+            case (("REDUCE" | "NEWOBJ"), _):
+                args, what = self.pop(), self.pop()
+                self.stack.append(Call(what, args))
+            case "NEWOBJ_EX", _:
+                keywords, args, what = self.pop(), self.pop(), self.pop()
+                self.stack.append(Call(what, (args, keywords)))
+            case "BINPERSID", _:
+                self.outside.append(Persistent(self.pop()))
+                self.stack.append(self.outside[-1])
+            case "BUILD", _:
+                state, target = self.pop(), self.top()
+                if not isinstance(target, Call | Pairs):
+                    raise PickleError("it gives a state to a value that has none")
+                target.state = state
+            case _:
+                return False
         return True
 
 
-def _pairs(found: list[Any]) -> list[tuple[Any, Any]]:
+def _pairs(found: list[Value]) -> list[tuple[Value, Value]]:
     if len(found) % 2:
         raise PickleError("a key without a value")
     return list(zip(found[::2], found[1::2], strict=True))
