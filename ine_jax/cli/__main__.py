@@ -1,4 +1,4 @@
-"""`python -m ine_jax.cli` is `ine`."""
+"""`python -m ine_jax.cli` runs `ine`."""
 
 import sys
 

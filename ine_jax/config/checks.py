@@ -14,7 +14,7 @@ def check(record: object, name: str, ok: bool, allowed: str) -> None:
         raise InputError(f"{name}: {getattr(record, name)!r}", allowed, f"change {name} and run again")
 
 
-def check_min(record: object, least: float, *names: str, exclusive: bool = False) -> None:
+def check_min(record: object, least: int | float, *names: str, exclusive: bool = False) -> None:
     """Raise `InputError` unless each named number of `record` is finite and >= `least` (> when `exclusive`)."""
     for name in names:
         value = getattr(record, name)

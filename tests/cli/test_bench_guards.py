@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from ine_jax.cli import arguments
+from ine_jax.cli.bench import Bench
+from ine_jax.cli.parsing import parse
 from ine_jax.config import BenchConfig, SamplerConfig
-from ine_jax.errors import InputError
 from ine_jax.pipeline import bench_guards
 from ine_jax.pipeline.pipeline import load
 
@@ -31,8 +31,7 @@ def test_every_guard_has_its_ratio(tiny_folder: Path, monkeypatch: pytest.Monkey
 def test_what_is_timed_is_a_word_and_a_config_is_still_a_file(tmp_path: Path) -> None:
     path = tmp_path / "bench.yaml"
     path.write_text("repeats: 7\n")
-    both = arguments.parse(arguments.Bench, ["guards", str(path)], "ine bench")
+    both = parse(["bench", "guards", str(path)])
+    assert isinstance(both, Bench)
     assert (both.what, both.config.repeats) == ("guards", 7)
-    assert arguments.parse(arguments.Bench, [], "ine bench").what == "sampling"
-    with pytest.raises(InputError):
-        arguments.parse(arguments.Bench, ["gards"], "ine bench")
+    assert parse(["bench"]) == Bench(what="sampling")

@@ -9,7 +9,7 @@ import pytest
 import safetensors.numpy
 
 from ine_jax.cli import main as cli
-from ine_jax.cli.inspect import describe
+from ine_jax.cli.describe import describe
 from ine_jax.models.checkpoints import names, pipeline_folder, recognize
 from ine_jax.models.checkpoints.recognize import STEMS
 from tests.models.test_checkpoints import base  # noqa: F401  a fixture

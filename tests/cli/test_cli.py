@@ -1,4 +1,4 @@
-"""The command line: exit codes, at most three lines, nothing written, and what help and plans say."""
+"""The command line: exit codes, at most three lines, nothing written, help and plans."""
 
 import json
 import os
@@ -7,7 +7,6 @@ import signal
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,14 +16,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import ine_jax
-from ine_jax.cli import arguments, commands
 from ine_jax.cli import main as cli
-from ine_jax.config import EvaluateConfig
+from ine_jax.cli.command import Outcome
+from ine_jax.cli.inspect import Inspect
+from ine_jax.cli.parsing import COMMANDS
 from ine_jax.embeddings.embedding import Embedding
 from ine_jax.errors import CorruptRunError, InputError, Interrupted, ItemErrors, NumericalError
-from tests.support.paths import ROOT
 
 Capture = pytest.CaptureFixture[str]
+NAMES = sorted(kind.command_name() for kind in COMMANDS)
 ESCAPE = "\x1b]0;owned\x07\x1b[31mred\u202e"
 
 
@@ -59,7 +59,7 @@ def inputs(place: Path) -> None:
     """Files that the wrong calls below are made with."""
     (place / "empty").mkdir()
     (place / "text").mkdir()
-    (place / "text" / "a.png").write_text("this is no image")
+    (place / "text" / "a.png").write_text("not an image")
     (place / "flat").mkdir()
     Image.new("RGB", (8, 8)).save(place / "flat" / "a.png")
     for name, text in {
@@ -180,9 +180,53 @@ def test_five_e_minus_three_is_explained(workplace: Path, capsys: Capture) -> No
     assert "write 0.005" in err
 
 
-def test_near_misses_are_named(capsys: Capture) -> None:
-    assert "did you mean `ine invert`?" in call(["invrt"], capsys)[2]
-    assert "did you mean --inversion.steps?" in call(["invert", "--inversion.stepz", "3"], capsys)[2]
+REJECTED = {
+    "invrt": ["ine: unknown command invrt", "*", "next: did you mean `ine invert`?"],
+    "--verison": ["ine: unknown option --verison", "*", "next: did you mean `ine --version`?"],
+    "invert --inversion.stepz 3": [
+        "ine invert: unknown option --inversion.stepz",
+        "next: did you mean --inversion.steps? (see ine invert --help)",
+    ],
+    "evaluate --guards.0.guidance.scal 3": [
+        "ine evaluate: unknown option --guards.0.guidance.scal",
+        "next: did you mean --guards.0.guidance.scale? (see ine evaluate --help)",
+    ],
+    "score run words": ["ine score: unknown argument words", "next: see ine score --help"],
+    "invert --inversion.steps ten": [
+        "ine invert: --inversion.steps: invalid literal for int() with base 10: 'ten'",
+        "allowed: a whole number",
+        "next: see ine invert --help",
+    ],
+    "invert --inversion.steps": ["ine invert: --inversion.steps without its value", "next: see ine invert --help"],
+    "invert --inversion.space pixel": [
+        "ine invert: --inversion.space: 'pixel'",
+        "allowed: token, context",
+        "next: see ine invert --help",
+    ],
+    "bench gards": ["ine bench: what: 'gards'", "allowed: sampling, guards", "next: see ine bench --help"],
+    "convert a": ["ine convert: target, --to missing", "next: see ine convert --help"],
+    "invert --inversion.steps 0": [
+        "ine invert: steps: 0",
+        "allowed: a finite number of at least 1",
+        "next: change steps and run again",
+    ],
+}
+
+
+@pytest.mark.parametrize("line", REJECTED)
+def test_what_a_rejection_says(line: str, capsys: Capture) -> None:
+    """Every kind of event that tyro reports, in full: a new version of tyro shows here first."""
+    code, out, err = call(line.split(), capsys)
+    assert (code, out) == (2, "")
+    found = err.splitlines()
+    assert len(found) == len(REJECTED[line])
+    assert all(want in ("*", line) for want, line in zip(REJECTED[line], found, strict=True)), found
+
+
+def test_flags_take_hyphens_and_underscores(capsys: Capture) -> None:
+    for flag in ("--inversion.learning-rate", "--inversion.learning_rate"):
+        out = call(["invert", flag, "0.25", "--dry_run", "--json"], capsys)[1]
+        assert json.loads(out.splitlines()[-1])["config"]["inversion"]["learning_rate"] == 0.25
 
 
 def test_errors_are_machine_readable_too(capsys: Capture) -> None:
@@ -194,14 +238,16 @@ def test_errors_are_machine_readable_too(capsys: Capture) -> None:
 
 def test_version_and_overview(capsys: Capture) -> None:
     assert call(["--version"], capsys)[:2] == (0, f"ine {ine_jax.__version__}\n")
-    for words in ([], ["--help"], ["-h"]):
-        code, out, _ = call(words, capsys)
-        assert code == 0
-        assert all(name in out for name in cli.COMMANDS)
-    assert set(cli.COMMANDS) == set(arguments.RECORDS)
+    for words in ([], ["--help"], ["-h"], ["help"]):
+        with pytest.raises(SystemExit) as left:
+            cli.main(words)
+        assert left.value.code in (0, None)
+        out = capsys.readouterr().out
+        assert all(name in out for name in NAMES)
+        assert "75 interrupted" in out
 
 
-@pytest.mark.parametrize("name", sorted(cli.COMMANDS))
+@pytest.mark.parametrize("name", NAMES)
 def test_every_command_has_help(name: str, capsys: Capture) -> None:
     with pytest.raises(SystemExit) as left:
         cli.main([name, "--help"])
@@ -261,7 +307,7 @@ def failing(error: BaseException) -> Callable[..., Any]:
     ],
 )
 def test_exit_codes(error: BaseException, code: int, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
-    monkeypatch.setattr(commands, "inspect", failing(error))
+    monkeypatch.setattr(Inspect, "run", failing(error))
     found, _, err = call(["inspect", "x"], capsys)
     assert found == code
     assert 1 <= len(err.splitlines()) <= 3
@@ -274,7 +320,7 @@ def test_exit_codes(error: BaseException, code: int, monkeypatch: pytest.MonkeyP
 def test_a_bug_leaves_its_traceback_in_a_private_file(
     error: Exception, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    monkeypatch.setattr(commands, "inspect", failing(error))
+    monkeypatch.setattr(Inspect, "run", failing(error))
     code, out, err = call(["inspect", "x", "--json"], capsys)
     assert code == 1
     assert len(err.splitlines()) == 1
@@ -292,7 +338,7 @@ def test_termination_is_an_interruption(monkeypatch: pytest.MonkeyPatch, capsys:
         raise AssertionError("the signal was not delivered")
 
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(commands, "inspect", stopped)
+    monkeypatch.setattr(Inspect, "run", stopped)
     assert call(["inspect", "x"], capsys)[0] == 75
     assert signal.getsignal(signal.SIGTERM) is before
 
@@ -305,8 +351,8 @@ def test_terminal_escapes_in_text_from_outside_are_not_printed(
         code, out, err = call(words, capsys)
         assert code == 2
         assert not set(out + err) & set("\x1b\x07\u202e")
-    told = commands.Outcome((ESCAPE, "  two  columns"), {"text": ESCAPE})
-    monkeypatch.setattr(commands, "inspect", lambda *_: told)
+    outcome = Outcome((ESCAPE, "  two  columns"), {"text": ESCAPE})
+    monkeypatch.setattr(Inspect, "run", lambda *_: outcome)
     code, out, _ = call(["inspect", "x", "--json"], capsys)
     assert code == 0
     assert not set(out) & set("\x1b\x07\u202e")
@@ -314,27 +360,9 @@ def test_terminal_escapes_in_text_from_outside_are_not_printed(
     assert json.loads(out.splitlines()[-1])["text"] == ESCAPE
 
 
-def test_evaluate_passes_shard_and_command(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
-    seen: list[Any] = []
-
-    def record(config: EvaluateConfig, shard: tuple[int, int], command: list[str]) -> commands.Outcome:
-        seen.append(SimpleNamespace(config=config, shard=shard, command=command))
-        return commands.Outcome(("done",), {})
-
-    monkeypatch.setattr(commands, "evaluate", record)
-    path = str(ROOT / "configs/evaluate/tiny.yaml")
-    code, out, _ = call(["evaluate", path, "--limit", "4", "--shard", "1/3"], capsys)
-    assert (code, out) == (0, "shard 1/3 (--shard)\ndone\n")
-    assert seen[0].shard == (1, 3)
-    assert seen[0].config.limit == 4
-    assert [guard.name for guard in seen[0].config.guards] == ["cfg", "sld"]
-    assert [negative.kind for negative in seen[0].config.negatives] == ["none", "explicit"]
-    assert seen[0].command == ["ine", "evaluate", path, "--limit", "4"]  # the same whoever wrote run.json
-
-
 words = st.sampled_from(
     [
-        *cli.COMMANDS,
+        *NAMES,
         "--json",
         "--dry-run",
         "--out",
@@ -353,7 +381,7 @@ words = st.sampled_from(
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(line=st.lists(st.one_of(words, st.text(max_size=6)), max_size=5))
-def test_any_words_are_refused_planned_or_helped(line: list[str], workplace: Path, capsys: Capture) -> None:
+def test_any_words_are_rejected_planned_or_helped(line: list[str], workplace: Path, capsys: Capture) -> None:
     try:
         code = cli.main([*line, "--dry-run"])
     except SystemExit as left:

@@ -1,4 +1,4 @@
-"""`ine evaluate` and `ine verify` as commands: finished is finished, another config is refused, damage is told."""
+"""`ine evaluate` and `ine verify` as commands: finished is finished, another config is rejected, damage is reported."""
 
 import json
 import os
@@ -81,13 +81,13 @@ def test_a_finished_run_loads_nothing_and_draws_nothing(
     place: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code, out, _ = call(capsys, "evaluate", "e.yaml")
-    assert (code, out.splitlines()[0]) == (0, "run: 12 images drawn, 12 judged")
+    assert (code, out.splitlines()[0]) == (0, "run: 12 images generated, 12 scored")
     before = tree(place / "run")
     monkeypatch.setattr(images, "ImageGenerator", never)
     monkeypatch.setattr(from_config, "scorers", never)
     monkeypatch.setattr(drawing, "model_record", never)
     code, out, _ = call(capsys, "evaluate", "e.yaml")
-    assert (code, out.splitlines()[0]) == (0, "run: 0 images drawn, 0 judged")
+    assert (code, out.splitlines()[0]) == (0, "run: 0 images generated, 0 scored")
     assert tree(place / "run") == before
 
 
@@ -96,7 +96,7 @@ def test_a_finished_run_does_not_import_jax(place: Path, capsys: Capture) -> Non
     code = "import sys; from ine_jax.cli.main import main; main(['evaluate', 'e.yaml']); print('jax' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["run: 0 images drawn, 0 judged", "next: ine report run", "False"]
+    assert done.stdout.splitlines() == ["run: 0 images generated, 0 scored", "next: ine report run", "False"]
 
 
 def test_a_model_whose_files_changed_is_hashed_again(place: Path, capsys: Capture) -> None:
@@ -114,7 +114,7 @@ def test_judges_look_again_where_a_score_is_missing(place: Path, capsys: Capture
     assert call(capsys, "evaluate", "e.yaml")[0] == 0
     before = tree(place / "run")
     (place / "run" / "scores" / "corner@1" / "00002.jsonl").unlink()
-    assert "0 images drawn, 4 judged" in call(capsys, "evaluate", "e.yaml")[1]
+    assert "0 images generated, 4 scored" in call(capsys, "evaluate", "e.yaml")[1]
     assert tree(place / "run") == before
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from ine_jax import report
 from ine_jax.cli import main as cli
-from ine_jax.cli.inspect import describe
+from ine_jax.cli.describe import describe
 from ine_jax.evaluation import evaluate, score
 from ine_jax.evaluation.detectors.world import WorldConfig, WorldDetector
 from ine_jax.inversion.preview import plot_losses, write_picture

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from ine_jax.cli import arguments
 from ine_jax.cli import main as cli
+from ine_jax.cli.parsing import parse
+from ine_jax.cli.score import Score
 from ine_jax.config import DetectorConfig, MetricConfig, ScoreConfig
 from ine_jax.config import yaml_file as configfile
 from ine_jax.errors import InputError
@@ -80,12 +81,10 @@ def test_nudenet_by_name(run: Path, capsys: Capture) -> None:
 
 
 def test_records_of_words() -> None:
-    record = arguments.parse(
-        arguments.Score,
-        ["runs/x", "--detectors", "world", "{kind: vit, weights: a b, revision: main}", "--reference", "tiny"],
-        "ine score",
-    )
-    assert record.config == ScoreConfig(
+    words = ["--detectors", "world", "{kind: vit, weights: a b, revision: main}", "--reference", "tiny"]
+    command = parse(["score", "runs/x", *words])
+    assert isinstance(command, Score)
+    assert command.config == ScoreConfig(
         (DetectorConfig("world"), DetectorConfig("vit", "a b", "main")), reference="tiny"
     )
     assert configfile.loads("{kind: lpips, weights: x, size: 64}", MetricConfig) == MetricConfig("lpips", "x", size=64)

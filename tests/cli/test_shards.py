@@ -1,4 +1,4 @@
-"""Which part of the work a process takes: the flag, else the launcher's environment."""
+"""The part of the work that a process takes: from the flag, else from the launcher's environment."""
 
 import os
 import subprocess
@@ -31,7 +31,7 @@ def test_the_flag_wins_and_launchers_follow(text: str, environment: dict, found:
 
 
 @pytest.mark.parametrize("text", ["1", "2/2", "-1/2", "a/b", "1/0", "1/2/3", "²/3", " 0/1", "0/1000001"])
-def test_what_is_no_shard_is_refused(text: str) -> None:
+def test_an_invalid_shard_is_rejected(text: str) -> None:
     with pytest.raises(InputError, match="--shard"):
         shards.chosen(text, {})
 
@@ -44,7 +44,7 @@ def test_what_is_no_shard_is_refused(text: str) -> None:
         ({**SLURM, "SLURM_PROCID": "x"}, "SLURM_PROCID/SLURM_NTASKS x/4"),
     ],
 )
-def test_an_environment_that_says_half_is_refused(environment: dict, named: str) -> None:
+def test_half_an_environment_is_rejected(environment: dict, named: str) -> None:
     with pytest.raises(InputError, match=named):
         shards.chosen("", environment)
 
@@ -56,7 +56,7 @@ def test_the_recorded_command_has_no_shard() -> None:
 
 DISTRIBUTED = """
 import sys, jax
-from ine_jax import shards
+from ine_jax.cli import shards
 jax.distributed.initialize(f"127.0.0.1:{sys.argv[1]}", 2, int(sys.argv[2]))
 print(shards.chosen("", {"SLURM_STEP_NODELIST": "n", "SLURM_PROCID": "0", "SLURM_NTASKS": "9"}))
 """

@@ -1,4 +1,4 @@
-"""Strict YAML: what is read, and the three-line refusal of everything else."""
+"""Strict YAML: what is read, and the three-line rejection of everything else."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ine_jax import config
-from ine_jax.cli import arguments
+from ine_jax.cli.evaluate import Evaluate
+from ine_jax.cli.generate import Generate
+from ine_jax.cli.parsing import parse
 from ine_jax.config import (
     DemoConfig,
     DetectorConfig,
@@ -23,8 +25,8 @@ from ine_jax.config import (
     ModelConfig,
     NegativeConfig,
     PromptsConfig,
+    yaml_file,
 )
-from ine_jax.config import yaml_file as configfile
 from ine_jax.config.guards import SafeDenoiserConfig, SldConfig
 from ine_jax.errors import InputError
 from tests.support.paths import ROOT
@@ -43,10 +45,10 @@ def write(folder: Path, text: str | bytes) -> Path:
     return path
 
 
-def refusal(folder: Path, text: str | bytes, cls: type = InvertConfig) -> list[str]:
+def rejection(folder: Path, text: str | bytes, cls: type = InvertConfig) -> list[str]:
     path = write(folder, text)
     with pytest.raises(InputError) as caught:
-        configfile.load(path, cls)
+        yaml_file.load(path, cls)
     lines = str(caught.value).splitlines()
     assert 1 <= len(lines) <= 3
     assert str(path) in lines[0]
@@ -57,19 +59,19 @@ def refusal(folder: Path, text: str | bytes, cls: type = InvertConfig) -> list[s
 def test_reads_every_kind_of_field(tmp_path: Path) -> None:
     text = """
 model: tiny
-images: pictures
+images: folder
 inversion:
   concept: weapon
   vectors: 4
   learning_rate: 1
   norm: null
-  templates: ["a photo of {}", "a drawing of {}"]
+  templates: ["a photo of {}", "a sketch of {}"]
 """
-    read = configfile.load(write(tmp_path, text), InvertConfig)
+    read = yaml_file.load(write(tmp_path, text), InvertConfig)
     expected = InversionConfig(
-        concept="weapon", vectors=4, learning_rate=1.0, templates=("a photo of {}", "a drawing of {}")
+        concept="weapon", vectors=4, learning_rate=1.0, templates=("a photo of {}", "a sketch of {}")
     )
-    assert read == InvertConfig(model="tiny", images="pictures", inversion=expected)
+    assert read == InvertConfig(model="tiny", images="folder", inversion=expected)
     assert isinstance(read.inversion.learning_rate, float)
 
 
@@ -88,7 +90,7 @@ negatives:
   - {name: found, embedding: [a.safetensors, tiny-unlearned-0], template: "a {}"}
   - {words: knife, embedding: tiny-unlearned-0, blend: 1}
 """
-    read = configfile.load(write(tmp_path, text), EvaluateConfig)
+    read = yaml_file.load(write(tmp_path, text), EvaluateConfig)
     assert [guard.name for guard in read.guards] == ["s=4.5", "sld"]
     assert read.guards[0].guidance == GuidanceConfig(3.0, 4.5, interval=(0.0, 0.6))
     assert read.guards[1].guidance.sld.overrides() == {"threshold": 0.1}
@@ -135,30 +137,30 @@ negatives:
         ("model: one\n---\nmodel: two", "another document", "correct that line"),
     ],
 )
-def test_refuses_in_three_lines(tmp_path: Path, text: str, first: str, last: str) -> None:
-    lines = refusal(tmp_path, text)
+def test_rejects_in_three_lines(tmp_path: Path, text: str, first: str, last: str) -> None:
+    lines = rejection(tmp_path, text)
     assert first in lines[0]
     assert last in lines[-1]
 
 
-def test_refuses_what_is_not_text(tmp_path: Path) -> None:
-    refusal(tmp_path, b"\xff\xfe\x00model")
-    refusal(tmp_path, b"model: \x00")
-    assert "KiB" in refusal(tmp_path, b"#" * (configfile.MAX_BYTES + 1))[0]
+def test_rejects_bytes_that_are_not_text(tmp_path: Path) -> None:
+    rejection(tmp_path, b"\xff\xfe\x00model")
+    rejection(tmp_path, b"model: \x00")
+    assert "KiB" in rejection(tmp_path, b"#" * (yaml_file.MAX_BYTES + 1))[0]
 
 
-def test_refuses_missing_file_and_folder(tmp_path: Path) -> None:
+def test_rejects_missing_file_and_folder(tmp_path: Path) -> None:
     for path in (tmp_path / "absent.yaml", tmp_path):
         with pytest.raises(InputError, match=r"No such file|Is a directory"):
-            configfile.load(path, InvertConfig)
+            yaml_file.load(path, InvertConfig)
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.one_of(st.binary(max_size=200), st.text(max_size=200).map(lambda text: text.encode("utf-8", "ignore"))))
-def test_any_bytes_give_a_record_or_one_refusal(tmp_path: Path, data: bytes) -> None:
+def test_any_bytes_give_a_record_or_one_rejection(tmp_path: Path, data: bytes) -> None:
     path = write(tmp_path, data)
     try:
-        assert isinstance(configfile.load(path, DemoConfig), DemoConfig)
+        assert isinstance(yaml_file.load(path, DemoConfig), DemoConfig)
     except InputError as error:
         assert len(str(error).splitlines()) <= 3
 
@@ -173,9 +175,9 @@ values = st.recursive(
 
 @settings(max_examples=300, deadline=None)
 @given(data=st.dictionaries(keys, values, max_size=5))
-def test_any_mapping_gives_a_record_or_one_refusal(data: dict[str, object]) -> None:
+def test_any_mapping_gives_a_record_or_one_rejection(data: dict[str, object]) -> None:
     try:
-        assert isinstance(configfile.build(InvertConfig, data, "c.yaml"), InvertConfig)
+        assert isinstance(yaml_file.build(InvertConfig, data, "c.yaml"), InvertConfig)
     except InputError as error:
         lines = str(error).splitlines()
         assert len(lines) <= 3
@@ -193,9 +195,9 @@ def test_shipped_configs_load_and_open_with_their_comment() -> None:
         "sd/violence-evaluate.yaml",
     }
     for path in paths:
-        # below sd/ the last word of the name says which command reads it
+        # below sd/ the last word of the name is the command
         kind = path.parent.name if path.parent.name in KINDS else path.stem.rpartition("-")[2]
-        assert configfile.load(path, KINDS[kind])
+        assert yaml_file.load(path, KINDS[kind])
         head = path.read_text("utf-8").splitlines()[:12]
         for word in ("command:", "hardware:", "time:", "expected:"):
             assert any(line.startswith("#") and word in line for line in head), f"{path}: no {word}"
@@ -203,12 +205,12 @@ def test_shipped_configs_load_and_open_with_their_comment() -> None:
 
 
 def test_the_papers_setting() -> None:
-    paper = configfile.load(ROOT / "configs/invert/paper.yaml", InvertConfig).inversion
+    paper = yaml_file.load(ROOT / "configs/invert/paper.yaml", InvertConfig).inversion
     assert (paper.learning_rate, paper.batch, paper.steps, paper.vectors) == (5e-3, 1, 3000, 1)
     assert paper.space == "token"
 
 
-def test_records_that_contradict_themselves_are_refused() -> None:
+def test_records_that_contradict_themselves_are_rejected() -> None:
     with pytest.raises(InputError, match="names differ"):
         EvaluateConfig(guards=(GuardConfig(), GuardConfig()))
     with pytest.raises(InputError, match="preserve"):
@@ -232,7 +234,7 @@ def test_records_that_contradict_themselves_are_refused() -> None:
         ({"template": "a {}"}, "template"),
     ],
 )
-def test_negatives_that_contradict_themselves_are_refused(fields: dict, named: str) -> None:
+def test_negatives_that_contradict_themselves_are_rejected(fields: dict, named: str) -> None:
     with pytest.raises(InputError, match=rf"^{named}: "):
         NegativeConfig(**fields)
 
@@ -255,7 +257,7 @@ def test_negatives_that_contradict_themselves_are_refused(fields: dict, named: s
         ({"method": "casg", "inner": "sld", "negative_scale": 4.0}, "negative_scale"),
     ],
 )
-def test_guidance_that_contradicts_itself_is_refused(fields: dict, named: str) -> None:
+def test_guidance_that_contradicts_itself_is_rejected(fields: dict, named: str) -> None:
     with pytest.raises(InputError, match=rf"^{named}: "):
         GuidanceConfig(**fields)
 
@@ -284,7 +286,9 @@ def test_ranges_of_the_guards_own_settings() -> None:
 
 def test_flags_of_a_negative(tmp_path: Path) -> None:
     def negative(*words: str) -> NegativeConfig:
-        return arguments.parse(arguments.Generate, ["--prompts", "a", *words], "ine generate").config.negative
+        command = parse(["generate", "--prompts", "a", *words])
+        assert isinstance(command, Generate)
+        return command.config.negative
 
     assert negative() == NegativeConfig() == GenerateConfig().negative
     assert config.guards.phrases(negative("--negative.words", "a knife").words) == ("a knife",)
@@ -297,21 +301,26 @@ def test_flags_of_a_negative(tmp_path: Path) -> None:
         negative(*both)
 
 
+def evaluate_config(*words: str) -> EvaluateConfig:
+    command = parse(["evaluate", *words])
+    assert isinstance(command, Evaluate)
+    return command.config
+
+
 def test_a_string_stands_for_a_record_with_its_first_field(tmp_path: Path) -> None:
     path = tmp_path / "e.yaml"
     path.write_text("models: [tiny, {model: a, unlearned: [b.safetensors], name: c}]\nprompts: [attack]\n")
-    found = configfile.load(path, EvaluateConfig)
+    found = yaml_file.load(path, EvaluateConfig)
     assert found.models == (ModelConfig("tiny"), ModelConfig("a", unlearned=("b.safetensors",), name="c"))
     assert found.prompts == (PromptsConfig("attack"),)
     words = ["--models", "tiny", "tiny-unlearned-0", "--detectors", "nudenet"]
-    flags = arguments.parse(arguments.Evaluate, [str(path), *words], "ine evaluate").config
+    flags = evaluate_config(str(path), *words)
     assert [model.label for model in flags.models] == ["tiny", "tiny-unlearned-0"]
     assert (flags.prompts, flags.detectors) == (found.prompts, (DetectorConfig("nudenet"),))
-    kept = arguments.parse(arguments.Evaluate, [str(path)], "ine evaluate").config
-    assert kept.models == found.models  # what a flag cannot say survives where no flag is given
+    assert evaluate_config(str(path)).models == found.models  # what a flag cannot say survives where no flag is given
     for wrong in (["--detectors", "wrong"], ["--detectors", "clip"], ["--metrics", "lpips"]):
         with pytest.raises(InputError):
-            arguments.parse(arguments.Evaluate, wrong, "ine evaluate")
+            evaluate_config(*wrong)
 
 
 @pytest.mark.parametrize(
@@ -326,6 +335,6 @@ def test_a_string_stands_for_a_record_with_its_first_field(tmp_path: Path) -> No
         (lambda: EvaluateConfig(reference="b"), "reference"),
     ],
 )
-def test_sources_that_contradict_themselves_are_refused(record: Any, named: str) -> None:
+def test_sources_that_contradict_themselves_are_rejected(record: Any, named: str) -> None:
     with pytest.raises(InputError, match=rf"^{named}: "):
         record()

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from ine_jax.cli import main as cli
-from ine_jax.cli.inspect import describe
+from ine_jax.cli.describe import describe
 from ine_jax.config import InversionConfig, InvertConfig
 from ine_jax.config.commands import ConceptConfig
 from ine_jax.embeddings.embedding import Embedding

@@ -1,0 +1,41 @@
+"""`ine report`: tables and the report page from stored results."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from ine_jax.cli.command import Command, Outcome
+from ine_jax.errors import InputError
+
+
+@dataclass(frozen=True)
+class Report(Command):
+    """Write summary.json and report.html from the stored results of run directories; needs no accelerator."""
+
+    directories: tyro.conf.Positional[tuple[Path, ...]] = tyro.MISSING
+    """Run directories; several go into one report."""
+    out: Path | None = None
+    """Folder for the report; empty: the first run directory."""
+    detector: str = ""
+    """Detector to report, `id` or `id@version`; empty: the only one of the run."""
+    preset: str = ""
+    """Published labels and threshold, such as duo, rece or q16; empty: the detector's default."""
+    threshold: float | None = None
+    """A label counts as shown where its stored score reaches this; empty: the preset's threshold."""
+
+    def run(self, line: Sequence[str]) -> Outcome:
+        """Write the report and print its main table."""
+        from ine_jax import report
+        from ine_jax.evaluation.detectors.presets import choose
+
+        if not self.directories:
+            raise InputError("ine report: no run directory", "one or more", "name one that `ine evaluate` wrote")
+        target = self.out or self.directories[0]
+        preset = choose(self.preset) if self.preset else None
+        detector = self.detector or None
+        page = report.build(self.directories, target, preset, detector=detector, threshold=self.threshold)
+        lines = report.plain(json.loads((target / "summary.json").read_text()))
+        return Outcome((*lines, str(page)), {"out": str(target), "report": str(page)})
