@@ -12,7 +12,7 @@ import numpy as np
 
 import ine_jax
 from ine_jax import assets
-from ine_jax.cli.inspect import describe
+from ine_jax.cli.describe import describe
 from ine_jax.config import ModelConfig, NegativeConfig
 from ine_jax.embeddings.embedding import Embedding
 from ine_jax.evaluation import evaluate
