@@ -41,7 +41,9 @@ class Invert(Command):
         pipe = from_config.pipeline(config.model, config.revision, SamplerConfig(), config.unlearned)
         base = from_config.pipeline(config.base, config.base_revision, SamplerConfig()) if config.base else None
         images = [] if closed else [from_config.images(folder, pipe) for _, folder in settings]
-        with Progress(1 if closed else config.inversion.steps, "inversion", process=from_config.process_index()) as progress:
+        with Progress(
+            1 if closed else config.inversion.steps, "inversion", process=from_config.process_index()
+        ) as progress:
             if closed and base is not None:
                 found = [inversion.derive(pipe, base, config.inversion, config.out, progress)]
             elif config.concepts:
