@@ -2,7 +2,7 @@
 
     python -m scripts.screenshots runs/guards/report.html --out docs/images
 
-Writes report-light.png and report-dark.png (the head of the page), report-pictures.png (the first
+Writes report-light.png and report-dark.png (the head of the page), report-images.png (the first
 items, sharp, under all guards) and report-narrow.png (a phone's width). Nothing is drawn or typed.
 """
 
@@ -70,7 +70,7 @@ def main() -> None:
         found["report-narrow"] = page.picture((0, 0, NARROW, 1400))
         page.view(WIDTH, 1000)
         page.open(args.page)
-        found["report-pictures"] = items(page, args.guard, 2)
+        found["report-images"] = items(page, args.guard, 2)
     args.out.mkdir(parents=True, exist_ok=True)
     for name, data in found.items():
         path = args.out / f"{name}.png"

@@ -9,7 +9,7 @@ from ine_jax.errors import clean
 from ine_jax.report.measures import Value
 
 WIDTH = 600
-LEFT, RIGHT, TOP, BOTTOM = 54, 16, 12, 42
+LEFT, RIGHT, TOP, BOTTOM = 54.0, 16.0, 12.0, 42.0
 BAR = 120  # pixels for the value 1
 Range = tuple[float, float]
 
@@ -67,7 +67,7 @@ class Axes:
     height: int
 
     @property
-    def bottom(self) -> int:
+    def bottom(self) -> float:
         """SVG coordinate of the x axis."""
         return self.height - BOTTOM
 
@@ -82,11 +82,11 @@ class Axes:
         parts, bottom = [], self.bottom
         for value in ticks(*self.x):
             x, _ = self.at(value, self.y[0])
-            parts.append(text(x, bottom + 16, f"{value:g}", "middle") + path(f"M{x:.1f} {TOP}V{bottom}", "axis"))
+            parts.append(text(x, bottom + 16, f"{value:g}", "middle") + path(f"M{x:.1f} {TOP:g}V{bottom:g}", "axis"))
         for value in ticks(*self.y):
             _, y = self.at(self.x[0], value)
-            parts.append(text(LEFT - 7, y + 4, f"{value:g}", "end") + path(f"M{LEFT} {y:.1f}H{WIDTH - RIGHT}", "axis"))
-        parts.append(text((LEFT + WIDTH - RIGHT) / 2, self.height - 6, self.names[0], "middle", "name"))
+            parts.append(text(LEFT - 7, y + 4, f"{value:g}", "end") + path(f"M{LEFT:g} {y:.1f}H{WIDTH - RIGHT:g}", "axis"))
+        parts.append(text((LEFT + WIDTH - RIGHT) / 2, self.height - 6.0, self.names[0], "middle", "name"))
         rotated = Markup('<text class="name" transform="translate(13 {}) rotate(-90)" text-anchor="middle">{}</text>')
         return [*parts, rotated.format(f"{(TOP + bottom) / 2:.1f}", clean(self.names[1]))]
 
