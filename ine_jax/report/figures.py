@@ -164,7 +164,7 @@ def _rates(axes: Axes, grid: Sequence[float], rows: Sequence[Row], filters: Filt
     parts = []
     for row in sorted(rows, key=lambda row: _rank(row.cell)):
         points = [axes.at(t, value.value) for t, value in zip(grid, row.values, strict=True) if value is not None]
-        line = svg.line(points, f"rate {row.cell['negative']}", cell_title(row.cell))
+        line = svg.polyline(points, f"rate {row.cell['negative']}", cell_title(row.cell))
         parts.append(_group(line, filters.attributes(row.cell)))
     return parts
 
@@ -186,7 +186,7 @@ def losses(lines: Sequence[LogLine], title: str) -> Markup:
             mean = SMOOTH * mean + (1 - SMOOTH) * value
             smooth.append((step, mean))
         for kind, curve in (("raw", points), ("smooth", smooth)):
-            parts.append(svg.line([axes.at(*point) for point in curve], f"{kind} line{index % 4}"))
+            parts.append(svg.polyline([axes.at(*point) for point in curve], f"{kind} line{index % 4}"))
     caption = clean(f"{title}: loss over {last:g} steps, thick line = running mean")
     figure = svg.document(parts, "curve", "loss over steps", LOW_HEIGHT)
     return Markup("<figure>{}<figcaption>{}</figcaption></figure>").format(figure, caption)

@@ -44,7 +44,7 @@ def path(data: str, kind: str) -> Markup:
     return Markup('<path class="{}" d="{}"/>').format(kind, data)
 
 
-def line(points: list[tuple[float, float]], kind: str, title: str = "") -> Markup:
+def polyline(points: list[tuple[float, float]], kind: str, title: str = "") -> Markup:
     """A polyline through SVG points, with a tooltip where it has a title."""
     place = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     inner = Markup("<title>{}</title>").format(clean(title)) if title else ""
@@ -82,10 +82,12 @@ class Axes:
         parts, bottom = [], self.bottom
         for value in ticks(*self.x):
             x, _ = self.at(value, self.y[0])
-            parts.append(text(x, bottom + 16, f"{value:g}", "middle") + path(f"M{x:.1f} {TOP:g}V{bottom:g}", "axis"))
+            line = path(f"M{x:.1f} {TOP:g}V{bottom:g}", "axis")
+            parts.append(text(x, bottom + 16, f"{value:g}", "middle") + line)
         for value in ticks(*self.y):
             _, y = self.at(self.x[0], value)
-            parts.append(text(LEFT - 7, y + 4, f"{value:g}", "end") + path(f"M{LEFT:g} {y:.1f}H{WIDTH - RIGHT:g}", "axis"))
+            line = path(f"M{LEFT:g} {y:.1f}H{WIDTH - RIGHT:g}", "axis")
+            parts.append(text(LEFT - 7, y + 4, f"{value:g}", "end") + line)
         parts.append(text((LEFT + WIDTH - RIGHT) / 2, self.height - 6.0, self.names[0], "middle", "name"))
         rotated = Markup('<text class="name" transform="translate(13 {}) rotate(-90)" text-anchor="middle">{}</text>')
         return [*parts, rotated.format(f"{(TOP + bottom) / 2:.1f}", clean(self.names[1]))]
