@@ -18,10 +18,13 @@ class Unlearn(Command):
 
     def plan(self) -> Outcome:
         """Check the model and that there are prompts to erase."""
-        work = sources([self.config.model])
-        if not self.config.esd.erase:
+        from ine_jax.unlearning.prompts import with_prompts
+
+        work, esd = sources([self.config.model]), with_prompts(self.config.esd)
+        if not esd.erase:
             raise InputError("esd.erase: empty", "at least one prompt", "name the prompts to erase")
-        return self.planned(**work, steps=self.config.esd.steps, method=self.config.esd.method)
+        prompts = {"erase": len(esd.erase), "preserve": len(esd.preserve)}
+        return self.planned(**work, steps=esd.steps, method=esd.method, **prompts)
 
     def run(self, line: Sequence[str]) -> Outcome:
         """Write the changed weights, checkpoints and loss log into the run directory."""

@@ -104,6 +104,8 @@ class EsdConfig:
     """For each erased prompt the one that it falls back to ("a cat" for "a cat and a knife"); none: the empty one."""
     preserve: Prompts = ()
     """Prompts whose prediction is held to the original model's."""
+    prompts_file: str = ""
+    """JSONL file with all of these prompts instead: rows {"erase": ..., "from": ...} and {"preserve": ...}."""
     method: EsdMethod = "esd-x-strict"
     """Trained layers: cross-attention keys and values (-x-strict), all cross-attention (-x), the others (-u), all."""
     eta: float = 1.0
@@ -145,5 +147,7 @@ class EsdConfig:
         check(self, "tail", self.tail <= 1, "0 to 1")
         paired = len(self.erase_from) in (0, len(self.erase))
         check(self, "erase_from", paired, "as many prompts as in erase, or none")
-        kept = self.preserve_weight == 0 or bool(self.preserve)
+        inline = bool(self.erase or self.erase_from or self.preserve)
+        check(self, "prompts_file", not (self.prompts_file and inline), "none beside erase, erase_from and preserve")
+        kept = self.preserve_weight == 0 or bool(self.preserve or self.prompts_file)
         check(self, "preserve", kept, "at least one prompt when preserve_weight is not 0")

@@ -38,13 +38,14 @@ from ine_jax.training.checkpoint import content_hash
 from ine_jax.types import Array, Params
 from ine_jax.unlearning.esd_data import Kept, Pool, build_pool, drawn_latents, encoded_images
 from ine_jax.unlearning.layers import merged, trained
+from ine_jax.unlearning.prompts import with_prompts
 
 __all__ = ["WEIGHTS", "EsdConfig", "erase"]
 
 WEIGHTS = "unet.safetensors"
 TAIL_RATE = 0.3
 # Fields that do not change what a given number of steps computes.
-IDLE_FIELDS = ("save_every",)
+IDLE_FIELDS = ("save_every", "prompts_file")
 
 
 class Numbers(NamedTuple):
@@ -100,6 +101,7 @@ def erase(
         NumericalError: the loss stayed non-finite.
         Interrupted: asked to stop; calling again continues.
     """
+    config = with_prompts(config)
     _check(config, preserve_images, preserve_captions)
     folder, programs = Path(directory), pipe.programs
     origin = {"model": pipe.name, "model_id": pipe.model_id}

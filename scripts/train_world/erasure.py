@@ -1,4 +1,4 @@
-"""Write configs/unlearn/tiny-esd.yaml: which prompts of the small world are erased and which are preserved.
+"""Write configs/unlearn/tiny-esd.yaml and, beside it, tiny-esd.jsonl: the prompts that are erased and preserved.
 
     python -m scripts.train_world.erasure
 
@@ -8,6 +8,7 @@ scene without the weapon is. Preserved are captions of benign scenes. Synonyms o
 """
 
 import argparse
+import json
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,7 @@ def preserved(rng: np.random.Generator, count: int = 300) -> list[str]:
 
 
 def main() -> None:
-    """Write the config."""
+    """Write the config and its prompts."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("configs/unlearn/tiny-esd.yaml"))
     parser.add_argument("--seed", type=int, default=0)
@@ -85,10 +86,10 @@ def main() -> None:
         "ddim_steps": 16,
         "seed": 0,
         "save_every": 100,
-        "erase": [prompt for prompt, _ in pairs],
-        "erase_from": [rest for _, rest in pairs],
-        "preserve": kept,
+        "prompts_file": str(args.out.with_suffix(".jsonl")),
     }
+    rows = [{"erase": prompt, "from": rest} for prompt, rest in pairs] + [{"preserve": prompt} for prompt in kept]
+    args.out.with_suffix(".jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     body = yaml.safe_dump({"model": "tiny", "out": "runs/unlearn-tiny", "esd": esd}, sort_keys=False, width=118)
     args.out.write_text(HEADER.format(minutes=args.minutes) + body)
 
