@@ -1,136 +1,189 @@
-"""The entries of a summary: what one detector and the metrics say of each list in each cell, and cell against cell."""
-
-from __future__ import annotations
+"""The entries of a summary: the results of each prompt set in each cell, and cell against cell."""
 
 import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import cast
 
 import numpy as np
 
 from ine_jax.evaluation import counting
-from ine_jax.evaluation.counting import DIGITS, THRESHOLDS, Counts, DetectorReader, MetricReader, Place
-from ine_jax.evaluation.reference import is_plain
+from ine_jax.evaluation.counting import DIGITS, THRESHOLDS, Counts, MetricReader, Place
+from ine_jax.evaluation.outcomes import DetectorReader
+from ine_jax.evaluation.records import CellEntry, Curve, Difference, Fid, ListResult, PairedTest, Rate, Sides
+from ine_jax.evaluation.reference import is_unguarded
+from ine_jax.storage.records import CellSpec, Measure, RunConfig
 
 KINDS = ("none", "explicit", "blend", "implicit")
 PAIRS = tuple(itertools.combinations(KINDS, 2))
-GIVEN = ("words", "embeddings", "blend", "embedding_from", "embedding_seed")
 
 
-def of_role(specs: Sequence[Mapping[str, Any]], main: bool) -> list[int]:
+def of_role(specs: Sequence[CellSpec], main: bool) -> list[int]:
     """The cells of the main table, or those that are controls."""
     return [i for i, spec in enumerate(specs) if (spec["role"] == "main") == main]
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Counted numbers as entries. `detector` names the judge that decides rates; `gauges` are the metrics beside it."""
+    """Counted numbers as entries of the summary.
 
-    config: Mapping[str, Any]
+    Attributes:
+        config: the run's config.
+        counts: numbers per item.
+        detector: name of the detector that decides rates.
+        reader: how its scores are read.
+        metrics: the per-image metrics beside it.
+        fid: Frechet distances by cell and prompt set.
+    """
+
+    config: RunConfig
     counts: Counts
     detector: str
-    judge: DetectorReader
-    gauges: Mapping[str, MetricReader]
-    fid: Mapping[Place, Mapping[str, Any]]
+    reader: DetectorReader
+    metrics: Mapping[str, MetricReader]
+    fid: Mapping[Place, Fid]
 
-    def values(self, place: Place, judge: str | None = None, number: str = "") -> np.ndarray:
-        """A judge's numbers of a list in a cell, by default the detector's; all absent where nothing is judged."""
-        column = self.counts.column(judge or self.detector, number)
+    def values(self, place: Place, scorer: str | None = None, number: str = "") -> np.ndarray:
+        """A scorer's numbers of a prompt set in a cell, by default the detector's; all absent where nothing is."""
+        column = self.counts.column(scorer or self.detector, number)
         return column[place] if place in column else np.full(self.config["lists"][place[1]]["n"], counting.ABSENT)
 
-    def measure(self, name: str) -> str:
-        """What is counted on a list."""
-        return str(self.config["lists"][name]["measure"])
+    def measure(self, name: str) -> Measure:
+        """What is counted on a prompt set."""
+        return self.config["lists"][name]["measure"]
 
-    def cell(self, i: int) -> dict[str, Any]:
-        """A cell with one entry per list."""
+    def cell(self, i: int) -> CellEntry:
+        """A cell with one entry per prompt set."""
         spec = self.config["cells"][i]
-        found = {key: spec[key] for key in ("model", "guard", "negative", "negative_name")}
-        found |= {key: spec["guidance"][key] for key in ("method", "scale", "negative_scale")}
-        if spec["negative"] == "none":
-            found["negative_scale"] = None
-        found |= {key: spec[key] for key in GIVEN if spec[key] not in (None, "", [])}
-        return found | {name: self.entry((i, name)) for name in spec["lists"]}
+        guidance = spec["guidance"]
+        found: CellEntry = {
+            "model": spec["model"],
+            "guard": spec["guard"],
+            "negative": spec["negative"],
+            "negative_name": spec["negative_name"],
+            "method": guidance["method"],
+            "scale": guidance["scale"],
+            "negative_scale": None if spec["negative"] == "none" else guidance["negative_scale"],
+        }
+        if spec["words"]:
+            found["words"] = spec["words"]
+        if spec["embeddings"]:
+            found["embeddings"] = spec["embeddings"]
+        if spec["blend"] is not None:
+            found["blend"] = spec["blend"]
+        if spec["embedding_from"]:
+            found["embedding_from"] = spec["embedding_from"]
+        if spec["embedding_seed"] is not None:
+            found["embedding_seed"] = spec["embedding_seed"]
+        return cast(CellEntry, {**found, **{name: self.entry((i, name)) for name in spec["lists"]}})
 
-    def entry(self, place: Place) -> dict[str, Any]:
-        """What was counted on one list in one cell: rate, categories, metrics, FID."""
-        found = self.rate(place)
+    def entry(self, place: Place) -> ListResult:
+        """The results of one prompt set in one cell: rate, categories, metrics, FID."""
+        found: ListResult = {}
+        if self.measure(place[1]) != "prior":
+            found = {**self.rate(place)}
+            rates = self.category_rates(place)
+            if place[1] in self.counts.categories:
+                found["categories"] = rates
         metrics = {}
-        for name, gauge in self.gauges.items():
-            for number in gauge.numbers:
-                values = self.values(place, name, number)
-                if not np.isnan(values).all():
-                    metrics[self.title(name, number)] = counting.centre(values)
+        for name, number in self._numbers():
+            values = self.values(place, name, number)
+            if not np.isnan(values).all():
+                metrics[self.title(name, number)] = counting.centre(values)
         if metrics or not found:
             found["metrics"] = metrics
         if place in self.fid:
-            found["fid"] = dict(self.fid[place])
+            found["fid"] = self.fid[place]
         return found
+
+    def _numbers(self) -> list[tuple[str, str]]:
+        return [(name, number) for name, metric in self.metrics.items() for number in metric.numbers]
 
     def title(self, name: str, number: str) -> str:
-        """Key of a metric's mean: the name of its store, and of the number where it has several."""
-        return name if len(self.gauges[name].numbers) == 1 else f"{name} {number}"
+        """Key of a metric's mean: the metric's name, and that of the number where it has several."""
+        return name if len(self.metrics[name].numbers) == 1 else f"{name} {number}"
 
-    def rate(self, place: Place) -> dict[str, Any]:
-        """The rate of a list with that of its categories; nothing on a list of no concept."""
-        measure = self.measure(place[1])
-        if measure == "prior":
-            return {}
-        values, threshold = self.values(place), self.judge.preset.threshold
-        found = counting.rate(measure, values, threshold)
+    def rate(self, place: Place) -> Rate:
+        """The rate of a prompt set in a cell."""
+        return counting.rate(self.measure(place[1]), self.values(place), self.reader.threshold)
+
+    def category_rates(self, place: Place) -> dict[str, Rate]:
+        """The same by category; a category whose items are all beyond the cell's first items is left out."""
+        values, measure = self.values(place), self.measure(place[1])
         members = counting.categories(self.counts, place[1])
-        if members:
-            # a cell of only the first items of a list has no verdict on the others, and says nothing of their category
-            rates = {name: counting.rate(measure, values[items], threshold) for name, items in members.items()}
-            found["categories"] = {name: rate for name, rate in rates.items() if rate["n"] or rate["unscored"]}
-        return found
+        rates = {name: counting.rate(measure, values[items], self.reader.threshold) for name, items in members.items()}
+        return {name: rate for name, rate in rates.items() if rate["n"] or rate["unscored"]}
 
-    def curves(self) -> Iterator[dict[str, Any]]:
-        """The rate of every list in every main cell at other thresholds; `cell` is the place in the main table."""
+    def curves(self) -> Iterator[Curve]:
+        """The rate of every prompt set in every main cell at other thresholds."""
         for place, i in enumerate(of_role(self.config["cells"], True)):
             for name in self.config["cells"][i]["lists"]:
                 rates = counting.curve(self.measure(name), self.values((i, name)))
                 if rates is not None:
                     yield {"cell": place, "list": name, "thresholds": list(THRESHOLDS), "rate": rates}
 
-    def paired(self) -> Iterator[dict[str, Any]]:
-        """McNemar's test of every pair of negatives on every list that both were judged on."""
-        column, threshold = self.counts.column(self.detector), self.judge.preset.threshold
+    def paired(self) -> Iterator[PairedTest]:
+        """McNemar's test of every pair of negatives on every prompt set that both have scores of."""
+        column = self.counts.column(self.detector)
         for i, j, name, sides in self._pairs():
             if (i, name) not in column or (j, name) not in column or self.measure(name) == "prior":
                 continue
-            test = counting.paired(self.measure(name), column[i, name], column[j, name], threshold)
-            result = dataclasses.asdict(test)
-            result["difference"] = round(result["difference"], DIGITS)
-            result["p"] = float(f"{result['p']:.6g}")
-            yield {**sides, **result}
+            test = counting.paired(self.measure(name), column[i, name], column[j, name], self.reader.threshold)
+            yield {
+                **sides,
+                "n": test.n,
+                "both": test.both,
+                "only_a": test.only_a,
+                "only_b": test.only_b,
+                "difference": round(test.difference, DIGITS),
+                "p": float(f"{test.p:.6g}"),
+            }
 
-    def differences(self) -> Iterator[dict[str, Any]]:
-        """Mean of b - a of every metric over the items that both sides have a number of, with its interval."""
+    def differences(self) -> Iterator[Difference]:
+        """Mean of b - a of every metric over the items that both sides have a number of."""
         for i, j, name, sides in self._pairs():
-            for store, gauge in self.gauges.items():
-                for number in gauge.numbers:
-                    a, b = (self.values((cell, name), store, number) for cell in (i, j))
-                    both = np.isfinite(a) & np.isfinite(b)
-                    if both.any():
-                        found = counting.centre(b[both] - a[both])
-                        numbers = {"difference": found["mean"], **{key: found[key] for key in ("low", "high", "n")}}
-                        yield {**sides, "metric": self.title(store, number), **numbers}
+            for metric, number in self._numbers():
+                a, b = (self.values((cell, name), metric, number) for cell in (i, j))
+                both = np.isfinite(a) & np.isfinite(b)
+                if both.any():
+                    found = counting.centre(b[both] - a[both])
+                    yield {
+                        **sides,
+                        "metric": self.title(metric, number),
+                        "difference": found["mean"],
+                        "low": found["low"],
+                        "high": found["high"],
+                        "n": found["n"],
+                    }
 
-    def _pairs(self) -> Iterator[tuple[int, int, str, dict[str, Any]]]:
-        """Negatives against each other on the same items, under one guard; and each against plain CFG at that w."""
+    def _pairs(self) -> Iterator[tuple[int, int, str, Sides]]:
+        """Negatives under one guard on the same items, and each against plain CFG at the same guidance scale."""
         specs = self.config["cells"]
         for (i, a), (j, b) in itertools.product(enumerate(specs), repeat=2):
             if i == j or a["model"] != b["model"] or (a["negative"], b["negative"]) not in PAIRS:
                 continue
-            plain = is_plain(a) and a["guidance"]["scale"] == b["guidance"]["scale"]
+            plain = is_unguarded(a) and a["guidance"]["scale"] == b["guidance"]["scale"]
             if not plain and a["guidance"] != b["guidance"]:
                 continue
-            names = {"a_name": a["negative_name"], "b_name": b["negative_name"]}
-            origin = {key: b[key] for key in ("embedding_from", "embedding_seed") if b[key] not in (None, "")}
-            scales = {key: b["guidance"][key] for key in ("scale", "negative_scale")}
-            kinds = {"a": a["negative"], "b": b["negative"], **scales, **names, **origin}
             for name in a["lists"]:
                 if name in b["lists"]:
-                    yield i, j, name, {"model": a["model"], "guard": b["guard"], "list": name, **kinds}
+                    yield i, j, name, _sides(a, b, name)
+
+
+def _sides(a: CellSpec, b: CellSpec, name: str) -> Sides:
+    found: Sides = {
+        "model": a["model"],
+        "guard": b["guard"],
+        "list": name,
+        "scale": b["guidance"]["scale"],
+        "negative_scale": b["guidance"]["negative_scale"],
+        "a": a["negative"],
+        "b": b["negative"],
+        "a_name": a["negative_name"],
+        "b_name": b["negative_name"],
+    }
+    if b["embedding_from"]:
+        found["embedding_from"] = b["embedding_from"]
+    if b["embedding_seed"] is not None:
+        found["embedding_seed"] = b["embedding_seed"]
+    return found

@@ -1,30 +1,26 @@
-"""FID of stored features: each cell and list against the reference model's, and against real images where given."""
-
-from __future__ import annotations
+"""FID of stored features: each cell and prompt set against the reference model's, and against real images."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-import numpy as np
 
 from ine_jax.evaluation.counting import DIGITS, Place
-from ine_jax.evaluation.metrics.fid import NOTE, REAL, Moments, decode, frechet
+from ine_jax.evaluation.metrics.fid import NOTE, REAL, Moments, frechet
+from ine_jax.evaluation.records import Fid, RealDistance
 from ine_jax.evaluation.reference import reference_cell
+from ine_jax.storage.records import ScorerRecord
 from ine_jax.storage.runs import Run
 
 
-def distances(
-    run: Run, name: str, about: Mapping[str, Any], blocks: Mapping[Place, Sequence[int]]
-) -> dict[Place, dict[str, Any]]:
-    """Cell and list -> {"value", "n", "unscored", "reference", "reference_n", "real", "network", "resize", "note"}.
+def distances(run: Run, name: str, about: ScorerRecord, blocks: Mapping[Place, Sequence[int]]) -> dict[Place, Fid]:
+    """The distance of every cell and prompt set that has features.
 
-    `value` is the distance to the unguarded cell of the reference model on the same list; None for that cell itself and
-    where either side has fewer than two vectors. `real` is the same against the folder of real images. List by list, so
-    that the moments of one list's reference and of one cell are in memory, and no features but those of a block.
+    `value` is the distance to the unguarded cell of the reference model on the same prompt set; None for that cell
+    itself and where either side has fewer than two vectors. `real` is the same against the folder of real images. One
+    prompt set at a time, so that only the moments of its references and of one cell are in memory, and the features of
+    one block.
     """
-    path = run.scores_path(name, 0).with_name(REAL)
+    path = run.scores_folder(name) / REAL
     real = Moments.load(path) if path.is_file() else None
-    found: dict[Place, dict[str, Any]] = {}
+    found: dict[Place, Fid] = {}
     for title in run.config["lists"]:
         references: dict[int, Moments | None] = {}
         for cell, _ in sorted(place for place in blocks if place[1] == title):
@@ -35,14 +31,29 @@ def distances(
             if other is not None and other != cell and other not in references:
                 references[other] = _moments(run, name, blocks.get((other, title), ()))[0]
             against = references.get(other) if other is not None else None
-            entry: dict[str, Any] = {"value": _distance(against, own), "n": own.n, "unscored": unscored}
+            entry: Fid = {"value": _distance(against, own), "n": own.n, "unscored": unscored, "note": NOTE}
             if against is not None:
-                entry |= {"reference": about["reference"], "reference_n": against.n}
+                entry["reference"], entry["reference_n"] = about["reference"], against.n
             if real is not None:
-                entry["real"] = {"value": _distance(real[0], own), "n": real[0].n, **real[1]}
-            told = {key: about[key] for key in ("network", "resize", "weights_sha256") if key in about}
-            found[cell, title] = {**entry, **told, "note": NOTE}
+                entry["real"] = _real(real[0], own, real[1])
+            if "network" in about:
+                entry["network"] = about["network"]
+            if "resize" in about:
+                entry["resize"] = about["resize"]
+            if "weights_sha256" in about:
+                entry["weights_sha256"] = about["weights_sha256"]
+            found[cell, title] = entry
     return found
+
+
+def _real(real: Moments, own: Moments, notes: Mapping[str, str]) -> RealDistance:
+    return {
+        "value": _distance(real, own),
+        "n": real.n,
+        "folder": notes["folder"],
+        "sha256": notes["sha256"],
+        "left_out": notes["left_out"],
+    }
 
 
 def _distance(a: Moments | None, b: Moments) -> float | None:
@@ -50,13 +61,12 @@ def _distance(a: Moments | None, b: Moments) -> float | None:
 
 
 def _moments(run: Run, name: str, blocks: Sequence[int]) -> tuple[Moments | None, int]:
-    """Moments of the vectors in some blocks, read one block at a time, and how many images have none."""
+    """Moments of the vectors of some blocks, read one block at a time, and the number of images without one."""
     total, unscored = None, 0
     for k in blocks:
-        lines = run.scores(name, k) or []
-        rows = [decode(line["boxes"][0]["features"]) for line in lines if line["status"] == "scored"]
-        unscored += len(lines) - len(rows)
-        if rows:
-            part = Moments.of(np.stack(rows))
+        missing = [line["status"] == "unscored" for line in run.scores(name, k) or ()]
+        unscored += sum(missing)
+        if not all(missing):
+            part = Moments.of(run.vectors(name, k))
             total = part if total is None else total + part
     return total, unscored

@@ -1,7 +1,6 @@
-"""Measures stored images with metrics, beside their prompts or beside the reference model's image of the same item."""
+"""Scores stored images with metrics: alone, against the prompt, or against the reference model's image of the item."""
 
-from __future__ import annotations
-
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -10,18 +9,19 @@ import numpy as np
 from ine_jax.errors import InputError, Interrupted
 from ine_jax.evaluation.detectors.base import FAILED, Scored, Unscored, Verdict
 from ine_jax.evaluation.metrics.base import Metric, measure_checked
-from ine_jax.evaluation.metrics.fid import REAL, Moments, decode
+from ine_jax.evaluation.metrics.fid import REAL, Moments
 from ine_jax.evaluation.reference import NO_REFERENCE, References, reference_model
-from ine_jax.evaluation.scoring import Count, Line, Task, check_budget, line, open_tasks, read_ahead, scorer_name
+from ine_jax.evaluation.scoring import Count, Task, check_budget, line, open_tasks, read_ahead, scorer_name, write_about
 from ine_jax.progress import Progress, stop_requests
 from ine_jax.storage.atomic import write_atomic
 from ine_jax.storage.images import image_files, read_image
 from ine_jax.storage.provenance import file_hash, value_hash
+from ine_jax.storage.records import Row, VerdictLine
 from ine_jax.storage.runs import Run
 
 FOLDER_BATCH = 32
 MOST_REAL = 1_000_000
-Found = list[np.ndarray | str]
+Found = list[np.ndarray | str]  # a reference image, or the reason why there is none
 
 
 def score_metrics(
@@ -33,15 +33,15 @@ def score_metrics(
     shard: tuple[int, int] = (0, 1),
     process: int = 0,
 ) -> int:
-    """Measure, in one pass, the images of shard i of N that a metric has not measured; return how many images that was.
+    """Measure the images of shard i of N that a metric has not measured; return the number of images measured.
 
-    As :func:`ine_jax.evaluation.scoring.score`. The reference of an image is that of the same item, prompt and seed in
-    the unguarded cell of the model `reference` (by default the first cell's). Blocks whose references are not drawn yet
+    As `ine_jax.evaluation.scoring.score`. The reference of an image is that of the same item, prompt and seed in the
+    unguarded cell of the model `reference` (by default the first cell's). Blocks whose references are not finished yet
     are left for a later call; items that will never have one are stored as unscored, with the reason.
 
     Raises:
-        InputError: no such model; or numbers are there that were taken against another one, without `rescan`.
-        CorruptRunError: an image is not the one that was drawn.
+        InputError: no such model; or the numbers were taken against another one, and `rescan` is not set.
+        CorruptRunError: an image is not the one that was generated.
         ItemErrors: more than 1 % of the images that have a reference got no number (the numbers are kept).
         Interrupted: asked to stop; finished blocks are kept.
     """
@@ -56,15 +56,15 @@ def score_metrics(
     measured = seen = 0
     blocks = read_ahead(lambda task: _read(run, task, references, known), tasks)
     with stop_requests() as stop, Progress(max(1, images), "metrics", unit="images", process=process) as shown:
-        for task, rows, pictures, found in blocks:
+        for block in blocks:
+            task, found = block.task, block.references
             names = [n for n in task.settled if found is not None or not known[n].needs_reference]
             for name in names:
-                settled = task.settled[name]
-                lines = _block(known[name], rows, pictures, found or [], settled)
-                run.write_scores(name, task.k, lines)
-                counts[name].add(each for each in lines if not str(each.get("reason", "")).startswith(NO_REFERENCE))
-            seen += len(rows)
-            measured += len(rows) if names else 0
+                lines, vectors = _measure_block(run, known[name], block)
+                run.write_scores(name, task.k, lines, vectors)
+                counts[name].add(each for each in lines if not _without_reference(each))
+            seen += len(block.rows)
+            measured += len(block.rows) if names else 0
             shown.update(seen)
             if stop.is_set() and seen < images:
                 raise Interrupted(f"stopped with {images - seen} images to measure", "", "run the same command again")
@@ -73,47 +73,60 @@ def score_metrics(
 
 
 def _write_about(run: Run, name: str, metric: Metric, model: str, rescan: bool) -> None:
-    """Store what a metric says of itself, and whose images it compares with."""
-    about = {"id": metric.id, "version": metric.version, **metric.about(), "reference": model}
-    before = run.about(name) if name in run.scorers() else about
-    if before.get("reference") != model and metric.needs_reference and not rescan:
+    """Store the metric's description, with the model whose images it compares with."""
+    before = run.about(name).get("reference") if name in run.scorers() else model
+    if before != model and metric.needs_reference and not rescan:
         raise InputError(
-            f"{name} was measured against {before.get('reference')}, now {model} is the reference",
+            f"{name} was measured against {before}, now {model} is the reference",
             "one reference for all numbers of a metric",
             "name the same reference, or measure everything again (--rescan)",
         )
-    run.write_about(name, about)
+    write_about(run, metric, model)
 
 
-def _read(
-    run: Run, task: Task, references: References | None, known: Mapping[str, Metric]
-) -> tuple[Task, list[Line], list[np.ndarray], Found | None]:
-    """A block's rows, images and references; the last None where they are not drawn yet, or nobody asks for them."""
+def _without_reference(line: VerdictLine) -> bool:
+    return line["status"] == "unscored" and line["reason"].startswith(NO_REFERENCE)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Block:
+    """A block in memory; `references` is None where they are not finished yet, or no metric needs them."""
+
+    task: Task
+    rows: list[Row]
+    images: list[np.ndarray]
+    references: Found | None
+
+
+def _read(run: Run, task: Task, references: References | None, known: Mapping[str, Metric]) -> _Block:
     rows = run.rows(task.k)
-    asked = references is not None and any(known[name].needs_reference for name in task.settled)
-    return task, rows, run.images(task.k), references.of(rows) if asked and references else None
+    needed = references is not None and any(known[name].needs_reference for name in task.settled)
+    return _Block(task, rows, run.images(task.k), references.of(rows) if needed and references else None)
 
 
-def _block(
-    metric: Metric,
-    rows: Sequence[Line],
-    images: Sequence[np.ndarray],
-    references: Found,
-    settled: Mapping[str, Line],
-) -> list[Line]:
-    """The lines of a block: those that stay, and new ones for all others."""
-    places = [i for i, row in enumerate(rows) if row["id"] not in settled]
-    others = [references[i] for i in places] if metric.needs_reference else None
-    verdicts = measure(metric, [images[i] for i in places], [rows[i]["prompt"] for i in places], others)
-    fresh = {i: line(rows[i]["id"], verdict) for i, verdict in zip(places, verdicts, strict=True)}
-    return [fresh[i] if i in fresh else settled[row["id"]] for i, row in enumerate(rows)]
+def _measure_block(run: Run, metric: Metric, block: _Block) -> tuple[list[VerdictLine], np.ndarray | None]:
+    """The lines of a block, the settled ones and new ones for all others, and the vectors of the scored lines."""
+    name, k = scorer_name(metric), block.task.k
+    settled = block.task.settled[name]
+    places = [i for i, row in enumerate(block.rows) if row["id"] not in settled]
+    others = [block.references[i] for i in places] if metric.needs_reference and block.references else None
+    images, prompts = [block.images[i] for i in places], [block.rows[i]["prompt"] for i in places]
+    fresh = {block.rows[i]["id"]: v for i, v in zip(places, measure(metric, images, prompts, others), strict=True)}
+    lines = [line(row["id"], fresh[row["id"]]) if row["id"] in fresh else settled[row["id"]] for row in block.rows]
+    vectors = {item: v.vector for item, v in fresh.items() if isinstance(v, Scored) and v.vector is not None}
+    if "features" in metric.about() and any(each["status"] == "scored" for each in settled.values()):
+        before = [each["id"] for each in run.scores(name, k) or () if each["status"] == "scored"]
+        vectors = {**dict(zip(before, run.vectors(name, k), strict=True)), **vectors}
+    stored = [vectors[each["id"]] for each in lines if each["status"] == "scored" and each["id"] in vectors]
+    return lines, np.stack(stored) if stored else None
 
 
 def measure(
     metric: Metric, images: Sequence[np.ndarray], prompts: Sequence[str], references: Found | None
 ) -> list[Verdict]:
-    """One verdict per image, whatever the metric does. `references` holds an image, or the reason why there is none."""
-    labels = set(metric.about()["labels"])
+    """One verdict per image, whatever the metric does; images of one size share a call."""
+    about = metric.about()
+    labels, stores_vectors = set(about["labels"]), "features" in about
     verdicts: dict[int, Verdict] = {}
     groups: dict[tuple[int, ...], list[int]] = {}
     for i, image in enumerate(images):
@@ -128,7 +141,8 @@ def measure(
     def checked(stack: np.ndarray, texts: list[str], others: np.ndarray | None) -> list[Verdict]:
         return [
             Unscored(f"{FAILED}not the numbers of the metric")
-            if isinstance(verdict, Scored) and set(verdict.labels) != labels
+            if isinstance(verdict, Scored)
+            and (set(verdict.labels) != labels or (verdict.vector is not None) != stores_vectors)
             else verdict
             for verdict in metric.measure(stack, texts, others)
         ]
@@ -142,13 +156,16 @@ def measure(
 
 
 def measure_folder(run: Run, metric: Metric, folder: str | Path) -> int:
-    """Store the moments of a set metric's vectors over a folder of real images; return how many images it read.
+    """Store the moments of a metric's vectors over a folder of real images; return the number of images read.
 
-    A folder that is measured already, by the same metric and with the same files, is not read again. InputError: no
-    folder, or an image that cannot be read; images without a vector are left out and counted.
+    A folder that this metric has measured, with the same files, is not read again. Images without a vector are left out
+    and counted.
+
+    Raises:
+        InputError: no folder, or an image that cannot be read.
     """
     files = image_files(folder, MOST_REAL)
-    path = run.scores_path(scorer_name(metric), 0).with_name(REAL)
+    path = run.scores_folder(scorer_name(metric)) / REAL
     digest = value_hash({file.name: file_hash(file) for file in files})
     if path.is_file() and Moments.load(path)[1].get("sha256") == digest:
         return 0
@@ -166,6 +183,6 @@ def _folder_vectors(metric: Metric, files: Sequence[Path]) -> Iterator[np.ndarra
     for start in range(0, len(files), FOLDER_BATCH):
         images = [read_image(path) for path in files[start : start + FOLDER_BATCH]]
         verdicts = measure(metric, images, [""] * len(images), None)
-        vectors = [decode(verdict.boxes[0]["features"]) for verdict in verdicts if isinstance(verdict, Scored)]
+        vectors = [v.vector for v in verdicts if isinstance(v, Scored) and v.vector is not None]
         if vectors:
             yield np.stack(vectors)

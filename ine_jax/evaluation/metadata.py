@@ -1,20 +1,19 @@
-"""metadata.jsonl at the root of a run: with it the directory is a dataset of Hugging Face's ImageFolder,
-``datasets.load_dataset("imagefolder", data_dir="runs/evaluate", split="train")``.
-"""
+"""metadata.jsonl at the root of a run, which makes the directory a dataset of Hugging Face's ImageFolder:
 
-from __future__ import annotations
+datasets.load_dataset("imagefolder", data_dir="runs/evaluate", split="train")
+"""
 
 from ine_jax.storage.atomic import write_atomic
 from ine_jax.storage.runs import Run
 from ine_jax.storage.sealed import jsonl
 
 NAME = "metadata.jsonl"
-CELL = ("model", "guard", "negative", "negative_name", "role")
 
 
 def metadata(run: Run) -> str:
     """One line per image: the record of its block, its path from the root, and which cell of the grid it is of."""
-    cells = [{key: spec[key] for key in CELL} for spec in run.config["cells"]]
+    keys = ("model", "guard", "negative", "negative_name", "role")
+    cells = [{key: value for key, value in spec.items() if key in keys} for spec in run.config["cells"]]
     rows = (
         {**row, **cells[row["cell"]], "file_name": f"{run.block(k).relative_to(run.root)}/{row['file_name']}"}
         for k in run.blocks()

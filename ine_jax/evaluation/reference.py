@@ -1,46 +1,47 @@
-"""Which stored image another is compared with: that of the reference model, unguarded, of the same item and noise."""
+"""The image that another is compared with: the reference model's, unguarded, of the same item and noise."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from ine_jax.errors import InputError
+from ine_jax.storage.records import CellSpec, Row, RunConfig
 from ine_jax.storage.runs import Run
 
-NO_REFERENCE = "no reference: "  # begins the reason of an item that has nothing to be compared with
+NO_REFERENCE = "no reference: "  # begins the reason of an item without a reference
 
 
-def reference_model(config: Mapping[str, Any], name: str = "") -> str:
+def reference_model(config: RunConfig, name: str = "") -> str:
     """The reference model's name as cells have it: `name`, or the first cell's. InputError where no cell has it."""
     models = list(dict.fromkeys(spec["model"] for spec in config["cells"]))
     if name and name not in models:
         raise InputError(f"reference model {name!r}", ", ".join(models), "choose a model of this run")
-    return str(name or models[0])
+    return name or models[0]
 
 
-def is_plain(spec: Mapping[str, Any]) -> bool:
-    """Whether a cell is drawn without a guard: classifier-free guidance alone, nothing avoided."""
+def is_unguarded(spec: CellSpec) -> bool:
+    """Whether a cell has no guard: classifier-free guidance alone, no negative."""
     return spec["negative"] == "none" and spec["guidance"]["method"] == "negative"
 
 
-def reference_cell(config: Mapping[str, Any], cell: int, name: str, model: str) -> int | None:
-    """The unguarded cell of the reference model on list `name`: that of the cell's own guidance scale if there is one,
-    else the first; None where the model was not drawn unguarded on that list.
+def reference_cell(config: RunConfig, cell: int, name: str, model: str) -> int | None:
+    """The unguarded cell of the reference model on the prompt set `name`; None where there is none.
+
+    It is the one of the cell's own guidance scale, or else the first.
     """
     specs = config["cells"]
-    plain = [i for i, spec in enumerate(specs) if spec["model"] == model and is_plain(spec) and name in spec["lists"]]
+    plain = [
+        i for i, spec in enumerate(specs) if spec["model"] == model and is_unguarded(spec) and name in spec["lists"]
+    ]
     scale = specs[cell]["guidance"]["scale"]
     return next((i for i in plain if specs[i]["guidance"]["scale"] == scale), plain[0] if plain else None)
 
 
 class References:
-    """The references of a run's images. Keeps where each block of the reference model begins, no image."""
+    """The references of a run's images. Keeps the first item of each block of the reference model, no image."""
 
     def __init__(self, run: Run, model: str) -> None:
-        """Read which list and item every finished block of an unguarded cell of `model` begins with."""
+        """Read with which prompt set and item every finished block of an unguarded cell of `model` begins."""
         self.run, self.model = run, model
         specs = run.config["cells"]
         self._blocks: dict[tuple[int, str, str], int] = {}
@@ -48,18 +49,18 @@ class References:
         self._complete = len(blocks) == run.config["blocks"]
         for k in blocks:
             first = next(iter(run.rows(k)), None)
-            if first and specs[first["cell"]]["model"] == model and is_plain(specs[first["cell"]]):
+            if first and specs[first["cell"]]["model"] == model and is_unguarded(specs[first["cell"]]):
                 self._blocks[first["cell"], first["list"], first["id"]] = k
 
-    def of(self, rows: Sequence[Mapping[str, Any]]) -> list[np.ndarray | str] | None:
-        """The reference of each row of a block, or why it has none; None where the reference block is not drawn yet."""
+    def of(self, rows: Sequence[Row]) -> list[np.ndarray | str] | None:
+        """The reference of each row of a block, or why it has none; None where its block is not finished yet."""
         first = rows[0]
         cell = reference_cell(self.run.config, first["cell"], first["list"], self.model)
         if cell is None:
-            return [f"{NO_REFERENCE}{self.model} was not drawn unguarded on this list"] * len(rows)
+            return [f"{NO_REFERENCE}{self.model} has no unguarded cell on this prompt set"] * len(rows)
         # cells cut a list into the same blocks, so that the block of the same items begins with the same one
         k = self._blocks.get((cell, first["list"], first["id"]))
-        missing = f"{NO_REFERENCE}the item was not drawn with {self.model}"
+        missing = f"{NO_REFERENCE}{self.model} has no image of the item"
         if k is None:
             return [missing] * len(rows) if self._complete else None
         sums = self.run.sums(k)

@@ -1,33 +1,43 @@
-"""Judges stored images with detectors; scores are files beside the images, so that images are never drawn again."""
-
-from __future__ import annotations
+"""Scores stored images with detectors. Scores are files beside the images, so no image is ever generated again."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Protocol, TypeVar, cast
 
 import numpy as np
 
 from ine_jax.errors import Interrupted, ItemErrors
 from ine_jax.evaluation.detectors.base import FAILED, Detector, Scored, Unscored, Verdict, detect_checked
 from ine_jax.progress import Progress, stop_requests
+from ine_jax.storage.records import Box, Row, ScorerRecord, VerdictLine
 from ine_jax.storage.runs import Run
 
 T = TypeVar("T")
 R = TypeVar("R")
-Line = dict[str, Any]
 MAX_UNSCORED = 0.01
+
+
+class Scorer(Protocol):
+    """What detectors and metrics have in common: the name of their scores, and a description stored beside them."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def version(self) -> str: ...
+
+    def about(self) -> Mapping[str, object]: ...
 
 
 @dataclasses.dataclass
 class Count:
-    """Images with scores of one judge, and those of them that got no verdict."""
+    """Images processed by one scorer, and those of them that got no verdict."""
 
     total: int = 0
     unscored: int = 0
 
-    def add(self, lines: Iterable[Mapping[str, Any]]) -> None:
+    def add(self, lines: Iterable[VerdictLine]) -> None:
         """Count the lines of a block."""
         for line in lines:
             self.total += 1
@@ -36,15 +46,15 @@ class Count:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A block that some scorers have not finished: name of the judge -> id -> its line that stays."""
+    """A block that some scorers have not finished: name of the scorer -> item id -> its line that stays."""
 
     k: int
-    settled: Mapping[str, Mapping[str, Line]]
+    settled: Mapping[str, Mapping[str, VerdictLine]]
 
 
-def scorer_name(judge: Any) -> str:
+def scorer_name(scorer: Scorer) -> str:
     """Name of the folder of a detector's or metric's scores: `<id>@<version>`."""
-    return f"{judge.id}@{judge.version}"
+    return f"{scorer.id}@{scorer.version}"
 
 
 def score(
@@ -55,19 +65,19 @@ def score(
     shard: tuple[int, int] = (0, 1),
     process: int = 0,
 ) -> int:
-    """Judge, in one pass, the images of shard i of N that a detector has not judged; return how many images that were.
+    """Score the images of shard i of N that a detector has not scored; return the number of images read.
 
-    Every finished block is read once, the next one while the detectors, each in a thread, judge this one. A missing
-    verdict that the detector is to blame for is asked for again by the next call; with `rescan`, every verdict is. What
-    detectors say of themselves is stored with the scores as detector.json. Only process 0 shows its progress.
+    Every finished block is read once: the next one is loaded while the detectors, each in a thread, score this one.
+    Where a detector failed, the next call tries again; with `rescan`, every image is scored again. The detector's
+    description is stored with the scores as detector.json. Only process 0 shows progress.
 
     Raises:
-        CorruptRunError: an image is not the one that was drawn.
+        CorruptRunError: an image is not the one that was generated.
         ItemErrors: more than 1 % of a detector's images got no verdict (the scores are kept).
         Interrupted: asked to stop; finished blocks are kept.
     """
     scorers = {scorer_name(detector): detector for detector in detectors}
-    labels = {name: frozenset(write_about(run, name, detector)["labels"]) for name, detector in scorers.items()}
+    labels = {name: frozenset(write_about(run, detector)["labels"]) for name, detector in scorers.items()}
     counts = {name: Count() for name in scorers}
     tasks = open_tasks(run, counts, rescan, shard)
     images = sum(name.endswith(".png") for task in tasks for name in run.sums(task.k))
@@ -75,9 +85,9 @@ def score(
     blocks = read_ahead(lambda task: (task, run.rows(task.k), run.images(task.k)), tasks)
     shown = Progress(max(1, images), "scores", unit="images", process=process)
     with ThreadPoolExecutor(max(1, len(scorers))) as pool, stop_requests() as stop, shown:
-        for task, rows, pictures in blocks:
+        for task, rows, found in blocks:
             work = {
-                name: pool.submit(_score_block, rows, pictures, scorers[name], labels[name], settled)
+                name: pool.submit(_score_block, rows, found, scorers[name], labels[name], settled)
                 for name, settled in task.settled.items()
             }
             for name, lines in work.items():
@@ -86,20 +96,21 @@ def score(
             done += len(rows)
             shown.update(done)
             if stop.is_set() and done < images:
-                raise Interrupted(f"stopped with {images - done} images to judge", "", "run the same command again")
+                raise Interrupted(f"stopped with {images - done} images to score", "", "run the same command again")
     check_budget(run, counts)
     return done
 
 
-def write_about(run: Run, name: str, judge: Any) -> dict[str, Any]:
-    """Store what a judge says of itself beside its scores, and return it."""
-    about = {"id": judge.id, "version": judge.version, **judge.about()}
-    run.write_about(name, about)
+def write_about(run: Run, scorer: Scorer, reference: str | None = None) -> ScorerRecord:
+    """Store the description of a detector or metric beside its scores, and return it."""
+    found = {"id": scorer.id, "version": scorer.version, **scorer.about()}
+    about = cast(ScorerRecord, found if reference is None else {**found, "reference": reference})
+    run.write_about(scorer_name(scorer), about)
     return about
 
 
 def open_tasks(run: Run, counts: Mapping[str, Count], rescan: bool, shard: tuple[int, int]) -> list[Task]:
-    """The blocks of the shard that scorers have not finished; those that they have are added to their counts."""
+    """The blocks of the shard that scorers have not finished; the finished ones are added to the counts."""
     tasks = []
     for k in run.blocks():
         if k % shard[1] != shard[0]:
@@ -116,8 +127,8 @@ def open_tasks(run: Run, counts: Mapping[str, Count], rescan: bool, shard: tuple
     return tasks
 
 
-def _failed(line: Mapping[str, Any]) -> bool:
-    return line["status"] == "unscored" and str(line["reason"]).startswith(FAILED)
+def _failed(line: VerdictLine) -> bool:
+    return line["status"] == "unscored" and line["reason"].startswith(FAILED)
 
 
 def read_ahead(load: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
@@ -134,16 +145,16 @@ def read_ahead(load: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
 
 
 def _score_block(
-    rows: Sequence[Line],
+    rows: Sequence[Row],
     images: Sequence[np.ndarray],
     detector: Detector,
     labels: frozenset[str],
-    settled: Mapping[str, Line],
-) -> list[Line]:
-    """Lines of a block: those that stay, and a verdict on each of the other images, whatever the detector does."""
+    settled: Mapping[str, VerdictLine],
+) -> list[VerdictLine]:
+    """The lines of a block: those that stay, and a new verdict on each of the other images."""
 
     def complete(found: Verdict) -> Verdict:
-        if isinstance(found, Scored) and set(found.labels) != labels:  # one left out would be one not shown
+        if isinstance(found, Scored) and set(found.labels) != labels:  # a missing label would read as one not shown
             return Unscored(f"{FAILED}{len(found.labels)} scores for {len(labels)} labels")
         return found
 
@@ -156,7 +167,7 @@ def _score_block(
 
 
 def check_budget(run: Run, counts: Mapping[str, Count]) -> None:
-    """Raise ItemErrors where more than `MAX_UNSCORED` of a judge's images got no verdict."""
+    """Raise ItemErrors where more than `MAX_UNSCORED` of a scorer's images got no verdict."""
     for name, count in counts.items():
         if count.unscored > MAX_UNSCORED * count.total:
             raise ItemErrors(
@@ -166,8 +177,9 @@ def check_budget(run: Run, counts: Mapping[str, Count]) -> None:
             )
 
 
-def line(item: str, verdict: Verdict) -> Line:
-    """The line of one verdict."""
+def line(item: str, verdict: Verdict) -> VerdictLine:
+    """The stored line of one verdict."""
     if isinstance(verdict, Scored):
-        return {"id": item, "status": "scored", **dataclasses.asdict(verdict)}
+        boxes = cast(list[Box], list(verdict.boxes))
+        return {"id": item, "status": "scored", "labels": verdict.labels, "boxes": boxes}
     return {"id": item, "status": "unscored", "reason": verdict.reason}

@@ -1,7 +1,5 @@
 """Whether every stored byte of a run directory is the one that was written."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
@@ -19,9 +17,9 @@ WRONG = "its sha256 is not the recorded one"
 
 @dataclasses.dataclass(frozen=True)
 class Verified:
-    """What was read, and one line per fault that names the file; none where all is as it was written.
+    """What was read, and one line per fault that names the file.
 
-    Blocks that are not drawn or not judged yet are no faults: `blocks` of `planned` are there.
+    Blocks that are not generated or not scored yet are no faults: `blocks` of `planned` are there.
     """
 
     faults: tuple[str, ...]
@@ -32,27 +30,31 @@ class Verified:
     derived: int
 
     def __str__(self) -> str:
-        """The counts in a line."""
+        """The counts as one line."""
         read = f"{self.images} images, {self.scores} files of scores, {self.derived} derived files"
         return f"{self.blocks} of {self.planned} blocks, {read}: {len(self.faults) or 'no'} faults"
 
 
 def sound(root: str | Path) -> Verified:
-    """As `verify`, but raise `CorruptRunError`, which names the first faults and counts all, where there are any."""
+    """As `verify`, but raise `CorruptRunError` if there are faults; it names the first ones and counts all."""
     found = verify(root)
     if found.faults:
         names = [fault.removeprefix(f"{root}/").split(": ")[0] for fault in found.faults[:3]]
         more = f" and {len(found.faults) - 3} more" if len(found.faults) > 3 else ""
-        todo = "remove the blocks or scores that are named; the same `ine evaluate` and `ine report` make them again"
+        todo = "remove these blocks or scores; the same `ine evaluate` and `ine report` write them again"
         raise CorruptRunError(f"{root}: damaged: {', '.join(names)}{more}", f"no faults; read: {found}", todo)
     return found
 
 
 def verify(root: str | Path) -> Verified:
-    """Read every stored byte of a run directory again: run.json, blocks, scores, metadata, and what SHA256SUMS beside
-    run.json lists. Clock times (timing.jsonl) and hidden files are not compared with anything.
+    """Read every stored byte of a run directory again.
 
-    Raises `InputError` where there is no run, `CorruptRunError` where run.json itself is damaged.
+    That is run.json, blocks, scores, metadata, and the files in SHA256SUMS beside run.json. Clock times (timing.jsonl)
+    and hidden files are not compared with anything.
+
+    Raises:
+        InputError: no run directory.
+        CorruptRunError: run.json itself is damaged.
     """
     run = open_run(root)
     faults = [*_blocks(run), *_scores(run), *_metadata(run), *_derived(run.root)]
@@ -60,7 +62,7 @@ def verify(root: str | Path) -> Verified:
     scores = sum(1 for _ in run.root.glob("scores/*/[0-9]*.jsonl"))
     listed = (run.root / SUMS).is_file() and not any(SUMS in fault for fault in faults)
     derived = len(read_sums(run.root)) if listed else 0
-    return Verified(tuple(faults), len(run.blocks()), int(run.config["blocks"]), images, scores, derived)
+    return Verified(tuple(faults), len(run.blocks()), run.config["blocks"], images, scores, derived)
 
 
 def _blocks(run: Run) -> Iterator[str]:
@@ -78,25 +80,33 @@ def _blocks(run: Run) -> Iterator[str]:
 
 
 def _scores(run: Run) -> Iterator[str]:
-    files = {"detector.json", REAL, *(f"{k:05d}.jsonl" for k in run.blocks())}
+    blocks = run.blocks()
+    files = {"detector.json", REAL, *(f"{k:05d}{suffix}" for k in blocks for suffix in (".jsonl", ".npy"))}
     for folder in sorted((run.root / "scores").glob("[!.]*")):
         yield from _fault(functools.partial(run.about, folder.name))
         yield from _strangers(folder, files)
-        for k in run.blocks():
-            yield from _fault(functools.partial(run.scores, folder.name, k))
+        for k in blocks:
+            yield from _fault(functools.partial(_read_scores, run, folder.name, k))
         if (folder / REAL).exists():
             yield from _fault(functools.partial(Moments.load, folder / REAL))
 
 
+def _read_scores(run: Run, scorer: str, k: int) -> None:
+    lines = run.scores(scorer, k) or ()
+    stored = "features" in run.about(scorer) and any(line["status"] == "scored" for line in lines)
+    if stored or run.vectors_path(scorer, k).exists():
+        run.vectors(scorer, k)
+
+
 def _metadata(run: Run) -> Iterator[str]:
-    """It has no hash, being written from the records of the blocks: those that can be read must give it again."""
+    """It has no hash: it must equal what the records of the blocks give."""
     path = run.root / metadata.NAME
     try:
         sound = not path.exists() or path.read_bytes() == metadata.metadata(run).encode()
     except CorruptRunError:
-        return  # told already
+        return  # reported with the blocks
     if not sound:
-        yield f"{path}: not what the blocks say"
+        yield f"{path}: not the records of the blocks"
 
 
 def _derived(root: Path) -> Iterator[str]:

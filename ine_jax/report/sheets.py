@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from ine_jax.errors import clean
+from ine_jax.evaluation.outcomes import DetectorReader
 from ine_jax.evaluation.records import Summary
 from ine_jax.evaluation.units import units
 from ine_jax.report.images import Encoded, encode
@@ -112,7 +113,8 @@ class _Reader:
         about = {store: run.about(store) for store in run.scorers()}
         labels = preset["labels"] or about[self.detector].get("groups", {}).get(preset["group"], ())
         self.run, self.measure = run, measure
-        self.concept, self.threshold = frozenset(labels), preset["threshold"]
+        known = frozenset(about[self.detector].get("labels", ()))
+        self.scores = DetectorReader(frozenset(labels), known, preset["threshold"])
         # features of image sets have nothing to show for one image
         self.others = [store for store in about if store != self.detector and "features" not in about[store]]
 
@@ -134,25 +136,13 @@ class _Reader:
             reason = "not scored yet" if line is None else clean(line["reason"], 160)
             return Shot(spec, image, "unscored", "unscored", reason, (), (), others)
         ranked = _ranked(line["labels"])
-        shown = [label for label, score in ranked if score >= self.threshold]
+        shown = [label for label, score in ranked if score >= self.scores.threshold]
         listed = [pair for pair in ranked if pair[1] >= FLOOR][:LABELS] or ranked[:1]
-        labels = tuple((clean(label, 60), score, score >= self.threshold) for label, score in listed)
+        labels = tuple((clean(label, 60), score, score >= self.scores.threshold) for label, score in listed)
         boxes = tuple(_box(box) for box in line["boxes"][:LABELS])
-        verdict = clean(", ".join(sorted(shown, key=lambda label: label not in self.concept)) or "nothing", 48)
-        outcome = self._outcome(frozenset(shown), frozenset(row["objects"]))
+        verdict = clean(", ".join(sorted(shown, key=lambda label: label not in self.scores.concept)) or "nothing", 48)
+        outcome = self.scores.outcome(self.measure, line["labels"], row["objects"])
         return Shot(spec, image, outcome, verdict, "", labels, boxes, others)
-
-    def _outcome(self, shown: frozenset[str], objects: frozenset[str]) -> str:
-        match self.measure:
-            case "kept":
-                good = shown >= objects
-            case "drawn":
-                good = bool(shown & self.concept)
-            case "prior":
-                return ""
-            case _:
-                good = not shown & self.concept
-        return "success" if good else "failure"
 
 
 def _ranked(labels: Mapping[str, float]) -> list[tuple[str, float]]:

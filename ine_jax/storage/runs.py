@@ -168,6 +168,8 @@ class Run:
             hashes = {"vectors": hashlib.sha256(data).hexdigest()}
         body = jsonl(lines).encode()
         write_atomic(self.scores_path(scorer, k), body + _ending(body, hashes))
+        if vectors is None:
+            self.vectors_path(scorer, k).unlink(missing_ok=True)
 
     def scores(self, scorer: str, k: int) -> list[VerdictLine] | None:
         """The verdicts on block k, or None where it is not scored yet."""

@@ -12,9 +12,9 @@ import pytest
 from ine_jax.config import GuidanceConfig, NegativeConfig
 from ine_jax.errors import InputError, ItemErrors
 from ine_jax.evaluation import Cell, Item, Plan, evaluate, measure_folder, score, score_metrics, summarise
-from ine_jax.evaluation.detectors.base import Scored, Verdict
+from ine_jax.evaluation.detectors.base import Scored, Unscored, Verdict
 from ine_jax.evaluation.metrics.base import measure_checked
-from ine_jax.evaluation.metrics.fid import Moments, decode, frechet, verdict
+from ine_jax.evaluation.metrics.fid import Moments, frechet, verdict
 from ine_jax.evaluation.reference import reference_cell
 from ine_jax.evaluation.verify import verify
 from ine_jax.storage import runs
@@ -143,8 +143,8 @@ def test_items_without_a_reference_are_counted(tmp_path: Path) -> None:
     reasons = {key: line.get("reason") for key, line in found.items() if line["status"] == "unscored"}
     assert len(found) == 31 and len(reasons) == 5 + 12
     assert set(reasons.values()) == {
-        "no reference: the item was not drawn with fake",
-        "no reference: fake was not drawn unguarded on this list",
+        "no reference: fake has no image of the item",
+        "no reference: fake has no unguarded cell on this prompt set",
     }
     cell = summarise(run)["cells"][1]
     assert [cell[name]["metrics"]["away@1"]["unscored"] for name in ("attack", "benign")] == [5, 12]
@@ -210,9 +210,10 @@ def test_distances_of_sets(tmp_path: Path) -> None:
     score_metrics(run, [Corners()])
     images = pictures(run)
     rows: dict[tuple[int, str], list[np.ndarray]] = {}
-    for (cell, name, item), image in images.items():
-        stored = lines(run, "fid@4")[cell, name, item]["boxes"][0]["features"]
-        np.testing.assert_array_equal(decode(stored), vector(image))
+    for k in run.blocks():
+        np.testing.assert_array_equal(run.vectors("fid@4", k), np.stack([vector(i) for i in run.images(k)]))
+    assert not any(line["boxes"] for line in lines(run, "fid@4").values())
+    for (cell, name, _), image in images.items():
         rows.setdefault((cell, name), []).append(vector(image))
     sets = {place: Moments.of(np.stack(vectors)) for place, vectors in rows.items()}
     summary = summarise(run)
@@ -257,5 +258,34 @@ def test_guidance_without_negatives_is_no_reference_cell(tmp_path: Path) -> None
     run = generated(tmp_path, Plan((images,), lists, steps=2, block=2))
     score_metrics(run, [Away()])
     assert {line["reason"] for line in lines(run, "away@1").values()} == {
-        "no reference: fake was not drawn unguarded on this list"
+        "no reference: fake has no unguarded cell on this prompt set"
     }
+
+
+def test_vectors_are_verified(tmp_path: Path) -> None:
+    run = generated(tmp_path)
+    score_metrics(run, [Corners()])
+    assert not verify(tmp_path).faults
+    path = run.vectors_path("fid@4", 1)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert [fault.split(": ")[0] for fault in verify(tmp_path).faults] == [str(path)]
+    path.unlink()
+    assert [fault.split(": ")[0] for fault in verify(tmp_path).faults] == [str(path)]
+
+
+def test_a_retried_block_keeps_the_vectors_that_are_there(tmp_path: Path) -> None:
+    class Shaky(Corners):
+        failing = True
+
+        def measure(self, images: Any, prompts: Any, references: Any = None) -> list[Verdict]:
+            verdicts = super().measure(images, prompts, references)
+            return [Unscored("failed: once"), *verdicts[1:]] if self.failing and len(images) > 1 else verdicts
+
+    run, metric = generated(tmp_path), Shaky()
+    with pytest.raises(ItemErrors):
+        score_metrics(run, [metric])
+    metric.failing = False
+    score_metrics(run, [metric])
+    for k in run.blocks():
+        np.testing.assert_array_equal(run.vectors("fid@4", k), np.stack([vector(i) for i in run.images(k)]))

@@ -194,7 +194,7 @@ def test_a_request_to_stop_keeps_what_is_done(run: Run) -> None:
             return super()._score(images)
 
     judge = Stopping()
-    with pytest.raises(Interrupted, match="images to judge"):
+    with pytest.raises(Interrupted, match="images to score"):
         score(run, [judge])
     done = len(lines(run, "judge@1"))
     assert 0 < done < IMAGES

@@ -19,11 +19,13 @@ _REASON = 200  # characters
 class Scored:
     """Raw scores of one image: label -> score in [0, 1]. Thresholds are applied later, so that they can be moved.
 
-    `boxes` holds one mapping per detection for detectors that localise; empty for classifiers.
+    `boxes` holds one mapping per detection for detectors that localise; empty for classifiers. `vector` float32 [d] is
+    the image's features, for a metric that compares sets of images.
     """
 
     labels: dict[str, float]
     boxes: tuple[dict[str, Any], ...] = ()
+    vector: np.ndarray | None = dataclasses.field(default=None, compare=False, repr=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,4 +132,4 @@ def _sound(verdict: Verdict) -> Verdict:
         return Unscored(clean(f"{FAILED}no verdict: {error}", _REASON))
     if not labels or not np.isfinite(list(labels.values())).all():
         return Unscored(f"{FAILED}{'score not finite' if labels else 'no score'}")
-    return Scored(labels, verdict.boxes)
+    return Scored(labels, verdict.boxes, verdict.vector)

@@ -9,7 +9,6 @@ stored with the scores and read one block at a time; the distance is computed wh
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import hashlib
 from collections.abc import Mapping
@@ -30,18 +29,8 @@ NOTE = "FID is biased upwards at small n: compare values of equal n only"
 
 
 def verdict(vector: np.ndarray) -> Scored:
-    """What is stored for one image: its vector [d] without loss, and its length as the one number."""
-    return Scored({NORM: round(float(np.linalg.norm(vector)), 6)}, ({"features": encode(vector)},))
-
-
-def encode(vector: np.ndarray) -> str:
-    """A float32 vector as text, without loss (little endian, base64)."""
-    return base64.b64encode(np.ascontiguousarray(vector, "<f4").tobytes()).decode()
-
-
-def decode(text: str) -> np.ndarray:
-    """The float32 vector of :func:`encode`. ValueError for anything else."""
-    return np.frombuffer(base64.b64decode(text, validate=True), "<f4")
+    """The verdict on one image: its feature vector [d], and the vector's length as the one number."""
+    return Scored({NORM: round(float(np.linalg.norm(vector)), 6)}, vector=np.asarray(vector, np.float32))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

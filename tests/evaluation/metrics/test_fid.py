@@ -87,13 +87,6 @@ def test_moments_on_disk(tmp_path: Path) -> None:
             fid.Moments.load(tmp_path / "real.safetensors")
 
 
-def test_vectors_as_text() -> None:
-    vector = np.random.default_rng(0).normal(size=2048).astype(np.float32)
-    assert fid.decode(fid.encode(vector)).tobytes() == vector.tobytes()
-    with pytest.raises(ValueError):
-        fid.decode("not base64!")
-
-
 def weights(seed: int = 0) -> dict[str, np.ndarray]:
     """Random numbers in the published shapes, of a size that neither dies nor explodes through ninety layers."""
     draw, found = np.random.default_rng(seed), {}
@@ -143,7 +136,7 @@ def test_features_of_a_set(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     verdicts: list[Any] = metric.measure(images, [""] * 4)
     assert isinstance(verdicts[1], Unscored) and verdicts[1].reason == "constant image"
     scored = [v for v in verdicts if isinstance(v, Scored)]
-    vectors = np.stack([fid.decode(v.boxes[0]["features"]) for v in scored])
+    vectors = np.stack([v.vector for v in scored])
     assert vectors.shape == (3, 2048) and np.isfinite(vectors).all() and vectors.std() > 1e-3
     np.testing.assert_allclose([v.labels["norm"] for v in scored], np.linalg.norm(vectors, axis=1), rtol=1e-5)
     assert metric.measure(images[3:], [""]) == [scored[2]]
