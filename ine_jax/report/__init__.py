@@ -2,9 +2,8 @@
 
 from ine_jax.report.building import build
 from ine_jax.report.csvfile import read_csv, write_csv
-from ine_jax.report.images import grid
 from ine_jax.report.page import page
 from ine_jax.report.sheets import sheets
 from ine_jax.report.text import markdown, plain, sentences
 
-__all__ = ["build", "grid", "markdown", "page", "plain", "read_csv", "sentences", "sheets", "write_csv"]
+__all__ = ["build", "markdown", "page", "plain", "read_csv", "sentences", "sheets", "write_csv"]

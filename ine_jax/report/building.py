@@ -1,13 +1,14 @@
 """From run directories to the files of a report: summary.json, report.md, report.csv, report.html and its images."""
 
-import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import TypeVar
 
 from ine_jax.errors import InputError
+from ine_jax.evaluation.detectors.presets import Preset
 from ine_jax.evaluation.records import Curve, ImageCounts, OtherDetector, PlacedRate, Summary
-from ine_jax.evaluation.summary import Preset, add_times, summarise
+from ine_jax.evaluation.summary import add_times, summarise
 from ine_jax.report.csvfile import write_csv
 from ine_jax.report.page import page
 from ine_jax.report.sheets import Sheet, sheets
@@ -19,7 +20,7 @@ from ine_jax.storage.sealed import parse_jsonl, pretty, write_sums
 LIMIT = 20 * 2**20  # bytes of images in a page; more go into a folder beside it
 FOLDER = "report-images"
 DERIVED = ("summary.json", "report.md", "report.csv", "report.html")
-T = TypeVar("T")
+flat = chain.from_iterable
 Placed = TypeVar("Placed", Curve, PlacedRate)
 
 
@@ -96,48 +97,40 @@ def merge(summaries: Sequence[Summary], names: Sequence[str]) -> Summary:
     first = summaries[0]
     if len(summaries) == 1:
         return first
-    for what, values in (
-        ("detectors", [summary["detector"] for summary in summaries]),
-        ("presets", [summary["preset"] for summary in summaries]),
-    ):
-        if values.count(values[0]) < len(values):
+    same = {
+        "detectors": all(summary["detector"] == first["detector"] for summary in summaries),
+        "presets": all(summary["preset"] == first["preset"] for summary in summaries),
+    }
+    for what, equal in same.items():
+        if not equal:
             raise InputError(f"runs with different {what}", "one for all", "report them one by one")
-    starts = list(itertools.accumulate((len(summary["cells"]) for summary in summaries), initial=0))[:-1]
+    starts = list(accumulate((len(summary["cells"]) for summary in summaries), initial=0))
     return {
         **first,
-        "images": _counts(summary["images"] for summary in summaries),
+        "images": _counts([summary["images"] for summary in summaries]),
         "complete": all(summary["complete"] for summary in summaries),
-        "cells": _joined(summary["cells"] for summary in summaries),
-        "controls": _joined(summary["controls"] for summary in summaries),
-        "paired": _joined(summary["paired"] for summary in summaries),
-        "differences": _joined(summary["differences"] for summary in summaries),
-        "commands": _joined(summary["commands"] for summary in summaries),
+        "cells": [*flat(summary["cells"] for summary in summaries)],
+        "controls": [*flat(summary["controls"] for summary in summaries)],
+        "paired": [*flat(summary["paired"] for summary in summaries)],
+        "differences": [*flat(summary["differences"] for summary in summaries)],
+        "commands": [*flat(summary["commands"] for summary in summaries)],
         "sensitivity": _shifted([summary["sensitivity"] for summary in summaries], starts),
         "others": _others(summaries, starts),
-        "detectors": _united(summary["detectors"] for summary in summaries),
-        "metrics": _united(summary["metrics"] for summary in summaries),
-        "lists": _united(summary["lists"] for summary in summaries),
+        "detectors": dict(flat(summary["detectors"].items() for summary in summaries)),
+        "metrics": dict(flat(summary["metrics"].items() for summary in summaries)),
+        "lists": dict(flat(summary["lists"].items() for summary in summaries)),
         "sampler": _by_run([summary["sampler"] for summary in summaries], names),
         "versions": _by_run([summary["versions"] for summary in summaries], names),
         "hashes": _by_run([summary["hashes"] for summary in summaries], names),
     }
 
 
-def _joined(parts: Iterable[list[T]]) -> list[T]:
-    return [entry for part in parts for entry in part]
-
-
-def _united(parts: Iterable[Mapping[str, T]]) -> dict[str, T]:
-    return {name: value for part in parts for name, value in part.items()}
-
-
-def _counts(parts: Iterable[ImageCounts]) -> ImageCounts:
-    totals: ImageCounts = {"total": 0, "processed": 0, "unscored": 0}
-    for part in parts:
-        totals["total"] += part["total"]
-        totals["processed"] += part["processed"]
-        totals["unscored"] += part["unscored"]
-    return totals
+def _counts(parts: Sequence[ImageCounts]) -> ImageCounts:
+    return {
+        "total": sum(part["total"] for part in parts),
+        "processed": sum(part["processed"] for part in parts),
+        "unscored": sum(part["unscored"] for part in parts),
+    }
 
 
 def _by_run(parts: Sequence[dict[str, object]], names: Sequence[str]) -> dict[str, object]:
@@ -148,13 +141,8 @@ def _by_run(parts: Sequence[dict[str, object]], names: Sequence[str]) -> dict[st
 
 def _shifted(parts: Sequence[Sequence[Placed]], starts: Sequence[int]) -> list[Placed]:
     """Entries of several summaries that name their cell by its place in a table, which now begins later."""
-    found = []
-    for part, start in zip(parts, starts, strict=True):
-        for entry in part:
-            moved = entry.copy()
-            moved["cell"] += start
-            found.append(moved)
-    return found
+    pairs = zip(parts, starts, strict=False)
+    return [{**entry, "cell": entry["cell"] + start} for part, start in pairs for entry in part]
 
 
 def _others(summaries: Sequence[Summary], starts: Sequence[int]) -> dict[str, OtherDetector]:
@@ -164,7 +152,7 @@ def _others(summaries: Sequence[Summary], starts: Sequence[int]) -> dict[str, Ot
         entries = [summary["others"][name] for summary in summaries]
         found[name] = {
             "preset": entries[0]["preset"],
-            "images": _counts(entry["images"] for entry in entries),
+            "images": _counts([entry["images"] for entry in entries]),
             "rates": _shifted([entry["rates"] for entry in entries], starts),
             "sensitivity": _shifted([entry["sensitivity"] for entry in entries], starts),
         }

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from ine_jax.evaluation.records import CellEntry, Difference, PairedTest, Summary
 from ine_jax.report.labels import KINDS, negative_text, p_text, scales_text
@@ -11,9 +11,8 @@ from ine_jax.report.measures import Measure, Value, measures
 from ine_jax.storage.records import NegativeKind
 
 
-@dataclasses.dataclass(frozen=True)
-class Negative:
-    """What makes a column: the kind, and its text."""
+class Negative(NamedTuple):
+    """What makes a column."""
 
     kind: NegativeKind
     text: str
@@ -55,13 +54,7 @@ class Headline:
     lines: tuple[Line, ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Slot:
-    cell: CellEntry
-    borrowed: bool = False
-
-
-_Row = dict[Negative, _Slot]
+_Row = dict[Negative, tuple[CellEntry, bool]]  # the cell, and whether it is borrowed
 T = TypeVar("T", PairedTest, Difference)
 
 
@@ -91,14 +84,14 @@ def _rows(cells: Sequence[CellEntry]) -> list[_Row]:
         if cell["negative"] != "none":
             same = [key for key in same if _fits(rows[key], negative, cell)]
         key = same[0] if same else (cell["guard"], cell["scale"], cell["negative_scale"])
-        rows.setdefault(key, {})[negative] = _Slot(cell)
+        rows.setdefault(key, {})[negative] = (cell, False)
     plain = {cell["scale"]: cell for cell in cells if cell["negative"] == "none" and cell["method"] == "negative"}
     borrowed = []
     for (_, scale, _), row in rows.items():
         if scale in plain and not any(negative.kind == "none" for negative in row):
-            row[_negative(plain[scale], False)] = _Slot(plain[scale], borrowed=True)
+            row[_negative(plain[scale], False)] = (plain[scale], True)
             borrowed.append(plain[scale])
-    return [row for row in rows.values() if len(row) > 1 or next(iter(row.values())).cell not in borrowed]
+    return [row for row in rows.values() if len(row) > 1 or next(iter(row.values()))[0] not in borrowed]
 
 
 def _negative(cell: CellEntry, seeds: bool) -> Negative:
@@ -107,16 +100,16 @@ def _negative(cell: CellEntry, seeds: bool) -> Negative:
 
 
 def _fits(row: _Row, negative: Negative, cell: CellEntry) -> bool:
-    scales = {slot.cell["negative_scale"] for slot in row.values() if slot.cell["negative"] != "none"}
+    scales = {other["negative_scale"] for other, _ in row.values() if other["negative"] != "none"}
     return negative not in row and scales <= {cell["negative_scale"]}
 
 
 def _line(summary: Summary, row: _Row, negatives: Sequence[Negative], columns: Sequence[Measure]) -> Line:
-    by_kind = {negative.kind: slot.cell for negative, slot in reversed(row.items())}
-    first = next((slot.cell for slot in row.values() if slot.cell["negative"] != "none"), next(iter(by_kind.values())))
+    by_kind = {negative.kind: cell for negative, (cell, _) in reversed(row.items())}
+    first = min((cell for cell, _ in row.values()), key=lambda cell: cell["negative"] == "none")
     groups = []
     for measure in columns:
-        values = {negative: measure.of(slot.cell) for negative, slot in row.items()}
+        values = {negative: measure.of(cell) for negative, (cell, _) in row.items()}
         best = _best(measure, values.values())
         entries: list[Entry | None] = []
         for negative in negatives:
@@ -124,9 +117,9 @@ def _line(summary: Summary, row: _Row, negatives: Sequence[Negative], columns: S
             if value is None:
                 entries.append(None)
                 continue
-            slot, words = row[negative], by_kind.get("explicit")
-            gain = _gain(summary, measure, words, slot.cell) if words and negative.kind in ("implicit", "blend") else ""
-            entries.append(Entry(value, value.value == best and not slot.borrowed, slot.borrowed, gain))
+            (cell, borrowed), words = row[negative], by_kind.get("explicit")
+            gain = _gain(summary, measure, words, cell) if words and negative.kind in ("implicit", "blend") else ""
+            entries.append(Entry(value, value.value == best and not borrowed, borrowed, gain))
         groups.append(tuple(entries))
     return Line(first["guard"], scales_text(first), tuple(groups))
 

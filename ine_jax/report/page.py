@@ -1,7 +1,6 @@
 """The page: one HTML file that needs no network, and treats every text in it as hostile."""
 
 import base64
-import dataclasses
 import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,12 +12,11 @@ from markupsafe import Markup
 from ine_jax.errors import clean
 from ine_jax.evaluation.records import CellEntry, Summary
 from ine_jax.report import figures, labels, svg, tables, text
-from ine_jax.report.figures import Figure, LogLine
+from ine_jax.report.figures import LogLine
 from ine_jax.report.filters import Filters
-from ine_jax.report.headline import Headline, headline
+from ine_jax.report.headline import headline
 from ine_jax.report.measures import Value, measures, prompt_sets
 from ine_jax.report.sheets import Sheet, Shot
-from ine_jax.report.tables import Table, Transfer
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 SECTIONS = {  # section -> title in the navigation
@@ -46,23 +44,6 @@ EXPLAINED = {  # beginning of a heading -> what it measures
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Content:
-    """What the sections show; an empty one is left out."""
-
-    headline: list[Headline]
-    scatters: list[Figure]
-    cells: Table | None
-    controls: Table | None
-    categories: list[Table]
-    others: list[Table]
-    sensitivities: list[Figure]
-    paired: list[list[str]]
-    transfer: Transfer | None
-    sheets: Sequence[Sheet]
-    losses: list[Markup]
-
-
 def page(
     summary: Summary,
     sheets: Sequence[Sheet] = (),
@@ -83,12 +64,24 @@ def page(
     filters = Filters([*cells, *(shot.spec for shot in shots)], sets, {shot.outcome for shot in shots})
     style = (TEMPLATES / "report.css").read_text("utf-8") + filters.rules()
     script = (TEMPLATES / "report.js").read_text("utf-8")
-    content = _content(summary, sheets, curves or {}, filters)
+    content: dict[str, object] = {
+        "headline": headline(summary),
+        "scatters": figures.scatters(summary, filters),
+        "cells": tables.results(summary, "cells") if summary["cells"] else None,
+        "controls": tables.results(summary, "controls") if summary["controls"] else None,
+        "categories": tables.by_category(summary),
+        "others": tables.by_detector(summary),
+        "sensitivities": figures.sensitivities(summary, filters),
+        "paired": tables.paired_rows(summary),
+        "transfer": tables.transfer(summary),
+        "sheets": sheets,
+        "losses": [figures.losses(lines, name) for name, lines in (curves or {}).items() if lines],
+    }
     template = _environment().get_template("report.html.j2")
     return template.render(
         summary=summary,
         content=content,
-        sections={name: title for name, title in SECTIONS.items() if getattr(content, name)},
+        sections={name: title for name, title in SECTIONS.items() if content[name]},
         style=Markup(style),  # noqa: S704  our own file, and numbers
         script=Markup(script),  # noqa: S704  our own file, no data in it
         policy=_policy(style, script, "'self' file:" if folder else "data:"),
@@ -137,24 +130,6 @@ def _policy(style: str, script: str, images: str) -> str:
     return (
         f"default-src 'none'; img-src {images}; style-src 'sha256-{digests[0]}'; script-src 'sha256-{digests[1]}';"
         " base-uri 'none'; form-action 'none'"
-    )
-
-
-def _content(
-    summary: Summary, sheets: Sequence[Sheet], curves: Mapping[str, Sequence[LogLine]], filters: Filters
-) -> Content:
-    return Content(
-        headline=headline(summary),
-        scatters=figures.scatters(summary, filters),
-        cells=tables.results(summary, "cells") if summary["cells"] else None,
-        controls=tables.results(summary, "controls") if summary["controls"] else None,
-        categories=tables.by_category(summary),
-        others=tables.by_detector(summary),
-        sensitivities=figures.sensitivities(summary, filters),
-        paired=tables.paired_rows(summary),
-        transfer=tables.transfer(summary),
-        sheets=sheets,
-        losses=[figures.losses(lines, name) for name, lines in curves.items() if lines],
     )
 
 

@@ -111,7 +111,7 @@ class _Reader:
     def __init__(self, run: Run, summary: Summary, measure: Measure) -> None:
         preset, self.detector = summary["preset"], summary["detector"]
         about = {store: run.about(store) for store in run.scorers()}
-        labels = preset["labels"] or about[self.detector].get("groups", {}).get(preset["group"], ())
+        labels = preset["labels"] or about[self.detector].get("groups", {}).get(preset["group"], [])
         self.run, self.measure = run, measure
         known = frozenset(about[self.detector].get("labels", ()))
         self.scores = DetectorReader(frozenset(labels), known, preset["threshold"])

@@ -19,6 +19,7 @@ from ine_jax.evaluation.verify import verify
 from ine_jax.storage.atomic import write_atomic
 from ine_jax.storage.runs import Run
 from ine_jax.storage.sealed import pretty
+from scripts.train_world.picture import grid
 from tests.support import fakes
 
 
@@ -115,10 +116,10 @@ def test_nothing_to_report(tmp_path: Path) -> None:
 def test_grid() -> None:
     image = np.zeros((32, 32, 3), np.uint8)
     image[..., 0] = 200
-    data = report.grid([[image, image], [image, image]], ["none", "implicit"], ["a", "b"], title="t", cell=64)
+    data = grid([[image, image], [image, image]], ["none", "implicit"], ["a", "b"], title="t", cell=64)
     picture = Image.open(io.BytesIO(data))
     assert picture.width > 128
     assert np.asarray(picture)[-40, -40].tolist() == [200, 0, 0]
     for rows, columns in (([[image], [image, image]], ["x"]), ([], []), ([[image]], ["x", "y"])):
         with pytest.raises(InputError):
-            report.grid(rows, columns)
+            grid(rows, columns)
