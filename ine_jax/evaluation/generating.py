@@ -24,6 +24,7 @@ Shard = tuple[int, int]
 NAMES = ("lists", "role", "guard", "negative_name", "embedding_from", "embedding_seed")  # of a cell; change no pixel
 
 
+@runtime_checkable
 class Generate(Protocol):
     """Makes the images of some items of a cell: one uint8 [H, W, 3] per item."""
 

@@ -1,29 +1,28 @@
 """The contract of a guard: how rows of network output become one prediction.
 
-A guard is a small frozen pytree. Its scales are leaves, either one number or one per item ([batch]), so that another
-scale never compiles again; how many network rows it needs is structure. The network call stays in the sampler:
+A guard is a small frozen pytree. Its scales are leaves, one number or one per item ([batch]), so another scale never
+compiles again. How many network rows it needs is structure. The network call stays in the sampler:
 
     texts ─→ contexts [batch, branch, token, dim] ─→ network ─→ combine [batch, branch, h, w, c] ─→ ε [batch, h, w, c]
 
-Nothing in a guard may look across the batch axis: the image of an item never depends on its neighbours.
+Nothing in a guard looks across the batch axis: the image of an item never depends on its neighbours.
 
-A guard that needs other rows in other parts of a run (none before a warm-up, say) has a method `phases(calls)` that
-returns the guards of its parts, each with its number of network calls; the sampler runs one loop for each.
+A guard that needs other rows in other parts of a run (none before a warm-up, say) implements `Phased`, and one that
+compares its rows with another inside the network implements `Referring`.
 """
 
-import functools
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int, PyTree
 
 from ine_jax.errors import InputError
-from ine_jax.types import Array, BranchContext, BranchLatents, Context, Latents
+from ine_jax.types import STATIC, Array, BranchContext, BranchLatents, Context, Latents, Scalar, Scale, Step
 
-State: TypeAlias = Any  # a pytree of the guard's own; () where it remembers nothing
-Scale: TypeAlias = float | Array | np.ndarray  # one number, or one per item: [batch]
+State: TypeAlias = PyTree[Array]  # a guard's own; () where it remembers nothing
 
 
 @jax.tree_util.register_dataclass
@@ -32,34 +31,30 @@ class Texts:
     """Encoded texts of a batch, each [batch, token, dim]; prepared once, outside the sampling loop.
 
     Attributes:
-        prompt: what is asked for.
+        prompt: the prompt.
         uncond: the empty prompt.
-        negative: what is to be avoided, as words or as a learned embedding, or None.
+        negative: the concept to avoid, from words or a learned embedding, or None.
         bank: several such texts, [batch, choice, token, dim], for guards that choose among them, or None.
         safe: the prompt with the concept projected out (SAFREE), or None.
-        until: the last step at which `safe` stands for the prompt, int32 [batch], or None.
+        until: the last step at which `safe` replaces the prompt, int32 [batch], or None.
     """
 
     prompt: Context
     uncond: Context
     negative: Context | None = None
-    bank: BranchContext | None = None
+    bank: Float[Array, "batch choice token dim"] | None = None
     safe: Context | None = None
-    until: Array | None = None
+    until: Int[Array, "batch"] | None = None
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=("step", "timestep", "latents", "alpha", "sigma"),
-    meta_fields=("calls", "prediction"),
-)
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Moment:
-    """Where a run stands when a prediction is combined: x_t = α x_0 + σ ε, as the network sees it.
+    """The state of a run when a prediction is combined: x_t = α x_0 + σ ε, as the network sees it.
 
     Attributes:
         step: index of the network call, counted through the whole run from 0.
-        timestep: noise level that the network is told, float32, a scalar; high where noisy.
+        timestep: the network's timestep, float32, a scalar; high where noisy.
         latents: x_t, float32 [batch, h, w, c].
         alpha: α of this level, a scalar.
         sigma: σ of this level, a scalar.
@@ -67,41 +62,67 @@ class Moment:
         prediction: what the network predicts, "epsilon" or "v_prediction"; static.
     """
 
-    step: Array
-    timestep: Array
+    step: Step
+    timestep: Scalar
     latents: Latents
-    alpha: Array
-    sigma: Array
-    calls: int
-    prediction: str = "epsilon"
+    alpha: Scalar
+    sigma: Scalar
+    calls: int = field(metadata=STATIC)
+    prediction: str = field(default="epsilon", metadata=STATIC)
 
 
+@runtime_checkable
 class Guidance(Protocol):
     """One way of steering; all methods are pure and run inside `jit`, `vmap` and `scan`."""
 
     @property
     def branches(self) -> int:
-        """Return the number of network rows per image and step, without those of a bank; static."""
+        """Number of network rows per image and step, without those of a bank; static."""
 
     def init(self, texts: Texts, latents: Latents) -> State:
         """Return the state before the first step, each leaf with a leading batch axis."""
 
-    def contexts(self, texts: Texts, step: Array) -> BranchContext:
+    def contexts(self, texts: Texts, step: Step) -> BranchContext:
         """Return the text of every row at this step (the index of the network call)."""
 
     def combine(self, state: State, eps: BranchLatents, at: Moment) -> tuple[Latents, State]:
-        """Return the guided prediction, computed in float32 and given back in the dtype of `eps`, and the new state."""
+        """Return the guided prediction, computed in float32 and in the dtype of `eps`, and the new state."""
 
 
-def is_per_item(leaf: Any) -> bool:
-    """Return whether a guard's leaf holds a number for every item: [batch].
+@runtime_checkable
+class Phased(Protocol):
+    """A guard whose rows differ between parts of a run; the sampler runs one loop for each part."""
+
+    def phases(self, calls: int) -> list[tuple[Guidance, int]]:
+        """Return the guards of the parts in order, each with its number of network calls."""
+
+
+@runtime_checkable
+class ReferenceRow(Protocol):
+    """The text of one more row, [batch, token, dim]; the network receives the whole value too."""
+
+    @property
+    def context(self) -> Context:
+        """The row's text."""
+
+
+@runtime_checkable
+class Referring(Protocol):
+    """A guard that may compare its rows with one more inside the network."""
+
+    def reference(self, texts: Texts, step: Step) -> ReferenceRow | None:
+        """Return that row, or None where this guard needs none."""
+
+
+def is_per_item(leaf: Scale) -> bool:
+    """Return whether a guard's leaf holds one number per item: [batch].
 
     All items share the others: single numbers, and arrays of more axes (reference images).
     """
     return int(np.ndim(leaf)) == 1
 
 
-def per_item(scale: Scale) -> Array:
+def per_item(scale: Scale) -> Float[Array, ""] | Float[Array, "batch 1 1 1"]:
     """Return a scale in float32 that multiplies [batch, h, w, c]: a scalar, or [batch, 1, 1, 1]."""
     value = jnp.asarray(scale, jnp.float32)
     return value if value.ndim == 0 else value.reshape(-1, 1, 1, 1)
@@ -113,10 +134,10 @@ def phases(guidance: Guidance, calls: int) -> list[tuple[Guidance, int]]:
     Raises:
         InputError: the parts do not add up to `calls`.
     """
-    parts = guidance.phases(calls) if hasattr(guidance, "phases") else [(guidance, calls)]
+    parts = guidance.phases(calls) if isinstance(guidance, Phased) else [(guidance, calls)]
     if sum(count for _, count in parts) != calls or any(count < 0 for _, count in parts):
         given = ", ".join(str(count) for _, count in parts)
-        raise InputError(f"phases of {given} calls", f"{calls} calls in all", "mend the guard's phases")
+        raise InputError(f"phases of {given} calls", f"{calls} calls in all", "change the guard's phases")
     return [(guard, count) for guard, count in parts if count]
 
 
@@ -125,8 +146,8 @@ def rows(*contexts: Context) -> BranchContext:
     return jnp.stack(contexts, axis=1)
 
 
-def in_float32(eps: BranchLatents) -> list[Array]:
-    """Return the branches of a prediction one by one, each [batch, h, w, c] in float32."""
+def in_float32(eps: BranchLatents) -> list[Latents]:
+    """Return the branches of a prediction one by one, in float32."""
     return [eps[:, branch].astype(jnp.float32) for branch in range(eps.shape[1])]
 
 
@@ -137,14 +158,14 @@ class NoGuidance:
 
     @property
     def branches(self) -> int:
-        """Return 1."""
+        """1."""
         return 1
 
     def init(self, texts: Texts, latents: Latents) -> State:
         """Return the empty state."""
         return ()
 
-    def contexts(self, texts: Texts, step: Array) -> BranchContext:
+    def contexts(self, texts: Texts, step: Step) -> BranchContext:
         """Return the prompt as the only row."""
         return rows(texts.prompt)
 

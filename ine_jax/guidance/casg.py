@@ -1,4 +1,4 @@
-"""Conflict-aware adaptive safety guidance (CASG, arXiv 2602.20880): of several concepts, avoid the nearest alone."""
+"""Conflict-aware adaptive safety guidance (CASG, arXiv 2602.20880): of several concepts, avoid only the nearest."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -6,10 +6,11 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Int
 
 from ine_jax.errors import InputError
 from ine_jax.guidance.base import Guidance, Moment, State, Texts, phases, rows
-from ine_jax.types import Array, BranchContext, BranchLatents, Latents
+from ine_jax.types import Array, BranchContext, BranchLatents, Latents, Step
 
 _TINY = 1e-12  # as in the released code
 
@@ -21,10 +22,10 @@ class Casg:
 
         h* = argmax_i cos(ε_{h_i} - ε_u, ε_c - ε_u)
 
-    over all elements of the latents; the guard inside is given the rows (ε_u, ε_c, ε_{h*}). Averaging the concepts in
-    one text makes their directions cancel, which is what this avoids. K + 2 rows: unconditional, prompt, and one for
-    each text of the bank. The first of equals is chosen. What the guard inside remembers (the momentum of SLD) goes
-    on whatever is chosen, as in the released code (tmllab/2026_CVPR_CASG, src/sld).
+    over all elements of the latents; the inner guard receives the rows (ε_u, ε_c, ε_{h*}). Averaging the concepts in
+    one text would make their directions cancel. K + 2 rows: unconditional, prompt, and one per text of the bank. Among
+    equals the first is chosen. The inner guard's state (the momentum of SLD) continues whatever is chosen, as in the
+    released code (tmllab/2026_CVPR_CASG, src/sld).
 
     Attributes:
         inner: a guard of three rows (unconditional, prompt, negative): `Sld`, at its preset max in the paper, or
@@ -37,19 +38,19 @@ class Casg:
 
     @property
     def branches(self) -> int:
-        """Return 2: the rows beside the bank's, which are as many as it has texts."""
+        """2, without the bank's rows."""
         return 2
 
     def phases(self, calls: int) -> list[tuple[Guidance, int]]:
-        """Return the phases of the guard inside; what has no row for a negative has nothing to choose."""
+        """Return the inner guard's phases; a phase without a row for a negative has nothing to choose."""
         parts = phases(self.inner, calls)
         return [(Casg(part) if part.branches == 3 else part, count) for part, count in parts]
 
     def init(self, texts: Texts, latents: Latents) -> State:
-        """Return the state of the guard inside.
+        """Return the inner guard's state.
 
         Raises:
-            InputError: the texts hold no bank, or the guard inside does not read three rows.
+            InputError: the texts hold no bank, or the inner guard does not read three rows.
         """
         bank = _bank(texts)
         if self.inner.branches != 3:
@@ -57,19 +58,19 @@ class Casg:
             raise InputError(given, "a guard of three rows, such as Sld or Negative", "wrap one of these")
         return self.inner.init(dataclasses.replace(texts, negative=bank[:, 0]), latents)
 
-    def contexts(self, texts: Texts, step: Array) -> BranchContext:
+    def contexts(self, texts: Texts, step: Step) -> BranchContext:
         """Return (unconditional, prompt, each text of the bank)."""
         return jnp.concatenate([rows(texts.uncond, texts.prompt), _bank(texts)], axis=1)
 
     def combine(self, state: State, eps: BranchLatents, at: Moment) -> tuple[Latents, State]:
-        """Return what the guard inside makes of (ε_u, ε_c, ε_{h*})."""
+        """Return the inner guard's result on (ε_u, ε_c, ε_{h*})."""
         chosen = closest_direction(eps)[:, None, None, None, None]
         nearest = jnp.take_along_axis(eps, 2 + chosen, axis=1)
         return self.inner.combine(state, jnp.concatenate([eps[:, :2], nearest], axis=1), at)
 
 
-def closest_direction(eps: BranchLatents) -> Array:
-    """Return h* of each item, int [batch], from the rows (ε_u, ε_c, ε_{h_1}, …)."""
+def closest_direction(eps: BranchLatents) -> Int[Array, "batch"]:
+    """Return h* of each item from the rows (ε_u, ε_c, ε_{h_1}, …)."""
     branches = eps.astype(jnp.float32)
     toward = branches[:, 1:2] - branches[:, :1]
     away = branches[:, 2:] - branches[:, :1]
@@ -79,9 +80,9 @@ def closest_direction(eps: BranchLatents) -> Array:
     return jnp.argmax(jnp.sum(away * toward, axes) / (lengths + _TINY), axis=1)
 
 
-def _bank(texts: Texts) -> BranchContext:
+def _bank(texts: Texts) -> Float[Array, "batch choice token dim"]:
     """Return the texts to choose from, raising `InputError` where there are none."""
     if texts.bank is None:
         given = "the guard Casg without texts to choose from"
-        raise InputError(given, "several negatives, as words or embeddings", "give them, or use the guard inside alone")
+        raise InputError(given, "several negatives, as words or embeddings", "give them, or use the inner guard alone")
     return texts.bank

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import jax
 
-from ine_jax.guidance.base import Moment, Scale, State, Texts, in_float32, per_item, rows
-from ine_jax.types import Array, BranchContext, BranchLatents, Latents
+from ine_jax.guidance.base import Moment, State, Texts, in_float32, per_item, rows
+from ine_jax.types import BranchContext, BranchLatents, Latents, Scale, Step
 
 
 @jax.tree_util.register_dataclass
@@ -13,25 +13,25 @@ from ine_jax.types import Array, BranchContext, BranchLatents, Latents
 class Cfg:
     """ε = ε_u + w (ε_c - ε_u), two rows: unconditional, prompt.
 
-    Where a negative text is given it takes the unconditional slot, ε = ε_n + w (ε_c - ε_n): the usual negative
-    prompt, whose strength is tied to w (it equals `Negative` at s = w - 1).
+    A negative text takes the unconditional slot, ε = ε_n + w (ε_c - ε_n): the usual negative prompt. Its strength is
+    tied to w: this is `Negative` at s = w - 1.
 
     Attributes:
-        scale: w; 1 is the conditional prediction, 7.5 is usual.
+        scale: w, the guidance scale; 1 is the conditional prediction, 7.5 is usual.
     """
 
     scale: Scale = 7.5
 
     @property
     def branches(self) -> int:
-        """Return 2."""
+        """2."""
         return 2
 
     def init(self, texts: Texts, latents: Latents) -> State:
         """Return the empty state."""
         return ()
 
-    def contexts(self, texts: Texts, step: Array) -> BranchContext:
+    def contexts(self, texts: Texts, step: Step) -> BranchContext:
         """Return (negative or unconditional, prompt)."""
         return rows(texts.uncond if texts.negative is None else texts.negative, texts.prompt)
 

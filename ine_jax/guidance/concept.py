@@ -1,38 +1,37 @@
-"""What a guard avoids, and its forms for the slots: one mechanism for words and for learned embeddings.
+"""The concept a guard avoids, and its forms for the slots: one mechanism for words and for learned embeddings.
 
-A guard reads encoded text and never learns where it came from. Three forms exist: a *sequence* [token, dim] for the
+A guard reads encoded text, whatever its source. It comes in three forms: a *sequence* [token, dim] for the
 unconditional or safety row, a *bank* of sequences to choose among, and *columns*, pooled vectors that span the
 concept's subspace (SAFREE).
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
+from jaxtyping import Float
 
 from ine_jax.embeddings.embedding import Embedding
 from ine_jax.errors import InputError
 
-# (prompts, embeddings whose tokens they hold) -> contexts [B, T, D] and the position of each prompt's end token [B]
+# (prompts, embeddings whose tokens they contain) -> contexts [B, T, D] and the position of each prompt's end token [B]
 Encode: TypeAlias = Callable[[Sequence[str], Sequence[Embedding]], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
 class Concept:
-    """What is to be avoided: phrases, learned embeddings, or a blend of both.
+    """The concept to avoid: phrases, learned embeddings, or a blend of both.
 
     Attributes:
-        words: phrases; a sequence is made of all of them, joined by commas.
-        embeddings: token-space ones are written into `template` and encoded, context-space ones taken as they are.
+        words: phrases; a sequence encodes all of them, joined by commas.
+        embeddings: token-space ones are put into `template` and encoded, context-space ones used as they are.
         template: text around a learned token, with one {}.
-        blend: β, the weight of the embeddings where words are given too: (1 - β) words + β embeddings.
+        blend: β, the weight of the embeddings beside words: (1 - β) words + β embeddings.
 
     Raises:
         InputError: neither words nor embeddings; both without `blend`, or `blend` without both; β outside [0, 1]; a
-            template without exactly one {}.
+            template that does not have exactly one {}.
     """
 
     words: tuple[str, ...] = ()
@@ -42,17 +41,17 @@ class Concept:
 
     def __post_init__(self) -> None:
         if not (self.words or self.embeddings):
-            raise InputError("a negative of nothing", "words, embeddings, or both", "name what is to be avoided")
+            raise InputError("an empty negative", "words, embeddings, or both", "name the concept to avoid")
         both = bool(self.words and self.embeddings)
         if both != (self.blend is not None) or not 0 <= (self.blend or 0.0) <= 1:
             given = f"words {bool(self.words)}, embeddings {bool(self.embeddings)}, blend {self.blend}"
-            raise InputError(given, "blend from 0 (words) to 1 (embeddings), with both and only then", "mend blend")
+            raise InputError(given, "blend from 0 (words) to 1 (embeddings), with both and only then", "change blend")
         if self.template.count("{}") != 1:
             given = f"negative template {self.template[:60]!r}"
             raise InputError(given, "text with one {}", "for example 'a photo of a {}'")
 
-    def sequence(self, encode: Encode) -> np.ndarray:
-        """The context float32 [1, T, D] of all words and embeddings: several embeddings by their mean."""
+    def sequence(self, encode: Encode) -> Float[np.ndarray, "1 token dim"]:
+        """Return one context of all words and embeddings: several embeddings by their mean."""
         forms = []
         if self.words:
             forms.append(encode([", ".join(self.words)], ())[0][0])
@@ -60,20 +59,20 @@ class Concept:
             forms.append(np.mean([self._implicit(e, encode)[0] for e in self.embeddings], axis=0))
         return self._mixed(forms)[None]
 
-    def bank(self, encode: Encode) -> np.ndarray:
-        """One context for every phrase and every embedding, float32 [K, T, D]; `blend` does not matter here."""
+    def bank(self, encode: Encode) -> Float[np.ndarray, "choice token dim"]:
+        """Return one context per phrase and per embedding; `blend` plays no part."""
         forms = [encode([phrase], ())[0][0] for phrase in self.words]
         return np.stack([*forms, *(self._implicit(e, encode)[0] for e in self.embeddings)])
 
-    def columns(self, encode: Encode) -> np.ndarray:
-        """Pooled vectors float32 [K, D], one for every phrase, or for every embedding where there are no words.
+    def columns(self, encode: Encode) -> Float[np.ndarray, "column dim"]:
+        """Return pooled vectors, one per phrase, or one per embedding where there are no words.
 
-        With a blend, every phrase's vector is moved towards the mean vector of the embeddings. The pooled vector is
-        the context at the end token; of a context-space embedding, its last position, which is an end token's too.
+        A blend moves every phrase's vector towards the mean vector of the embeddings. The pooled vector is the context
+        at the end token; of a context-space embedding, its last position, which is an end token's too.
         """
         implicit = np.stack([self._implicit(e, encode)[1] for e in self.embeddings]) if self.embeddings else None
         if not self.words:
-            assert implicit is not None  # noqa: S101  __post_init__ saw to it
+            assert implicit is not None  # noqa: S101  __post_init__ checks it
             return implicit
         contexts, ends = encode(list(self.words), ())
         explicit = contexts[np.arange(len(ends)), ends]
@@ -81,8 +80,10 @@ class Concept:
             return explicit
         return np.asarray((1 - self.blend) * explicit + self.blend * implicit.mean(axis=0), np.float32)
 
-    def _implicit(self, embedding: Embedding, encode: Encode) -> tuple[np.ndarray, np.ndarray]:
-        """Context [T, D] and pooled vector [D] of one embedding."""
+    def _implicit(
+        self, embedding: Embedding, encode: Encode
+    ) -> tuple[Float[np.ndarray, "token dim"], Float[np.ndarray, "dim"]]:
+        """Return the context and the pooled vector of one embedding."""
         if embedding.space == "token":
             contexts, ends = encode([self.template.replace("{}", embedding.token)], (embedding,))
             return contexts[0], contexts[0, ends[0]]
@@ -93,7 +94,7 @@ class Concept:
             raise InputError(given, f"{shape} for this model", "use an embedding made for this model family")
         return vectors, vectors[-1]
 
-    def _mixed(self, forms: Sequence[np.ndarray]) -> np.ndarray:
+    def _mixed(self, forms: Sequence[np.ndarray]) -> Float[np.ndarray, "token dim"]:
         if len(forms) == 1:
             return np.asarray(forms[0], np.float32)
         beta = self.blend or 0.0
@@ -104,10 +105,10 @@ NegativeLike: TypeAlias = str | Sequence[str] | Embedding | Sequence[Embedding] 
 
 
 def as_concept(negative: NegativeLike) -> Concept | None:
-    """A phrase, several, an embedding or several as a `Concept`; None stays None.
+    """Return a phrase, several, an embedding or several as a `Concept`; None stays None.
 
     Raises:
-        InputError: a list that mixes phrases and embeddings, or holds anything else.
+        InputError: a sequence that mixes phrases and embeddings, or contains anything else.
     """
     match negative:
         case None | Concept():
@@ -122,4 +123,4 @@ def as_concept(negative: NegativeLike) -> Concept | None:
     if all(isinstance(each, Embedding) for each in given):
         return Concept(embeddings=given)  # type: ignore[arg-type]
     kinds = ", ".join(sorted({type(each).__name__ for each in given}))
-    raise InputError(f"a negative made of {kinds}", "phrases, or embeddings", "use Concept to give both, with a blend")
+    raise InputError(f"a negative of {kinds}", "phrases, or embeddings", "use Concept to give both, with a blend")

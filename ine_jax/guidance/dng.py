@@ -1,4 +1,4 @@
-"""Dynamic negative guidance (DNG, arXiv 2410.14398): as strong as the sample is likely to be of the concept."""
+"""Dynamic negative guidance (DNG, arXiv 2410.14398): the more likely the concept, the stronger the guidance."""
 
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
@@ -6,30 +6,30 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ine_jax.guidance.base import Moment, Scale, State, Texts, in_float32, per_item, rows
+from ine_jax.guidance.base import Moment, State, Texts, in_float32, per_item, rows
 from ine_jax.guidance.negative import required_negative
 from ine_jax.schedulers.base import predictions
-from ine_jax.types import Array, BranchContext, BranchLatents, Latents
+from ine_jax.types import BranchContext, BranchLatents, Latents, PerItem, Scale, Step
 
 
 class Chain(NamedTuple):
-    """What is remembered of the call before, and the posterior; every leaf leads with the batch axis.
+    """The previous call, and the posterior; every leaf has a leading batch axis.
 
     Attributes:
-        log_p: log of the posterior, float32 [batch].
+        log_p: log of the posterior.
         latents: x_t.
-        clean: x_0 as the base predicts it.
-        gap: x_0 as the negative predicts it, less that.
-        alpha: α_t, [batch]; 1 before the first call, so that no level is cleaner.
-        sigma: σ_t, [batch].
+        clean: x_0 predicted by the base.
+        gap: x_0 predicted by the negative, minus `clean`.
+        alpha: α_t; 1 before the first call, so that no level is cleaner.
+        sigma: σ_t.
     """
 
-    log_p: Array
+    log_p: PerItem
     latents: Latents
     clean: Latents
     gap: Latents
-    alpha: Array
-    sigma: Array
+    alpha: PerItem
+    sigma: PerItem
 
 
 @jax.tree_util.register_dataclass
@@ -42,20 +42,21 @@ class DynamicNegative:
 
         log p ← log p - (τ / 2σ̃²) (‖x_s - μ_n‖² - ‖x_s - μ_b‖²) + δ / 2σ̃²
 
-    clipped to [`low`, `high`]. The bounds are those of the released code (FelixKoulischer/Dynamic-Negative-Guidance),
-    which also gives σ̃². Nothing has to be known of the sampler: x_s is what the network sees at the next call, so the
-    update is made there, from what is remembered of this one. With a = α_t/α_s, β = 1 - a² and x_0 in place of ε,
+    clipped to [`low`, `high`]. The bounds and σ̃² are those of the released code
+    (FelixKoulischer/Dynamic-Negative-Guidance). The sampler does not matter: x_s is what the network sees at the next
+    call, so the update is made there, from the state that this call left. With a = α_t/α_s, β = 1 - a² and x_0 in place
+    of ε,
 
         μ = (a σ_s²/σ_t²) x_t + (α_s β/σ_t²) x_0,   σ̃² = β σ_s²/σ_t²
         ‖x_s - μ_n‖² - ‖x_s - μ_b‖² = g · (g - 2 (x_s - μ_b)),   g = μ_n - μ_b
 
     The paper samples with DDPM, where the noise of a step is evidence for one class or the other. Deterministic
-    samplers add none, but their x_s still is not μ_b: DDIM steps further by (σ_s - a σ_s²/σ_t) ε_b. In the limit of
-    small steps, and without guidance, the updates add up to the change of log p_n(x)/p_b(x) along the path less that
-    by -½ Σ β ∇·(∇log p_n - ∇log p_b). Where the base contains the class and both curve alike this is positive, so
-    that p stays below the truth; δ > 0 makes up for it. All this is this project's reading, as is ε_b = ε_u +
+    samplers add none, but their x_s still differs from μ_b: DDIM steps further by (σ_s - a σ_s²/σ_t) ε_b. In the limit
+    of small steps, and without guidance, the updates sum to the change of log p_n(x)/p_b(x) along the path minus
+    -½ Σ β ∇·(∇log p_n - ∇log p_b). Where the base contains the class and both have equal curvature this is positive,
+    so p stays below the true posterior; δ > 0 compensates. This is the project's own reading, and so is ε_b = ε_u +
     w (ε_c - ε_u), since the released code has no prompt. σ̃² shrinks with shorter steps, so δ weighs more in longer
-    runs. Where the noise level does not fall (the repeated step of PNDM) p stays.
+    runs. Where the noise level does not fall (the repeated step of PNDM) p does not change.
 
     Defaults: the lower ends of what a reimplementation quotes from the paper for Stable Diffusion (p_0 0.01, τ 0.2 to
     0.3, δ 0.002 to 0.004, λ_0 12 to 27).
@@ -82,7 +83,7 @@ class DynamicNegative:
 
     @property
     def branches(self) -> int:
-        """Return 3."""
+        """3."""
         return 3
 
     def init(self, texts: Texts, latents: Latents) -> State:
@@ -95,7 +96,7 @@ class DynamicNegative:
         empty, each = jnp.zeros_like(latents, jnp.float32), jnp.ones(latents.shape[0], jnp.float32)
         return Chain(jnp.log(jnp.asarray(self.prior, jnp.float32)) * each, empty, empty, empty, each, each)
 
-    def contexts(self, texts: Texts, step: Array) -> BranchContext:
+    def contexts(self, texts: Texts, step: Step) -> BranchContext:
         """Return (unconditional, prompt, negative)."""
         return rows(texts.uncond, texts.prompt, required_negative(texts, "DynamicNegative"))
 
@@ -111,8 +112,8 @@ class DynamicNegative:
         level = (jnp.broadcast_to(each, log_p.shape).astype(jnp.float32) for each in here)
         return guided.astype(eps.dtype), Chain(log_p, at.latents, clean, other - clean, *level)
 
-    def _posterior(self, state: Chain, at: Moment) -> Array:
-        """Return log p [batch] after the transition from the call before to what the network sees now."""
+    def _posterior(self, state: Chain, at: Moment) -> PerItem:
+        """Return log p after the transition from the call before to what the network sees now."""
         falls = at.alpha > state.alpha
         ratio = state.alpha / jnp.where(falls, at.alpha, 1.0)
         beta = jnp.where(falls, (1.0 - ratio) * (1.0 + ratio), 1.0)

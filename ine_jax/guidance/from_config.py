@@ -1,11 +1,8 @@
-"""From the records of a config to guards and concepts: which value means which class is decided here only."""
+"""From config records to guards and concepts: the one place where a value becomes a class."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from typing import Protocol, runtime_checkable
 
 import jax.numpy as jnp
-import numpy as np
 
 from ine_jax import assets
 from ine_jax.config import GuidanceConfig, NegativeConfig
@@ -26,16 +23,26 @@ from ine_jax.guidance import (
 from ine_jax.guidance.concept import Concept
 from ine_jax.guidance.interval import Unaware
 from ine_jax.guidance.sld import sld_preset
-
-if TYPE_CHECKING:
-    from ine_jax.pipeline.pipeline import Pipeline
 from ine_jax.storage.images import read_images
+from ine_jax.types import Array, HostImages, HostLatents
 
 PUBLISHED_SIGMA, PUBLISHED_SIZE = 3.15, 4 * 64 * 64  # of Safe Denoiser on Stable Diffusion 1.4
 
 
+@runtime_checkable
+class ImageEncoder(Protocol):
+    """Encodes the images that a guard compares with; a `Pipeline` is one."""
+
+    @property
+    def image_side(self) -> int:
+        """Side of the model's own images, in pixels."""
+
+    def latents_of(self, images: HostImages) -> HostLatents:
+        """Return the images' latents in the UNet's scale."""
+
+
 def concept(config: NegativeConfig) -> Concept | None:
-    """What is to be avoided, its embeddings read from their files; None for nothing.
+    """Return the concept to avoid, with its embeddings read from their files, or None.
 
     Raises:
         InputError: an embedding that cannot be read.
@@ -46,10 +53,8 @@ def concept(config: NegativeConfig) -> Concept | None:
     return Concept(phrases(config.words), learned, config.template, config.blend)
 
 
-def guidance(config: GuidanceConfig, with_concept: bool, pipe: Pipeline) -> Guidance:
-    """The guard that a config names; plain CFG where there is no concept to avoid, except for guards of images.
-
-    `pipe` encodes the images that a guard compares with.
+def guidance(config: GuidanceConfig, with_concept: bool, encoder: ImageEncoder) -> Guidance:
+    """Return the guard that a config names; CFG where there is no concept to avoid, except for guards of images.
 
     Raises:
         InputError: images that cannot be read.
@@ -57,12 +62,12 @@ def guidance(config: GuidanceConfig, with_concept: bool, pipe: Pipeline) -> Guid
     config = config.resolved()
     if not with_concept and config.method != "safe-denoiser":
         return Cfg(config.scale)
-    guard = _method(config, with_concept, pipe)
+    guard = _method(config, with_concept, encoder)
     first, last = config.interval
     return guard if (first, last) == (0.0, 1.0) else Interval(guard, Cfg(config.scale), first, last)
 
 
-def _method(config: GuidanceConfig, with_concept: bool, pipe: Pipeline) -> Guidance:
+def _method(config: GuidanceConfig, with_concept: bool, encoder: ImageEncoder) -> Guidance:
     w, s = config.scale, config.negative_scale
     match config.method:
         case "safree":
@@ -76,7 +81,7 @@ def _method(config: GuidanceConfig, with_concept: bool, pipe: Pipeline) -> Guida
                 validate=own.validate,
                 steps_of_50=own.steps_of_50,
                 reattention=own.reattention,
-                # a negative with s = w - 1 is an inner Cfg, too
+                # a negative with s = w - 1 is an inner Cfg too
                 negative_in_cfg=own.negative_in_cfg or config.inner == "negative",
             )
         case "casg" if config.acting == "negative":
@@ -86,7 +91,7 @@ def _method(config: GuidanceConfig, with_concept: bool, pipe: Pipeline) -> Guida
         case "safe-denoiser":
             name = config.acting if with_concept else "cfg"
             inner = Unaware(Cfg(w)) if name == "cfg" else _base(config, name)
-            return _safe_denoiser(config.safe_denoiser, inner, pipe)
+            return _safe_denoiser(config.safe_denoiser, inner, encoder)
         case name:
             return _base(config, name)
 
@@ -108,16 +113,15 @@ def _base(config: GuidanceConfig, name: str) -> Guidance:
             return negative_guidance(w, s)
 
 
-def _safe_denoiser(config: SafeDenoiserConfig, inner: Guidance, pipe: Pipeline) -> SafeDenoiser:
-    latents = references(config.images, pipe)
+def _safe_denoiser(config: SafeDenoiserConfig, inner: Guidance, encoder: ImageEncoder) -> SafeDenoiser:
+    latents = references(config.images, encoder)
     # the published width belongs to 4 x 64 x 64 latents; distances grow with the root of the size
     usual = PUBLISHED_SIGMA * (latents[0].size / PUBLISHED_SIZE) ** 0.25
     sigma = usual if config.sigma is None else config.sigma
     return SafeDenoiser(inner, latents, config.strength, sigma, config.from_timestep, config.threshold)
 
 
-def references(folder: str, pipe: Pipeline) -> Any:
-    """Latents float32 [R, h, w, c], in the UNet's scale, of the images of a folder; empty means the bundled ones."""
-    side = pipe.parts.unet_config.sample_size * pipe.parts.vae_config.downscale
-    mean, _ = pipe.encode_images(read_images(assets.concept_images(folder), side, side))
-    return jnp.asarray(np.asarray(mean) * pipe.parts.vae_config.scaling_factor)
+def references(folder: str, encoder: ImageEncoder) -> Array:
+    """Return the latents, in the UNet's scale, of the images of a folder; "" is the bundled one."""
+    images = read_images(assets.concept_images(folder), encoder.image_side, encoder.image_side)
+    return jnp.asarray(encoder.latents_of(images), jnp.float32)

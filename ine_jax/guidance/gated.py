@@ -1,25 +1,21 @@
-"""Negative guidance that acts as far as the prompt heads for the concept; this project's own."""
+"""Negative guidance that acts where the prompt points towards the concept; this project's own method."""
 
-import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from ine_jax.errors import InputError
-from ine_jax.guidance.base import Moment, Scale, State, Texts, in_float32, per_item, rows
+from ine_jax.guidance.base import Moment, State, Texts, in_float32, per_item, rows
 from ine_jax.guidance.negative import required_negative
-from ine_jax.types import Array, BranchContext, BranchLatents, Latents
+from ine_jax.types import STATIC, Array, BranchContext, BranchLatents, Latents, Scale, Step
 
 _TINY = 1e-12
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=("scale", "negative_scale", "low", "high", "momentum"),
-    meta_fields=("window",),
-)
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Gated:
     """ε = ε_u + w (ε_c - ε_u) - s g (ε_n - ε_u), three rows: unconditional, prompt, negative.
@@ -28,18 +24,17 @@ class Gated:
 
         m ← β m + (1 - β) cos(ε_c - ε_u, ε_n - ε_u);  m̂ = m / (1 - β^n);  g = clip((m̂ - low) / (high - low), 0, 1)
 
-    with n the steps so far (the correction of a mean that starts at 0, arXiv 1412.6980, section 3). The cosine is one
-    number for each item, over the whole latents, or one for each cell of the latents, over the square `window` around
-    it: then the part of the image that shows the concept is steered and the rest left alone. A prompt that has nothing
-    to do with the concept is not touched, so that safety costs it nothing. Where high ≤ low the gate is a step at low.
-    At low = high = -1 this is `Negative`.
+    with n the steps so far (the bias correction of a mean that starts at 0, arXiv 1412.6980, section 3). The cosine is
+    one number per item, over the whole latents, or one per latent cell, over the square `window` around it: then only
+    the part of the image that shows the concept is steered. Prompts unrelated to the concept are not changed, so safety
+    costs them nothing. Where high ≤ low the gate is a step at low. At low = high = -1 this is `Negative`.
 
     Attributes:
         scale: w, the guidance scale.
-        negative_scale: s, the negative's own scale where the gate is open.
-        low: cosine up to which the gate is shut.
+        negative_scale: s, the negative scale where the gate is open.
+        low: cosine up to which the gate is closed.
         high: cosine from which it is open.
-        momentum: β, how much of the earlier steps' evidence is kept; 0 looks at the present step alone.
+        momentum: β, the weight of earlier steps' evidence; 0 uses the present step alone.
         window: side of the square in latent cells, odd; 0 is the whole latents; static.
 
     Raises:
@@ -51,7 +46,7 @@ class Gated:
     low: Scale = 0.0
     high: Scale = 0.5
     momentum: Scale = 0.0
-    window: int = 0
+    window: int = field(default=0, metadata=STATIC)
 
     needs_negative: ClassVar[bool] = True
 
@@ -61,7 +56,7 @@ class Gated:
 
     @property
     def branches(self) -> int:
-        """Return 3."""
+        """3."""
         return 3
 
     def init(self, texts: Texts, latents: Latents) -> State:
@@ -75,7 +70,7 @@ class Gated:
         each = (latents.shape[0], 1, 1, 1)
         return jnp.zeros((latents.shape[0], *places, 1), jnp.float32), jnp.ones(each, jnp.float32)
 
-    def contexts(self, texts: Texts, step: Array) -> BranchContext:
+    def contexts(self, texts: Texts, step: Step) -> BranchContext:
         """Return (unconditional, prompt, negative)."""
         return rows(texts.uncond, texts.prompt, required_negative(texts, "Gated"))
 
@@ -89,13 +84,13 @@ class Gated:
         low, high = per_item(self.low), per_item(self.high)
         evidence = mean / jnp.maximum(1.0 - kept, _TINY)
         ramp = (evidence - low) / jnp.where(high > low, high - low, 1.0)
-        gate = jnp.where(high > low, jnp.clip(ramp, 0.0, 1.0), evidence >= low)
+        gate = jnp.where(high > low, jnp.clip(ramp, 0.0, 1.0), (evidence >= low).astype(jnp.float32))
         guided = uncond + per_item(self.scale) * toward - per_item(self.negative_scale) * gate * away
         return guided.astype(eps.dtype), (mean, kept)
 
 
-def _cosine(a: Latents, b: Latents, window: int) -> Array:
-    """Return each item's cosine [batch, 1, 1, 1], or with a window [batch, h, w, 1]; 0 for a vanishing vector."""
+def _cosine(a: Latents, b: Latents, window: int) -> Float[Array, "batch rows columns 1"]:
+    """Return each item's cosine [batch, 1, 1, 1], or with a window [batch, h, w, 1]; 0 for a zero vector."""
     products = [jnp.sum(x * y, axis=-1, keepdims=True) for x, y in ((a, b), (a, a), (b, b))]
     if window == 0:
         inner, first, second = (jnp.sum(each, (1, 2), keepdims=True) for each in products)

@@ -7,9 +7,9 @@ import jax
 import numpy as np
 
 from ine_jax.errors import InputError
-from ine_jax.guidance.base import Guidance, Moment, Scale, State, Texts, in_float32, per_item, rows
+from ine_jax.guidance.base import Guidance, Moment, State, Texts, in_float32, per_item, rows
 from ine_jax.guidance.cfg import Cfg
-from ine_jax.types import Array, BranchContext, BranchLatents, Context, Latents
+from ine_jax.types import BranchContext, BranchLatents, Context, Latents, Scale, Step
 
 
 def required_negative(texts: Texts, guard: str) -> Context:
@@ -28,13 +28,13 @@ def required_negative(texts: Texts, guard: str) -> Context:
 class Negative:
     """ε = ε_u + w (ε_c - ε_u) - s (ε_n - ε_u), three rows: unconditional, prompt, negative.
 
-    The negative text may be words or a learned embedding; s sets how strongly it is avoided, apart from how
+    The negative text may be words or a learned embedding. s sets how strongly it is avoided, independently of how
     strongly the prompt is followed. At s = w - 1 the unconditional row cancels and `Cfg` does the same with two rows;
     at s = 0 this is plain classifier-free guidance.
 
     Attributes:
         scale: w, the guidance scale.
-        negative_scale: s, the negative's own scale.
+        negative_scale: s, the negative scale.
     """
 
     scale: Scale = 7.5
@@ -44,7 +44,7 @@ class Negative:
 
     @property
     def branches(self) -> int:
-        """Return 3."""
+        """3."""
         return 3
 
     def init(self, texts: Texts, latents: Latents) -> State:
@@ -56,7 +56,7 @@ class Negative:
         required_negative(texts, "Negative")
         return ()
 
-    def contexts(self, texts: Texts, step: Array) -> BranchContext:
+    def contexts(self, texts: Texts, step: Step) -> BranchContext:
         """Return (unconditional, prompt, negative)."""
         return rows(texts.uncond, texts.prompt, required_negative(texts, "Negative"))
 

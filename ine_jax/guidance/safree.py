@@ -1,60 +1,67 @@
 """SAFREE (arXiv 2410.12761): the concept is projected out of the prompt's text, before and beside any other guard.
 
-Once per prompt, `projection.masked_copies` says what to encode, and `Safree.project` makes the projected text of it.
-Then the guard `Safree` puts that text where the guard inside it has the prompt, for as many steps as were found.
+Once per prompt, `projection.masked_copies` returns copies to encode, and `Safree.project` makes the projected text of
+them. The guard `Safree` then puts that text in the prompt's place, for as many steps as the filter gives.
 """
 
 import dataclasses
-import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
 from ine_jax.errors import InputError
-from ine_jax.guidance.base import Guidance, Moment, Scale, State, Texts, phases
+from ine_jax.guidance.base import Guidance, Moment, State, Texts, phases
 from ine_jax.guidance.cfg import Cfg
 from ine_jax.guidance.projection import basis, find_triggers, mean_cosine, onto
-from ine_jax.types import Array, BranchContext, BranchLatents, Context, Latents
+from ine_jax.types import (
+    STATIC,
+    Array,
+    BranchContext,
+    BranchLatents,
+    Context,
+    Latents,
+    PerItem,
+    PerItemMask,
+    Scale,
+    Step,
+)
 
-RELEASE_STEPS = 50  # the run length of the release, in which its numbers of steps are meant
+RELEASE_STEPS = 50  # the run length for which the release gives its numbers of steps
 Reattention: TypeAlias = Literal["off", "as-released", "low", "high", "all"]
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class SafeText:
-    """A prompt with the concept projected out, and what led there.
+    """A prompt with the concept projected out, and the numbers that led there.
 
     Attributes:
-        safe: the text [batch, token, dim], in the dtype of the prompt's.
-        until: the last step at which it stands for the prompt, int32 [batch]; -1 is never.
-        triggers: bool [batch, N]; the prompt tokens that were replaced.
-        distances: float32 [batch, N]; ||(I - P_C) m_i||, 0 where there is no token.
-        shift: float32 [batch]; β = 1 - the mean cosine between the text and the text projected throughout.
+        safe: the text, in the dtype of the prompt's.
+        until: the last step at which it replaces the prompt; -1 is never.
+        triggers: the prompt tokens that were replaced.
+        distances: ||(I - P_C) m_i||, 0 where there is no token.
+        shift: β = 1 - the mean cosine between the text and the text projected throughout.
     """
 
     safe: Context
-    until: Array
-    triggers: Array
-    distances: Array
-    shift: Array
+    until: Int[Array, "batch"]
+    triggers: Bool[Array, "batch copy"]
+    distances: Float[Array, "batch copy"]
+    shift: PerItem
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=("context", "active", "backbone", "skip"),
-    meta_fields=("mode", "rows"),
-)
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Reference:
     """One more row for the network, which compares other rows with it inside (see `sampling.predict`).
 
     Attributes:
-        context: the row's text: the original prompt, [batch, token, dim].
-        active: bool [batch]; where False the comparison changes nothing.
+        context: the row's text: the original prompt.
+        active: where False the comparison changes nothing.
         backbone: b1, b2, for the widest level of the UNet and the next.
         skip: s1, s2, likewise.
         mode: low, high or all; static.
@@ -62,49 +69,44 @@ class Reference:
     """
 
     context: Context
-    active: Array
+    active: PerItemMask
     backbone: tuple[Scale, Scale]
     skip: tuple[Scale, Scale]
-    mode: Literal["low", "high", "all"]
-    rows: tuple[int, ...]
+    mode: Literal["low", "high", "all"] = field(metadata=STATIC)
+    rows: tuple[int, ...] = field(metadata=STATIC)
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=("inner", "alpha", "up_t", "steepness", "midpoint", "window", "backbone", "skip"),
-    meta_fields=("validate", "steps_of_50", "reattention", "negative_in_cfg"),
-)
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Safree:
-    """The guard inside, with the projected prompt in the place of the prompt at steps `window[0]` … `texts.until`.
+    """The inner guard, with the projected prompt in place of the prompt at steps `window[0]` … `texts.until`.
 
     `texts.safe` and `texts.until` come from `project`. Rows, state and arithmetic are the inner guard's.
 
-    The release also puts its list of phrases, joined by commas, in the unconditional row of CFG, and reports that:
-    `negative_in_cfg`. Without it the unconditional row of an inner `Cfg` stays the empty prompt. Other inner guards
-    have a row for the negative of their own, and get it.
+    The release also puts its phrases, joined by commas, in the unconditional row of CFG: `negative_in_cfg`. Without it
+    the unconditional row of an inner `Cfg` stays the empty prompt. Other inner guards have a row of their own for the
+    negative.
 
     Latent re-attention: the release registers its filter without the mode that would filter, and pays for a row that
-    nobody reads. So "as-released" equals "off", and computes no such row. The others do what was intended: the skip
-    connections of the rows that hold the projected prompt are edited against those of the original prompt at the same
-    step, while the projected prompt is used (`models.skips.fourier_filter`). The original prompt's row is computed on
-    the UNet's down path only. The filter edits where the two prompts agree, too: also a prompt without triggers looks
-    different under it.
+    nobody reads. So "as-released" equals "off", and computes no such row. The other modes do what the paper describes:
+    while the projected prompt is used, the skip connections of its rows are edited against those of the original prompt
+    at the same step (`models.skips.fourier_filter`). The original prompt's row is computed on the UNet's down path
+    only. The filter also edits where the two prompts agree, so prompts without triggers change too.
 
-    Every number may be one for all items or one per item.
+    Every number is one for all items or one per item.
 
     Attributes:
         inner: the guard that steers: `Cfg`, `Negative`, `Sld` or another.
         alpha: α, by how much a distance must exceed the mean of the others.
-        up_t: the most steps that the self-validating filter gives.
+        up_t: the largest number of steps that the self-validating filter gives.
         steepness: k of the filter; 2.5, and 3.5 for artists.
         midpoint: t0 of the filter; 5.333, and 5.5 for artists.
         window: first and, without the filter, last step at which the projected prompt is used; (-1, 1001) is always.
         backbone: b1, b2 of re-attention: factors of half of the channels at the widest level and the next.
         skip: s1, s2 of re-attention: what replaces coefficients of the spectrum.
         validate: whether the self-validating filter sets the last step; static.
-        steps_of_50: whether `up_t` counts steps of a run of 50 and is scaled to the run. As released it is not: t'
-            is compared with the index of the step however many there are; static.
+        steps_of_50: whether `up_t` counts steps of a run of 50 and is scaled to the run. As released it is not: t' is
+            compared with the index of the step, however many steps there are; static.
         reattention: off, as-released, low, high or all; static.
         negative_in_cfg: whether an inner `Cfg` sees the negative; static.
     """
@@ -117,10 +119,10 @@ class Safree:
     window: tuple[Scale, Scale] = (-1.0, 1001.0)
     backbone: tuple[Scale, Scale] = (1.0, 1.0)
     skip: tuple[Scale, Scale] = (0.9, 0.2)
-    validate: bool = True
-    steps_of_50: bool = False
-    reattention: Reattention = "off"
-    negative_in_cfg: bool = False
+    validate: bool = field(default=True, metadata=STATIC)
+    steps_of_50: bool = field(default=False, metadata=STATIC)
+    reattention: Reattention = field(default="off", metadata=STATIC)
+    negative_in_cfg: bool = field(default=False, metadata=STATIC)
 
     def __post_init__(self) -> None:
         known = get_args(Reattention)
@@ -128,9 +130,15 @@ class Safree:
             raise InputError(f"reattention {self.reattention!r}", ", ".join(known), "choose one of them")
 
     def project(
-        self, prompt: Context, masked: Array, mask: Array, end: Array, concept: Array, calls: Scale = RELEASE_STEPS
+        self,
+        prompt: Context,
+        masked: Float[Array, "batch copy dim"],
+        mask: Bool[Array, "batch copy"],
+        end: Int[Array, "batch"],
+        concept: Float[Array, "column dim"],
+        calls: Scale = RELEASE_STEPS,
     ) -> SafeText:
-        """Return the prompt's text with the concept projected out, and how long the self-validating filter uses it.
+        """Return the prompt's text with the concept projected out, and for how many steps the filter uses it.
 
             d_i = ||(I - P_C) m_i||;  e'_i = (I - P_C) P_M e_i where `find_triggers(d)`, e_i elsewhere
             t' = round(up_t · σ(2 k (10 β - t0))), halves to even
@@ -164,8 +172,8 @@ class Safree:
         until = jnp.where(mask.any(axis=1) & present, last, -1)
         return SafeText(safe, until, triggers, distances, shift)
 
-    def _last_step(self, shift: Array, calls: Scale) -> Array:
-        """Return t' [batch] of the self-validating filter, or the window's last step."""
+    def _last_step(self, shift: PerItem, calls: Scale) -> PerItem:
+        """Return t' of the self-validating filter, or the window's last step."""
         if not self.validate:
             return jnp.broadcast_to(jnp.asarray(self.window[1], jnp.float32), shift.shape)
         most = jnp.asarray(self.up_t, jnp.float32)
@@ -174,7 +182,7 @@ class Safree:
 
     @property
     def branches(self) -> int:
-        """Return the inner guard's number of rows."""
+        """Those of the inner guard."""
         return self.inner.branches
 
     def phases(self, calls: int) -> list[tuple[Guidance, int]]:
@@ -185,12 +193,12 @@ class Safree:
         """Return the inner guard's state.
 
         Raises:
-            InputError: the texts hold no projected prompt, or not its last step.
+            InputError: the texts have no projected prompt, or not its last step.
         """
         _projected(texts)
         return self.inner.init(texts, latents)
 
-    def contexts(self, texts: Texts, step: Array) -> BranchContext:
+    def contexts(self, texts: Texts, step: Step) -> BranchContext:
         """Return the inner guard's rows, of the projected prompt where this step is one of its steps."""
         safe, _ = _projected(texts)
         active = self._active(texts, step)[:, None, None]
@@ -200,23 +208,23 @@ class Safree:
         return self.inner.contexts(texts, step)
 
     def combine(self, state: State, eps: BranchLatents, at: Moment) -> tuple[Latents, State]:
-        """Return what the inner guard does."""
+        """Return the inner guard's result."""
         return self.inner.combine(state, eps, at)
 
-    def reference(self, texts: Texts, step: Array) -> Reference | None:
-        """Return the original prompt's row with what re-attention does with it, or None where it does nothing."""
+    def reference(self, texts: Texts, step: Step) -> Reference | None:
+        """Return the original prompt's row and its re-attention, or None where that is off."""
         if self.reattention == "off" or self.reattention == "as-released":
             return None
         numbers = (self._active(texts, step), self.backbone, self.skip)
         return Reference(texts.prompt, *numbers, mode=self.reattention, rows=self._prompt_rows(texts))
 
-    def _active(self, texts: Texts, step: Array) -> Array:
-        """Return for which items this step is one of the projected prompt's, bool [batch]."""
+    def _active(self, texts: Texts, step: Step) -> PerItemMask:
+        """Return for which items this step uses the projected prompt."""
         _, until = _projected(texts)
-        return (step <= until) & (step >= jnp.asarray(self.window[0]))
+        return (step <= until) & (step.astype(jnp.float32) >= jnp.asarray(self.window[0]))
 
     def _prompt_rows(self, texts: Texts) -> tuple[int, ...]:
-        """Return the rows that hold the prompt: where the inner guard puts a 1 that stands for it among zeros."""
+        """Return the rows with the prompt: where the inner guard puts a 1 in its place among zeros."""
         with jax.ensure_compile_time_eval():
             others = dataclasses.replace(texts, safe=None, until=None)
             marks = jax.tree.map(lambda text: jnp.zeros((*text.shape[:-2], 1, 1)), others)
@@ -225,7 +233,7 @@ class Safree:
             return tuple(int(row) for row in np.flatnonzero(np.asarray(found[0, :, 0, 0])))
 
 
-def _projected(texts: Texts) -> tuple[Context, Array]:
+def _projected(texts: Texts) -> tuple[Context, Int[Array, "batch"]]:
     """Return the projected prompt and its last step, raising `InputError` where they are missing."""
     if texts.safe is None or texts.until is None:
         given = "the guard Safree without a projected prompt"

@@ -1,23 +1,22 @@
 """Safe latent diffusion (arXiv 2211.05105), in the form of its published sampling loop."""
 
 import dataclasses
-import functools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ine_jax.errors import InputError
-from ine_jax.guidance.base import Guidance, Moment, Scale, State, Texts, in_float32, per_item, rows
+from ine_jax.guidance.base import Guidance, Moment, State, Texts, in_float32, per_item, rows
 from ine_jax.guidance.cfg import Cfg
 from ine_jax.guidance.interval import Unaware
 from ine_jax.guidance.negative import required_negative
-from ine_jax.types import Array, BranchContext, BranchLatents, Latents
+from ine_jax.types import STATIC, BranchContext, BranchLatents, Latents, Scale, Step
 
 WARMUP_STEPS = 50  # the run length in which `warmup` counts
 
@@ -53,11 +52,7 @@ SLD_PRESETS: Mapping[str, Mapping[str, float]] = MappingProxyType(
 )
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=("scale", "safety_scale", "threshold", "momentum_scale", "momentum_beta", "warmup"),
-    meta_fields=("skip",),
-)
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Sld:
     """Guidance away from a negative text, element by element; three rows: unconditional, prompt, negative.
@@ -68,21 +63,21 @@ class Sld:
         γ = μ (ε_n - ε_u) + s_m ν;  ν ← β_m ν + (1 - β_m) γ
         ε = ε_u + s_g ((ε_c - ε_u) - γ), without γ during the warm-up
 
-    The comparison with λ is signed and ν gathers during the warm-up too, as in the published loop. There s_S ≤ 1
-    switches the safety term off; here it does so for each item by a mask, so that switching compiles nothing. (The
-    published loop drops all guidance at s_g ≤ 1; here the equation holds for every s_g.)
+    The comparison with λ is signed, and ν accumulates during the warm-up too, as in the published loop. There s_S ≤ 1
+    switches the safety term off; here a mask does so per item, so that switching compiles nothing. (The published loop
+    drops all guidance at s_g ≤ 1; here the equation holds for every s_g.)
 
-    Every number may be one for all items or one per item.
+    Every number is one for all items or one per item.
 
     Attributes:
-        scale: s_g, the guidance scale w.
-        safety_scale: s_S, how soon φ reaches 1; 1 or less switches the safety term off.
+        scale: s_g, the guidance scale.
+        safety_scale: s_S, the slope of φ; 1 or less switches the safety term off.
         threshold: λ.
         momentum_scale: s_m.
         momentum_beta: β_m.
-        warmup: δ, steps before γ is applied, counted in a run of 50. Other runs take that share of their network
-            calls, rounded to the nearest whole number, halves up (so PNDM's 51 calls begin where its 50 steps do).
-        skip: the first steps, counted like `warmup`, whose safety row is not computed; static. Set by `skipping`.
+        warmup: δ, steps before γ is applied, of a run of 50. Other runs take that share of their network calls,
+            rounded to the nearest whole number, halves up (so PNDM's 51 calls begin where its 50 steps do).
+        skip: the first steps, counted like `warmup`, without a safety row; static. Set by `skipping`.
     """
 
     scale: Scale = 7.5
@@ -91,20 +86,20 @@ class Sld:
     momentum_scale: Scale = 0.3
     momentum_beta: Scale = 0.4
     warmup: Scale = 10.0
-    skip: float = 0.0
+    skip: float = field(default=0.0, metadata=STATIC)
 
     needs_negative: ClassVar[bool] = True
 
     @property
     def branches(self) -> int:
-        """Return 3."""
+        """3."""
         return 3
 
     def skipping(self) -> "Sld":
         """Return the same guard with `skip` set to the warm-up that every item shares, where that is exact.
 
-        It is where s_m = 0 for every item: ν is then never read, so nothing remembers what the warm-up would have
-        computed. Traced numbers have no value to look at, and skip nothing.
+        It is exact where s_m = 0 for every item: ν is then never read, so the warm-up leaves no trace. Traced numbers
+        have no value to look at, and skip nothing.
         """
         if isinstance(self.momentum_scale, jax.core.Tracer) or isinstance(self.warmup, jax.core.Tracer):
             return self
@@ -112,7 +107,7 @@ class Sld:
         return dataclasses.replace(self, skip=float(np.min(np.asarray(self.warmup, np.float32))) if exact else 0.0)
 
     def phases(self, calls: int) -> list[tuple[Guidance, int]]:
-        """Return plain guidance (two rows) for the skipped calls, and this guard for the others."""
+        """Return CFG (two rows) for the skipped calls, and this guard for the others."""
         first = min(calls, max(0, math.floor(self.skip * calls / WARMUP_STEPS + 0.5)))
         return [(Unaware(Cfg(self.scale)), first), (self, calls - first)]
 
@@ -125,7 +120,7 @@ class Sld:
         required_negative(texts, "Sld")
         return jnp.zeros_like(latents, jnp.float32)
 
-    def contexts(self, texts: Texts, step: Array) -> BranchContext:
+    def contexts(self, texts: Texts, step: Step) -> BranchContext:
         """Return (unconditional, prompt, negative)."""
         return rows(texts.uncond, texts.prompt, required_negative(texts, "Sld"))
 
@@ -139,29 +134,28 @@ class Sld:
         gamma = mu * (negative - uncond) + per_item(self.momentum_scale) * state
         state = beta * state + (1.0 - beta) * gamma
         # step >= round(warmup * calls / 50), in products of whole numbers: exact in float32
-        begun = WARMUP_STEPS * (at.step + 0.5) > per_item(self.warmup) * at.calls
+        begun = WARMUP_STEPS * (at.step.astype(jnp.float32) + 0.5) > per_item(self.warmup) * at.calls
         safety = jnp.where(begun & (safety_scale > 1.0), gamma, 0.0)
         return (uncond + per_item(self.scale) * (prompt - uncond - safety)).astype(eps.dtype), state
 
 
 def sld_preset(name: str, scale: Scale = 7.5, **overrides: Scale) -> Sld:
-    """Return the guard with the published numbers of that name, skipping what need not be computed.
+    """Return the guard with the published numbers of that name, without rows that need not be computed.
 
     Medium, strong and max share one compiled program. So do weak and weak-200, which need only two rows during their
     warm-up. Overridden numbers may be one per item.
 
     Args:
         name: weak, weak-200, medium, strong or max (`SLD_PRESETS`).
-        scale: s_g, the guidance scale w.
+        scale: s_g, the guidance scale.
         overrides: other values for fields of the preset.
 
     Raises:
-        InputError: a name of a preset or of a field that does not exist.
+        InputError: an unknown preset or field.
     """
     if name not in SLD_PRESETS:
         raise InputError(f"SLD preset {name!r}", ", ".join(SLD_PRESETS), "choose one, or set the numbers of Sld")
     unknown = overrides.keys() - SLD_PRESETS[name].keys()
     if unknown:
-        raise InputError(f"SLD setting {min(unknown)!r}", ", ".join(SLD_PRESETS[name]), "mend its name")
-    numbers: dict[str, Any] = {**SLD_PRESETS[name], **overrides}
-    return Sld(scale, **numbers).skipping()
+        raise InputError(f"SLD setting {min(unknown)!r}", ", ".join(SLD_PRESETS[name]), "change its name")
+    return dataclasses.replace(Sld(scale, **SLD_PRESETS[name]), **overrides).skipping()

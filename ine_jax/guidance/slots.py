@@ -1,13 +1,11 @@
-"""What a guard reads of a call: its slots filled from the concept to be avoided, and the texts of each batch."""
-
-from __future__ import annotations
+"""The texts that a guard reads: its slots, filled from the concept to avoid."""
 
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from ine_jax.errors import InputError
 from ine_jax.guidance.base import Guidance, NoGuidance
@@ -17,7 +15,7 @@ from ine_jax.guidance.concept import Concept, Encode
 from ine_jax.guidance.negative import negative_guidance
 from ine_jax.guidance.safree import Safree
 
-COLUMNS = 8  # the step in which the number of a concept's columns grows
+COLUMNS = 8  # a concept's columns are padded to a multiple of this
 
 
 @dataclass(frozen=True)
@@ -25,32 +23,32 @@ class Slots:
     """The texts that all items of a call share, one row each, float32.
 
     Attributes:
-        uncond: the empty prompt [1, T, D].
-        negative: what is avoided [1, T, D]; the empty prompt where nothing is, so that CFG with a negative and
-            without one runs one program.
-        bank: several of them [1, K, T, D], for a guard that chooses, or None.
-        columns: pooled vectors [K, D] for a guard that projects, rows of zeros up to a multiple of 8, or None.
+        uncond: the empty prompt.
+        negative: the concept to avoid; the empty prompt where there is none, so that CFG runs one program with a
+            negative and without.
+        bank: several of them, for a guard that chooses, or None.
+        columns: pooled vectors for a guard that projects, with rows of zeros up to a multiple of 8, or None.
     """
 
-    uncond: np.ndarray
-    negative: np.ndarray
-    bank: np.ndarray | None = None
-    columns: np.ndarray | None = None
+    uncond: Float[np.ndarray, "1 token dim"]
+    negative: Float[np.ndarray, "1 token dim"]
+    bank: Float[np.ndarray, "1 choice token dim"] | None = None
+    columns: Float[np.ndarray, "column dim"] | None = None
 
 
-def layers(guard: Guidance) -> Iterator[Any]:
-    """The guard, the guard that it wraps, and so on inwards."""
-    layer: Any = guard
+def layers(guard: Guidance) -> Iterator[Guidance]:
+    """Yield the guard, the guard that it wraps, and so on inwards."""
+    layer: Guidance | None = guard
     while layer is not None:
         yield layer
         layer = getattr(layer, "inner", None)
 
 
 def fill(guard: Guidance, concept: Concept | None, encode: Encode) -> Slots:
-    """Fill the slots that the guard has.
+    """Return the texts for the guard's slots.
 
     Raises:
-        InputError: a guard that has no plain meaning without a concept, without one.
+        InputError: no concept for a guard that needs one.
     """
     uncond = encode([""], ())[0]
     if concept is None:
@@ -70,7 +68,7 @@ def fill(guard: Guidance, concept: Concept | None, encode: Encode) -> Slots:
 
 
 def projection(guard: Guidance) -> Safree | None:
-    """The layer of a guard that projects the prompt, if there is one; without what it wraps, which that needs not."""
+    """Return the layer of a guard that projects the prompt, without the guard that it wraps, or None."""
     found = next((layer for layer in layers(guard) if isinstance(layer, Safree)), None)
     return (
         None
@@ -79,14 +77,13 @@ def projection(guard: Guidance) -> Safree | None:
     )
 
 
-def _padded(columns: np.ndarray) -> np.ndarray:
-    """Rows of zeros up to the next multiple, so that few shapes exist."""
+def _padded(columns: Float[np.ndarray, "column dim"]) -> Float[np.ndarray, "padded dim"]:
+    """Add rows of zeros up to the next multiple, so that few shapes exist."""
     return np.pad(columns, ((0, -len(columns) % COLUMNS), (0, 0)))
 
 
 def resolve(guidance: Guidance | None, negative: Concept | None, negative_scale: float | None) -> Guidance:
-    """The guard that a call means: plain CFG, CFG over a negative (two rows), or a negative with a scale of its own
-    (three).
+    """Return the guard of a call: CFG by default; with a negative scale, CFG with a negative row of its own.
 
     Raises:
         InputError: a scale without a negative, or beside a guard other than CFG.

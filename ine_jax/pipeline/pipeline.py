@@ -25,7 +25,7 @@ from ine_jax.pipeline import compile_cache as cache
 from ine_jax.pipeline.mesh import device_mesh
 from ine_jax.pipeline.noise import NoiseMode, draw, starts_of
 from ine_jax.pipeline.programs import Programs, build
-from ine_jax.types import Params
+from ine_jax.types import HostImages, HostLatents, Params
 
 Output = Literal["uint8", "latents"]
 
@@ -55,6 +55,11 @@ class Pipeline:
     def model_id(self) -> str:
         """Content id of the model, the same for every dtype, device and process (`ModelParts.model_id`)."""
         return self.parts.model_id
+
+    @property
+    def image_side(self) -> int:
+        """Side of the model's own images, in pixels."""
+        return self.parts.unet_config.sample_size * self.parts.vae_config.downscale
 
     @property
     def compiles(self) -> int:
@@ -96,6 +101,10 @@ class Pipeline:
         run, params = self.programs.encode_images, self.parts.vae_params
         both = self.programs.batched(lambda chunk: jnp.stack(run(params, chunk), 1), [images], self.rows(batch_size))
         return both[:, 0], both[:, 1]
+
+    def latents_of(self, images: HostImages) -> HostLatents:
+        """Return the mean latents of images in the UNet's scale."""
+        return np.asarray(self.encode_images(images)[0] * np.float32(self.parts.vae_config.scaling_factor))
 
     def decode(self, latents: np.ndarray, batch_size: int | None = None) -> np.ndarray:
         """uint8 images ``[B, H, W, 3]`` of the UNet's (scaled) latents ``[B, h, w, c]``."""

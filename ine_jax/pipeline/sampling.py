@@ -1,37 +1,38 @@
-"""The sampling loop: one scan for each phase of the guard, one network call per step for all rows of all branches.
+"""The sampling loop: one scan per phase of the guard, one network call per step for all rows of all branches.
 
-This module knows the contracts of a sampler and of a guard, and none of their kinds.
+This module knows the contracts of samplers and guards, and no particular one.
 """
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
-from ine_jax.guidance.base import Guidance, Moment, Texts, phases
-from ine_jax.schedulers.base import Scheduler
-from ine_jax.types import Array, Latents
+from ine_jax.guidance.base import Guidance, Moment, Referring, Texts, phases
+from ine_jax.guidance.base import State as GuardState
+from ine_jax.schedulers.base import Scheduler, State, Table
+from ine_jax.types import Array, BranchLatents, Latents, Scalar, Step
 
 # (latents [rows, h, w, c], timesteps [rows], context [rows, token, dim]) -> prediction [rows, h, w, c]; for a guard
-# with reference rows also (..., reference) -> prediction of all rows but these
+# with a reference row also (..., reference) -> prediction of all other rows
 Denoiser: TypeAlias = Callable[..., Array]
 
 
 def predict(
-    denoise: Denoiser, guidance: Guidance, texts: Texts, latents: Latents, timestep: Array, step: Array
-) -> Array:
-    """Return the prediction of every branch, float32 [batch, branch, h, w, c], from one network call.
+    denoise: Denoiser, guidance: Guidance, texts: Texts, latents: Latents, timestep: Scalar, step: Step
+) -> BranchLatents:
+    """Return the prediction of every branch in float32, from one network call.
 
-    Branches are folded inside the batch axis, the item being the slower index: row = item · branches + branch. So an
-    array sharded over its items stays where it is, and stacking branches moves nothing between devices.
+    Branches are folded inside the batch axis, with the item as the slower index: row = item · branches + branch. So an
+    array sharded over its items stays in place, and stacking branches moves nothing between devices.
 
-    A guard may have a method `reference(texts, step)`. Where it returns a value and not None, that value's `context`
-    [batch, token, dim] becomes one more row of every item, the last, and the network is given the value too: it
-    compares the other rows with that one inside and returns no prediction for it.
+    Where a guard returns a reference, its `context` becomes one more row of every item, the last, and the network
+    receives the reference too: it compares the other rows with that one inside and returns no prediction for it.
     """
     contexts = guidance.contexts(texts, step)
-    reference = guidance.reference(texts, step) if hasattr(guidance, "reference") else None
+    reference = guidance.reference(texts, step) if isinstance(guidance, Referring) else None
     if reference is not None:
         contexts = jnp.concatenate([contexts, reference.context[:, None].astype(contexts.dtype)], axis=1)
     batch, rows = contexts.shape[:2]
@@ -42,13 +43,18 @@ def predict(
 
 
 def sample(
-    denoise: Denoiser, scheduler: Scheduler, tables: Any, guidance: Guidance, texts: Texts, noise: Latents
+    denoise: Denoiser,
+    scheduler: Scheduler[Table, State],
+    tables: Table,
+    guidance: Guidance,
+    texts: Texts,
+    noise: Float[Array, "batch h w c"],
 ) -> Latents:
-    """Return clean latents, float32 [batch, h, w, c], in the scale that the network works in.
+    """Return clean latents in float32, in the scale that the network works in.
 
     Call it inside `jit` with `denoise` and `scheduler` closed over (or static) and everything else as arguments: then
     another prompt, seed, scale or table of the same length runs the same program. Each item is computed from its own
-    row alone, so that a batch sharded over a device mesh needs no communication.
+    row alone, so a batch sharded over a device mesh needs no communication.
 
     Args:
         denoise: the network.
@@ -56,13 +62,15 @@ def sample(
         tables: `scheduler.tables(steps)`.
         guidance: how to steer.
         texts: encoded texts, every leaf with the batch axis of `noise`.
-        noise: standard normal, [batch, h, w, c].
+        noise: standard normal.
     """
     latents, memory = scheduler.initial(noise.astype(jnp.float32), tables)
     calls = tables.timestep.shape[0]
 
-    def loop(part: Guidance, latents: Array, memory: Any, rows: tuple[Array, Any]) -> tuple[Array, Any]:
-        def body(carry: tuple[Array, Any, Any], row: tuple[Array, Any]) -> tuple[tuple[Array, Any, Any], None]:
+    def loop(part: Guidance, latents: Latents, memory: State, rows: tuple[Array, Table]) -> tuple[Latents, State]:
+        def body(
+            carry: tuple[Latents, State, GuardState], row: tuple[Step, Table]
+        ) -> tuple[tuple[Latents, State, GuardState], None]:
             latents, memory, state = carry
             step, numbers = row
             seen = scheduler.scale_input(latents, numbers)

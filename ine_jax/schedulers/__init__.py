@@ -4,23 +4,24 @@
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from ine_jax.errors import InputError
-from ine_jax.schedulers.base import Scheduler, State, Tables
+from ine_jax.schedulers.base import AnyScheduler, Scheduler, State, Tables
 from ine_jax.schedulers.ddim import Ddim
 from ine_jax.schedulers.dpm import DpmSolver2M
 from ine_jax.schedulers.euler import Euler
-from ine_jax.schedulers.noise import NoiseConfig, add_noise, alphas_cumprod, target
+from ine_jax.schedulers.noise import NoiseConfig, Settings, add_noise, alphas_cumprod, target
 from ine_jax.schedulers.pndm import Pndm
 
 __all__ = [
+    "AnyScheduler",
     "Ddim",
     "DpmSolver2M",
     "Euler",
     "NoiseConfig",
     "Pndm",
     "Scheduler",
+    "Settings",
     "State",
     "Tables",
     "add_noise",
@@ -29,7 +30,7 @@ __all__ = [
     "target",
 ]
 
-READERS: dict[str, Callable[[Mapping[str, Any]], Scheduler]] = {
+READERS: Mapping[str, Callable[[Settings], AnyScheduler]] = {
     "ddim": Ddim.from_dict,
     "dpm++": DpmSolver2M.from_dict,
     "pndm": Pndm.from_dict,
@@ -41,8 +42,8 @@ CLASSES = {
     "PNDMScheduler": "pndm",
     "EulerDiscreteScheduler": "euler",
 }
-# Settings that change the images and are not implemented, by the samplers that would heed them.
-REFUSED = {
+# Settings that change the images and are not implemented, by the samplers that they belong to.
+UNSUPPORTED = {
     "thresholding": ("ddim", "dpm++"),
     "use_exponential_sigmas": ("dpm++", "euler"),
     "use_beta_sigmas": ("dpm++", "euler"),
@@ -60,20 +61,20 @@ KNOWN_KEYS = """
 KNOWN = frozenset(KNOWN_KEYS.split())
 
 
-def _check_keys(config: Mapping[str, Any], name: str) -> None:
-    """Raise `InputError` for a setting that would change the images without being understood."""
+def _check_keys(config: Settings, name: str) -> None:
+    """Raise `InputError` for an unknown setting that could change the images."""
     learned = name == "dpm++" and str(config.get("variance_type") or "").startswith("learned")
     for key, value in config.items():
-        unknown = key not in KNOWN and key not in REFUSED and not key.startswith("_")
-        if value and (unknown or name in REFUSED.get(key, ()) or (key == "variance_type" and learned)):
+        unknown = key not in KNOWN and key not in UNSUPPORTED and not key.startswith("_")
+        if value and (unknown or name in UNSUPPORTED.get(key, ()) or (key == "variance_type" and learned)):
             raise InputError(
                 f"Scheduler setting {key}: {value!r}.",
-                f"{key} absent, null or false; {name} has no such mode here",
+                f"{key} absent, null or false; {name} has no such mode",
                 "Remove it from scheduler_config.json, or choose another sampler.",
             )
 
 
-def from_config(config: Mapping[str, Any], name: str | None = None) -> Scheduler:
+def from_config(config: Settings, name: str | None = None) -> AnyScheduler:
     """Return the sampler that a `scheduler_config.json` dictionary describes.
 
     Args:
@@ -81,10 +82,10 @@ def from_config(config: Mapping[str, Any], name: str | None = None) -> Scheduler
         name: "ddim", "dpm++", "pndm" or "euler", which replaces the file's class and keeps its other settings.
 
     Raises:
-        InputError: a class or a setting that is not here.
+        InputError: an unknown class, or a setting that is not implemented.
     """
     written = str(config.get("_class_name", ""))
-    chosen = name if name is not None else CLASSES.get(written.removeprefix("Flax"))
+    chosen = name if name is not None else CLASSES.get(written.removeprefix("Flax"), "")
     if chosen not in READERS:
         raise InputError(
             f"Sampler {name!r}." if name is not None else f"Scheduler class {written or '(none)'!r}.",

@@ -1,60 +1,73 @@
-"""The contract of a sampler, and the arithmetic that all of them share.
+"""The contract of a sampler, and the arithmetic that all samplers share.
 
-A sampler is a frozen, hashable value. Its numbers for a run of n steps are a *table*: a pytree whose leaves have the
-network calls along their first axis, computed on the host in float64 and stored in float32. A scan over the table
-hands one row to each step, so another table of the same length never compiles again.
+A sampler is a frozen, hashable value. Its numbers for a run of n steps are a *table*: a named tuple whose columns hold
+one number per network call, computed on the host in float64 and stored in float32. A scan over the table passes one
+row to each step, so another table of the same length never compiles again.
 
     tables(n) ─→ initial(noise) ─→ [ scale_input ─→ network ─→ step ] × calls ─→ clean latents
 """
 
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, PyTree
 
 from ine_jax.errors import InputError
 from ine_jax.schedulers.noise import TINY_ALPHA_BAR, NoiseConfig, alphas_cumprod
-from ine_jax.types import Array
+from ine_jax.types import Array, HostArray, Latents, Scale
 
-State = Any  # a pytree of the sampler's own; () where it remembers nothing
+Column: TypeAlias = Float[Array, "*calls"]  # float32; a scalar in a row
+Levels: TypeAlias = Float[np.ndarray, "calls"]
 
 
+@runtime_checkable
 class Tables(Protocol):
-    """What every table has; a row of it is the same object with the first axis taken away."""
+    """What every table has. A row is the same named tuple without the first axis."""
 
     @property
-    def timestep(self) -> Any:
-        """Noise level that the network is told, float32 [calls]."""
+    def timestep(self) -> Column:
+        """Timestep that the network receives, float32 [calls]."""
 
 
-class Scheduler(Protocol):
+Table = TypeVar("Table", bound=Tables)
+State = TypeVar("State", bound=PyTree[Array])  # () where a sampler remembers nothing
+
+
+@runtime_checkable
+class Scheduler(Protocol[Table, State]):
     """One way of integrating from noise to data; all methods are pure and run inside `jit`."""
 
     @property
     def noise(self) -> NoiseConfig:
-        """Return the forward process and the prediction type."""
+        """The forward process and the prediction type."""
 
-    def tables(self, steps: int) -> Any:
-        """Return the table of a run; the number of network calls may exceed `steps` (PNDM makes one more).
+    def tables(self, steps: int) -> Table:
+        """Return the table of a run. It may have more rows than `steps`: PNDM makes one call more.
 
         Raises:
             InputError: a number of steps that the noise levels do not allow.
         """
 
-    def initial(self, noise: Array, tables: Any) -> tuple[Array, State]:
-        """Return the first latents (unit noise [batch, h, w, c], scaled) and the empty state of the scan."""
+    def initial(self, noise: Latents, tables: Table) -> tuple[Latents, State]:
+        """Return the first latents (unit noise, scaled) and the empty state of the scan."""
 
-    def scale_input(self, latents: Array, row: Any) -> Array:
-        """Return what the network sees of the current latents."""
+    def scale_input(self, latents: Latents, row: Table) -> Latents:
+        """Return the current latents as the network sees them."""
 
-    def level(self, row: Any) -> tuple[Array, Array]:
+    def level(self, row: Table) -> tuple[Array, Array]:
         """Return (α, σ) of what the network sees: α x_0 + σ ε."""
 
-    def step(self, state: State, latents: Array, model_output: Array, row: Any) -> tuple[Array, State]:
+    def step(self, state: State, latents: Latents, model_output: Latents, row: Table) -> tuple[Latents, State]:
         """Return the latents of the next lower noise level and the new state."""
 
 
-def predictions(prediction_type: str, latents: Array, output: Array, alpha: Array, sigma: Array) -> tuple[Array, Array]:
+AnyScheduler: TypeAlias = Scheduler[Any, Any]
+
+
+def predictions(
+    prediction_type: str, latents: Latents, output: Latents, alpha: Scale, sigma: Scale
+) -> tuple[Latents, Latents]:
     """Return (x_0, ε) as the network sees them, from x_t and its output.
 
     "epsilon": x_0 = (x_t - σ ε) / α.  "v_prediction": x_0 = α x_t - σ v and ε = α v + σ x_t (arXiv 2202.00512).
@@ -74,7 +87,7 @@ def check_steps(steps: int, config: NoiseConfig) -> None:
         )
 
 
-def timesteps(steps: int, config: NoiseConfig) -> np.ndarray:
+def timesteps(steps: int, config: NoiseConfig) -> Levels:
     """Return the visited timesteps, from noisy to clean, float64 [steps], unrounded under "linspace".
 
     The three spacings of Table 2 in arXiv 2305.08891. "leading" alone adds the offset.
@@ -87,13 +100,13 @@ def timesteps(steps: int, config: NoiseConfig) -> np.ndarray:
     if config.spacing == "linspace":
         return np.linspace(0, count - 1, steps)[::-1]
     if config.spacing == "trailing":
-        return np.round(count - np.arange(steps) * (count / steps)) - 1
+        return np.asarray(np.round(count - np.arange(steps) * (count / steps)) - 1)
     levels = np.arange(steps)[::-1] * float(count // steps) + config.offset
     in_range(levels, config)
     return levels
 
 
-def in_range(levels: np.ndarray, config: NoiseConfig) -> None:
+def in_range(levels: HostArray, config: NoiseConfig) -> None:
     """Raise `InputError` where a timestep was never trained."""
     if levels.min() < 0 or levels.max() > config.train_steps - 1:
         raise InputError(
@@ -103,29 +116,29 @@ def in_range(levels: np.ndarray, config: NoiseConfig) -> None:
         )
 
 
-def sigma_ratios(config: NoiseConfig) -> np.ndarray:
+def sigma_ratios(config: NoiseConfig) -> Float[np.ndarray, "train_steps"]:
     """Return σ_t / α_t in float64, the noise level of Karras et al. (arXiv 2206.00364), increasing, [train_steps]."""
     alpha_bar = alphas_cumprod(config)
     if config.zero_snr:
         alpha_bar = np.append(alpha_bar[:-1], TINY_ALPHA_BAR)
-    return np.sqrt((1.0 - alpha_bar) / alpha_bar)
+    return np.asarray(np.sqrt((1.0 - alpha_bar) / alpha_bar))
 
 
-def karras(low: float, high: float, steps: int, rho: float = 7.0) -> np.ndarray:
+def karras(low: float, high: float, steps: int, rho: float = 7.0) -> Levels:
     """Return noise levels from `high` to `low`, evenly spaced in level^(1/ρ) (eq. 5 of arXiv 2206.00364)."""
-    return np.linspace(high ** (1 / rho), low ** (1 / rho), steps) ** rho
+    return np.asarray(np.linspace(high ** (1 / rho), low ** (1 / rho), steps) ** rho)
 
 
-def timestep_of(ratio: np.ndarray, ratios: np.ndarray) -> np.ndarray:
+def timestep_of(ratio: Levels, ratios: Float[np.ndarray, "train_steps"]) -> Levels:
     """Return the fractional timestep whose log noise level is that of `ratio`, clipped to the trained range."""
     return np.interp(np.log(np.maximum(ratio, 1e-10)), np.log(ratios), np.arange(len(ratios)))
 
 
-def float32(*columns: np.ndarray) -> tuple[Any, ...]:
+def float32(*columns: HostArray) -> tuple[Column, ...]:
     """Return the columns of a table in float32."""
-    return tuple(np.asarray(column, np.float32) for column in columns)
+    return tuple(jnp.asarray(column, jnp.float32) for column in columns)
 
 
-def as_float32(array: Array) -> Array:
+def as_float32(array: Latents) -> Latents:
     """Return the array in float32, in which every sampler computes."""
     return jnp.asarray(array, jnp.float32)

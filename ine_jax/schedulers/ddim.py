@@ -1,26 +1,25 @@
 """DDIM, deterministic (arXiv 2010.02502, eq. 12 with η = 0)."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from ine_jax.errors import InputError
-from ine_jax.schedulers.base import as_float32, float32, predictions, timesteps
-from ine_jax.schedulers.noise import NoiseConfig, alphas_cumprod
-from ine_jax.types import Array
+from ine_jax.schedulers.base import Column, as_float32, float32, predictions, timesteps
+from ine_jax.schedulers.noise import NoiseConfig, Settings, alphas_cumprod
+from ine_jax.types import Array, Latents
 
 
 class DdimTables(NamedTuple):
     """Per network call: the timestep, (α, σ) of this level and of the next one; float32 [steps]."""
 
-    timestep: Any
-    alpha: Any
-    sigma: Any
-    next_alpha: Any
-    next_sigma: Any
+    timestep: Column
+    alpha: Column
+    sigma: Column
+    next_alpha: Column
+    next_sigma: Column
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Ddim:
     alpha_one: bool = True
 
     @staticmethod
-    def from_dict(config: Mapping[str, Any]) -> "Ddim":
+    def from_dict(config: Settings) -> "Ddim":
         """Read a `scheduler_config.json` dictionary; missing keys take diffusers' defaults (which clip at 1).
 
         Raises:
@@ -48,7 +47,7 @@ class Ddim:
         if noise.zero_snr and noise.prediction_type == "epsilon":
             raise InputError(
                 "rescale_betas_zero_snr with prediction_type epsilon.",
-                "zero terminal SNR with v_prediction only, since pure noise tells nothing through epsilon",
+                "zero terminal SNR with v_prediction only, since ε says nothing about the image in pure noise",
                 "Set one of the two settings differently.",
             )
         clip = float(config.get("clip_sample_range", 1.0)) if config.get("clip_sample", True) else None
@@ -63,11 +62,11 @@ class Ddim:
         here, there = alpha_bar[current], np.where(following >= 0, alpha_bar[following], last)
         return DdimTables(*float32(current, np.sqrt(here), np.sqrt(1 - here), np.sqrt(there), np.sqrt(1 - there)))
 
-    def initial(self, noise: Array, tables: DdimTables) -> tuple[Array, tuple[()]]:
+    def initial(self, noise: Latents, tables: DdimTables) -> tuple[Latents, tuple[()]]:
         """Return unit noise as it is; there is no state."""
         return as_float32(noise), ()
 
-    def scale_input(self, latents: Array, row: DdimTables) -> Array:
+    def scale_input(self, latents: Latents, row: DdimTables) -> Latents:
         """Return the latents unchanged."""
         return latents
 
@@ -75,7 +74,9 @@ class Ddim:
         """Return (α, σ)."""
         return row.alpha, row.sigma
 
-    def step(self, state: tuple[()], latents: Array, model_output: Array, row: DdimTables) -> tuple[Array, tuple[()]]:
+    def step(
+        self, state: tuple[()], latents: Latents, model_output: Latents, row: DdimTables
+    ) -> tuple[Latents, tuple[()]]:
         """Return x_s = α_s x̂_0 + σ_s ε̂ (eq. 12), with x̂_0 clipped where the config asks for it."""
         clean, eps = predictions(self.noise.prediction_type, latents, as_float32(model_output), row.alpha, row.sigma)
         if self.clip is not None:

@@ -1,14 +1,15 @@
 """DPM-Solver++, multistep, first and second order (arXiv 2211.01095, algorithm 2)."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from ine_jax.errors import InputError
 from ine_jax.schedulers.base import (
+    Column,
+    Levels,
     as_float32,
     check_steps,
     float32,
@@ -18,8 +19,8 @@ from ine_jax.schedulers.base import (
     sigma_ratios,
     timestep_of,
 )
-from ine_jax.schedulers.noise import NoiseConfig, one_of
-from ine_jax.types import Array
+from ine_jax.schedulers.noise import NoiseConfig, Settings, one_of
+from ine_jax.types import Array, HostArray, Latents
 
 SHORT_RUN = 15  # runs shorter than this end at first order where lower_order_final is set, as in diffusers
 
@@ -27,12 +28,12 @@ SHORT_RUN = 15  # runs shorter than this end at first order where lower_order_fi
 class DpmTables(NamedTuple):
     """Per network call: the timestep, (α, σ), and the weights of x, of m_0 and of m_0 - m_1; float32 [steps]."""
 
-    timestep: Any
-    alpha: Any
-    sigma: Any
-    keep: Any
-    clean: Any
-    slope: Any
+    timestep: Column
+    alpha: Column
+    sigma: Column
+    keep: Column
+    clean: Column
+    slope: Column
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class DpmSolver2M:
     lambda_min: float = -float("inf")
 
     @staticmethod
-    def from_dict(config: Mapping[str, Any]) -> "DpmSolver2M":
+    def from_dict(config: Settings) -> "DpmSolver2M":
         """Read a `scheduler_config.json` dictionary; missing keys take diffusers' defaults.
 
         Raises:
@@ -81,7 +82,7 @@ class DpmSolver2M:
             lambda_min=float(config.get("lambda_min_clipped", -float("inf"))),
         )
 
-    def _levels(self, steps: int, ratios: np.ndarray) -> np.ndarray:
+    def _levels(self, steps: int, ratios: HostArray) -> Levels:
         """Return integer timesteps, noisy to clean, where the run excludes its own end point (steps + 1 levels)."""
         check_steps(steps, self.noise)
         count = self.noise.train_steps
@@ -116,7 +117,7 @@ class DpmSolver2M:
         alpha = 1.0 / np.sqrt(ratio**2 + 1.0)
         return DpmTables(*float32(levels, alpha[:-1], (ratio * alpha)[:-1], *self._weights(ratio, alpha)))
 
-    def _weights(self, ratio: np.ndarray, alpha: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _weights(self, ratio: HostArray, alpha: HostArray) -> tuple[Levels, Levels, Levels]:
         """Return the three weights; with λ = log(α/σ), h = λ' - λ and r = h_previous / h (algorithm 2)."""
         steps = len(ratio) - 1
         sigma = ratio * alpha
@@ -134,12 +135,12 @@ class DpmSolver2M:
             slope[here] = half / r
         return sigma[1:] / sigma[:-1], clean, slope
 
-    def initial(self, noise: Array, tables: DpmTables) -> tuple[Array, Array]:
+    def initial(self, noise: Latents, tables: DpmTables) -> tuple[Latents, Latents]:
         """Return unit noise as it is, and zeros for the data prediction before the first."""
         latents = as_float32(noise)
         return latents, jnp.zeros_like(latents)
 
-    def scale_input(self, latents: Array, row: DpmTables) -> Array:
+    def scale_input(self, latents: Latents, row: DpmTables) -> Latents:
         """Return the latents unchanged."""
         return latents
 
@@ -147,7 +148,7 @@ class DpmSolver2M:
         """Return (α, σ)."""
         return row.alpha, row.sigma
 
-    def step(self, state: Array, latents: Array, model_output: Array, row: DpmTables) -> tuple[Array, Array]:
+    def step(self, state: Latents, latents: Latents, model_output: Latents, row: DpmTables) -> tuple[Latents, Latents]:
         """Return x' = (σ'/σ) x + α'(1 - e^-h) m_0 + correction · (m_0 - m_1), and m_0 for the next step."""
         clean, _ = predictions(self.noise.prediction_type, latents, as_float32(model_output), row.alpha, row.sigma)
         return row.keep * latents + row.clean * clean + row.slope * (clean - state), clean

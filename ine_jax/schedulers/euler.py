@@ -1,25 +1,24 @@
 """Euler's method on the probability-flow ODE in σ/α (arXiv 2206.00364, algorithm 1 without churn)."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from ine_jax.errors import InputError
-from ine_jax.schedulers.base import as_float32, float32, karras, sigma_ratios, timestep_of, timesteps
-from ine_jax.schedulers.noise import NoiseConfig, one_of
-from ine_jax.types import Array
+from ine_jax.schedulers.base import Column, as_float32, float32, karras, sigma_ratios, timestep_of, timesteps
+from ine_jax.schedulers.noise import NoiseConfig, Settings, one_of
+from ine_jax.types import Array, Latents
 
 
 class EulerTables(NamedTuple):
     """Per network call: the (fractional) timestep, this level, the next one, and the noise scale; float32 [steps]."""
 
-    timestep: Any
-    level: Any
-    next_level: Any
-    noise_scale: Any  # the same number in every row: the standard deviation of the first latents
+    timestep: Column
+    level: Column
+    next_level: Column
+    noise_scale: Column  # the same number in every row: the standard deviation of the first latents
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Euler:
     high: float | None = None
 
     @staticmethod
-    def from_dict(config: Mapping[str, Any]) -> "Euler":
+    def from_dict(config: Settings) -> "Euler":
         """Read a `scheduler_config.json` dictionary; missing keys take diffusers' defaults.
 
         Raises:
@@ -63,28 +62,28 @@ class Euler:
     def tables(self, steps: int) -> EulerTables:
         """Return the table of a run; timesteps between trained ones get interpolated levels."""
         ratios = sigma_ratios(self.noise)
-        told = timesteps(steps, self.noise)
+        visited = timesteps(steps, self.noise)
         if self.log_linear:  # one level more than steps: the run ends at the smallest trained level by itself
             level = np.geomspace(ratios[-1], ratios[0], steps + 1)
         else:
-            level = np.interp(told, np.arange(len(ratios)), ratios)
+            level = np.interp(visited, np.arange(len(ratios)), ratios)
         if self.use_karras:
             low = level[-1] if self.low is None else self.low
             high = level[0] if self.high is None else self.high
             level = karras(low, high, steps)
-            told = timestep_of(level, ratios)
+            visited = timestep_of(level, ratios)
         level = np.append(level, 0.0 if self.final_zero else ratios[0])[: steps + 1]
         if not np.all(level[:-1] > 0):
             raise InputError("A noise level of 0 or less.", "sigma_min above 0", "Edit sigma_min, sigma_max.")
         peak = level.max()
         scale = np.sqrt(peak**2 + 1.0) if self.noise.spacing == "leading" else peak
-        return EulerTables(*float32(told, level[:-1], level[1:], np.full(steps, scale)))
+        return EulerTables(*float32(visited, level[:-1], level[1:], np.full(steps, scale)))
 
-    def initial(self, noise: Array, tables: EulerTables) -> tuple[Array, tuple[()]]:
+    def initial(self, noise: Latents, tables: EulerTables) -> tuple[Latents, tuple[()]]:
         """Return noise of the first level's standard deviation; there is no state."""
         return as_float32(noise) * tables.noise_scale[0], ()
 
-    def scale_input(self, latents: Array, row: EulerTables) -> Array:
+    def scale_input(self, latents: Latents, row: EulerTables) -> Latents:
         """Return latents of variance 1: x / sqrt(level² + 1)."""
         return latents / jnp.sqrt(row.level**2 + 1.0)
 
@@ -93,7 +92,9 @@ class Euler:
         root = jnp.sqrt(row.level**2 + 1.0)
         return 1.0 / root, row.level / root
 
-    def step(self, state: tuple[()], latents: Array, model_output: Array, row: EulerTables) -> tuple[Array, tuple[()]]:
+    def step(
+        self, state: tuple[()], latents: Latents, model_output: Latents, row: EulerTables
+    ) -> tuple[Latents, tuple[()]]:
         """Return x + (level' - level) · dx/dlevel, where the slope is ε̂ = (x - x̂_0) / level."""
         slope = as_float32(model_output)
         if self.noise.prediction_type == "v_prediction":

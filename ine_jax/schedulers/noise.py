@@ -7,14 +7,17 @@ Notation of this package: ᾱ_t is the cumulative product of 1 - β; α_t = sqrt
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int
 
 from ine_jax.errors import InputError
-from ine_jax.types import Array
+from ine_jax.types import AnyArray, Array
 
+Settings: TypeAlias = Mapping[str, Any]  # a parsed scheduler_config.json, or some keys of it
+AlphaBars: TypeAlias = Float[AnyArray, "train_steps"]
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 SPACINGS = ("leading", "trailing", "linspace")
@@ -22,7 +25,7 @@ SPACINGS = ("leading", "trailing", "linspace")
 TINY_ALPHA_BAR = 2.0**-24
 
 
-def one_of(config: Mapping[str, Any], key: str, default: str, allowed: tuple[str, ...]) -> str:
+def one_of(config: Settings, key: str, default: str, allowed: tuple[str, ...]) -> str:
     """Return the text under `key`, raising `InputError` where it is not one of `allowed`."""
     value = config.get(key, default)
     if value not in allowed:
@@ -40,7 +43,7 @@ class NoiseConfig:
         beta_end: variance of the last step.
         beta_schedule: how β runs between them, one of `BETA_SCHEDULES`.
         trained_betas: explicit betas, which replace the three above.
-        prediction_type: what the network tells, "epsilon" or "v_prediction".
+        prediction_type: what the network predicts, "epsilon" or "v_prediction".
         spacing: which noise levels a short run visits (Table 2 of arXiv 2305.08891).
         offset: added to every timestep under "leading" spacing.
         zero_snr: betas rescaled so that the last level is pure noise (Algorithm 1 of arXiv 2305.08891).
@@ -57,7 +60,7 @@ class NoiseConfig:
     zero_snr: bool = False
 
     @staticmethod
-    def from_dict(config: Mapping[str, Any], spacing: str = "leading") -> "NoiseConfig":
+    def from_dict(config: Settings, spacing: str = "leading") -> "NoiseConfig":
         """Read the shared settings; `spacing` is the sampler's own default.
 
         Raises:
@@ -84,7 +87,7 @@ class NoiseConfig:
         )
 
 
-def betas(config: NoiseConfig) -> np.ndarray:
+def betas(config: NoiseConfig) -> Float[np.ndarray, "train_steps"]:
     """Return β_t in float64, shape [train_steps].
 
     "linear" runs straight from start to end (DDPM, arXiv 2006.11239), "scaled_linear" does so in sqrt β (latent
@@ -97,12 +100,12 @@ def betas(config: NoiseConfig) -> np.ndarray:
     if config.beta_schedule == "linear":
         return np.linspace(config.beta_start, config.beta_end, count, dtype=np.float64)
     if config.beta_schedule == "scaled_linear":
-        return np.linspace(config.beta_start**0.5, config.beta_end**0.5, count, dtype=np.float64) ** 2
+        return np.asarray(np.linspace(config.beta_start**0.5, config.beta_end**0.5, count, dtype=np.float64) ** 2)
     alpha_bar = np.cos((np.arange(count + 1) / count + 0.008) / 1.008 * math.pi / 2) ** 2
-    return np.minimum(1.0 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
+    return np.asarray(np.minimum(1.0 - alpha_bar[1:] / alpha_bar[:-1], 0.999))
 
 
-def alphas_cumprod(config: Mapping[str, Any] | NoiseConfig) -> np.ndarray:
+def alphas_cumprod(config: Settings | NoiseConfig) -> Float[np.ndarray, "train_steps"]:
     """Return ᾱ_t in float64, shape [train_steps], from a `scheduler_config.json` dictionary or a `NoiseConfig`."""
     noise = config if isinstance(config, NoiseConfig) else NoiseConfig.from_dict(config)
     alpha_bar = np.cumprod(1.0 - betas(noise))
@@ -112,7 +115,7 @@ def alphas_cumprod(config: Mapping[str, Any] | NoiseConfig) -> np.ndarray:
     return np.asarray(((root - root[-1]) * (root[0] / (root[0] - root[-1]))) ** 2)
 
 
-def _signal_and_noise(t: Array, alpha_bars: Array | np.ndarray, like: Array) -> tuple[Array, Array]:
+def _signal_and_noise(t: Int[Array, "batch"], alpha_bars: AlphaBars, like: Array) -> tuple[Array, Array]:
     """Return α_t and σ_t for timesteps `t` [batch], shaped to multiply `like` [batch, ...], in its dtype."""
     if isinstance(alpha_bars, np.ndarray):  # float64 on the host keeps 1 - ᾱ exact near the clean end
         alpha, sigma = np.sqrt(alpha_bars), np.sqrt(1.0 - alpha_bars)
@@ -123,7 +126,12 @@ def _signal_and_noise(t: Array, alpha_bars: Array | np.ndarray, like: Array) -> 
     return alphas[t].reshape(shape).astype(like.dtype), sigmas[t].reshape(shape).astype(like.dtype)
 
 
-def add_noise(latents: Array, noise: Array, t: Array, alphas_cumprod: Array | np.ndarray) -> Array:
+def add_noise(
+    latents: Float[Array, "batch *item"],
+    noise: Float[Array, "batch *item"],
+    t: Int[Array, "batch"],
+    alphas_cumprod: AlphaBars,
+) -> Float[Array, "batch *item"]:
     """Return x_t = α_t x_0 + σ_t ε (eq. 4 of arXiv 2006.11239).
 
     Args:
@@ -136,8 +144,14 @@ def add_noise(latents: Array, noise: Array, t: Array, alphas_cumprod: Array | np
     return alpha * latents + sigma * noise
 
 
-def target(prediction_type: str, latents: Array, noise: Array, t: Array, alphas_cumprod: Array | np.ndarray) -> Array:
-    """Return what the network should answer at `t`: ε, or v = α_t ε - σ_t x_0 (arXiv 2202.00512, appendix D).
+def target(
+    prediction_type: str,
+    latents: Float[Array, "batch *item"],
+    noise: Float[Array, "batch *item"],
+    t: Int[Array, "batch"],
+    alphas_cumprod: AlphaBars,
+) -> Float[Array, "batch *item"]:
+    """Return what the network should predict at `t`: ε, or v = α_t ε - σ_t x_0 (arXiv 2202.00512, appendix D).
 
     Raises:
         InputError: a prediction type other than "epsilon" and "v_prediction".

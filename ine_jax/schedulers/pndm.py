@@ -1,16 +1,15 @@
 """PNDM without Runge-Kutta start, also known as PLMS (arXiv 2202.09778, eq. 9 and 12)."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from ine_jax.errors import InputError
-from ine_jax.schedulers.base import as_float32, float32, in_range, timesteps
-from ine_jax.schedulers.noise import NoiseConfig, alphas_cumprod
-from ine_jax.types import Array
+from ine_jax.schedulers.base import Column, as_float32, float32, in_range, timesteps
+from ine_jax.schedulers.noise import NoiseConfig, Settings, alphas_cumprod
+from ine_jax.types import Array, Latents
 
 # Adams-Bashforth weights of the newest output and the three before it. Call 1 repeats the first step from its
 # start with the mean of the two outputs known by then (Heun), which replaces the Runge-Kutta start of the paper.
@@ -21,27 +20,26 @@ ADAMS = np.array([55, -59, 37, -9]) / 24
 class PndmTables(NamedTuple):
     """Per network call, float32 [calls] (`weights` [calls, 4]).
 
-    `timestep` is what the network is told, (seen_alpha, seen_sigma) its level; (alpha, sigma) and the transfer's two
-    factors belong to the level where the step starts, which differs from it in call 1. `again` is 1 in call 1 and 0
-    elsewhere.
+    `timestep` is the network's, (seen_alpha, seen_sigma) its level. (alpha, sigma) and the transfer's two factors
+    belong to the level where the step starts, another one in call 1. `again` is 1 in call 1 and 0 elsewhere.
     """
 
-    timestep: Any
-    seen_alpha: Any
-    seen_sigma: Any
-    alpha: Any
-    sigma: Any
-    keep: Any
-    move: Any
-    weights: Any
-    again: Any
+    timestep: Column
+    seen_alpha: Column
+    seen_sigma: Column
+    alpha: Column
+    sigma: Column
+    keep: Column
+    move: Column
+    weights: Column
+    again: Column
 
 
 class PndmState(NamedTuple):
     """The last three network outputs, newest first, and the latents where the first step began."""
 
-    outputs: tuple[Array, Array, Array]
-    start: Array
+    outputs: tuple[Latents, Latents, Latents]
+    start: Latents
 
 
 @dataclass(frozen=True)
@@ -57,10 +55,10 @@ class Pndm:
     alpha_one: bool = False
 
     @staticmethod
-    def from_dict(config: Mapping[str, Any]) -> "Pndm":
+    def from_dict(config: Settings) -> "Pndm":
         """Read a `scheduler_config.json` dictionary; missing keys take diffusers' defaults.
 
-        A config of another class says nothing of Runge-Kutta steps, so there they are skipped.
+        Configs of other classes have no Runge-Kutta steps, so these are skipped for them.
 
         Raises:
             InputError: the Runge-Kutta start is asked for.
@@ -77,28 +75,28 @@ class Pndm:
     def tables(self, steps: int) -> PndmTables:
         """Return the table of a run of steps + 1 network calls (1 where steps is 1)."""
         alpha_bar = alphas_cumprod(self.noise)
-        told = np.round(timesteps(steps, self.noise))
+        seen_at = np.round(timesteps(steps, self.noise))
         stride = self.noise.train_steps // steps
-        told = np.concatenate([told[:2], told[1:2], told[2:]]).astype(np.int64)
-        again = np.arange(len(told)) == 1
-        start = np.where(again, told + stride, told)
+        seen_at = np.concatenate([seen_at[:2], seen_at[1:2], seen_at[2:]]).astype(np.int64)
+        again = np.arange(len(seen_at)) == 1
+        start = np.where(again, seen_at + stride, seen_at)
         in_range(start, self.noise)
         end = start - stride
         last = 1.0 if self.alpha_one else alpha_bar[0]
-        seen, here, there = alpha_bar[told], alpha_bar[start], np.where(end >= 0, alpha_bar[end], last)
+        seen, here, there = alpha_bar[seen_at], alpha_bar[start], np.where(end >= 0, alpha_bar[end], last)
         keep = np.sqrt(there / here)
         move = (there - here) / (here * np.sqrt(1 - there) + np.sqrt(here * (1 - here) * there))
-        weights = np.concatenate([STARTUP, np.tile(ADAMS, (len(told), 1))])[: len(told)]
+        weights = np.concatenate([STARTUP, np.tile(ADAMS, (len(seen_at), 1))])[: len(seen_at)]
         levels = (np.sqrt(seen), np.sqrt(1 - seen), np.sqrt(here), np.sqrt(1 - here))
-        return PndmTables(*float32(told, *levels, keep, move, weights, again))
+        return PndmTables(*float32(seen_at, *levels, keep, move, weights, again))
 
-    def initial(self, noise: Array, tables: PndmTables) -> tuple[Array, PndmState]:
+    def initial(self, noise: Latents, tables: PndmTables) -> tuple[Latents, PndmState]:
         """Return unit noise as it is, and an empty history."""
         latents = as_float32(noise)
         empty = jnp.zeros_like(latents)
         return latents, PndmState((empty, empty, empty), latents)
 
-    def scale_input(self, latents: Array, row: PndmTables) -> Array:
+    def scale_input(self, latents: Latents, row: PndmTables) -> Latents:
         """Return the latents unchanged."""
         return latents
 
@@ -106,7 +104,9 @@ class Pndm:
         """Return (α, σ) of the latents before the step, which in call 1 are the first step's outcome."""
         return row.seen_alpha, row.seen_sigma
 
-    def step(self, state: PndmState, latents: Array, model_output: Array, row: PndmTables) -> tuple[Array, PndmState]:
+    def step(
+        self, state: PndmState, latents: Latents, model_output: Latents, row: PndmTables
+    ) -> tuple[Latents, PndmState]:
         """Return the transfer of eq. 9 along the combined output of eq. 12.
 
         The history holds raw network outputs; under v-prediction the combined v becomes ε at the step's start.

@@ -10,7 +10,7 @@ import math
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from ine_jax.storage.atomic import atomic_file
 from ine_jax.storage.dtypes import CODE_OF_NAME, WEIGHT_DTYPES
 
 
+@runtime_checkable
 class Tensor(Protocol):
     """An array, or what becomes one through `numpy.asarray` when it is written."""
 

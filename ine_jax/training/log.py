@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import jax
 import numpy as np
@@ -38,7 +38,7 @@ class TrainLog:
             truncate(path, start)
         self._log, self._timing = (path.open("a") for path in paths)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "TrainLog":
         return self
 
     def __exit__(self, *_: object) -> None:

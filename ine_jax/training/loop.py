@@ -15,7 +15,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 
@@ -32,6 +32,7 @@ Metrics = Mapping[str, Any]
 NON_FINITE_LIMIT = 3  # losses in a row that may be NaN or infinite before the run is given up
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Whatever shows the user how far the run is."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -38,6 +38,7 @@ class Unscored:
 Verdict = Scored | Unscored
 
 
+@runtime_checkable
 class Detector(Protocol):
     """Scores uint8 images [batch, H, W, 3]. `id` and `version` name the folder its scores are written to."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from ine_jax.evaluation.detectors.base import Verdict, check_image, judge_checke
 Measure = Callable[[np.ndarray, list[str], np.ndarray | None], list[Verdict]]
 
 
+@runtime_checkable
 class Metric(Protocol):
     """Measures uint8 images [N, H, W, 3]. `id` and `version` name the folder its numbers are written to."""
 

@@ -1,0 +1,5 @@
+"""beartype as the test session uses it: an int is a float, as PEP 484 has it."""
+
+from beartype import BeartypeConf, beartype
+
+checked = beartype(conf=BeartypeConf(is_pep484_tower=True))
