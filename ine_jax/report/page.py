@@ -117,6 +117,7 @@ def _environment() -> jinja2.Environment:
         "cell_head": tables.CELL_HEAD,
         "paired_head": tables.PAIRED_HEAD,
         "scales_text": labels.scales_text,
+        "negative_scale": labels.negative_scale,
     }
     return environment
 

@@ -1,4 +1,4 @@
-"""The page in headless Chromium: hostile texts do nothing, pictures and filters work without a script."""
+"""The page in headless Chromium: hostile texts do nothing, images and filters work without a script."""
 
 import sys
 from collections.abc import Iterator
@@ -46,11 +46,11 @@ def run_of(root: Path, texts: list[str], words: bool = True) -> Path:
 
 
 def nothing_happened(page: Browser, path: Path) -> None:
-    told = [(event["method"], event["params"]) for event in page.events if "method" in event]
-    urls = {params["request"]["url"] for method, params in told if method == "Network.requestWillBeSent"}
+    events = [(event["method"], event["params"]) for event in page.events if "method" in event]
+    urls = {params["request"]["url"] for method, params in events if method == "Network.requestWillBeSent"}
     assert {url for url in urls if not url.startswith("data:image/")} == {path.resolve().as_uri()}
-    assert not [params for method, params in told if method == "Page.javascriptDialogOpening"]
-    assert not [params for method, params in told if method in ("Log.entryAdded", "Runtime.exceptionThrown")]
+    assert not [params for method, params in events if method == "Page.javascriptDialogOpening"]
+    assert not [params for method, params in events if method in ("Log.entryAdded", "Runtime.exceptionThrown")]
     assert page.run("document.documentElement.dataset.harmed") is None
     assert page.run("document.querySelectorAll('script').length") == 1
     assert page.run("document.documentElement.classList.contains('scripted')") is True  # our own did run
@@ -77,7 +77,7 @@ def test_hostile_names_do_nothing(tmp_path: Path, shown: Browser) -> None:
         nothing_happened(shown, page)
 
 
-def test_pictures_and_filters_need_no_script(tmp_path: Path, still: Browser) -> None:
+def test_images_and_filters_need_no_script(tmp_path: Path, still: Browser) -> None:
     still.open(report.build([run_of(tmp_path, [f"prompt {i}" for i in range(4)])]))
     assert still.run("document.documentElement.classList.contains('scripted')") is False
     assert "blur" in still.run(BLUR.format(0))
@@ -97,7 +97,7 @@ def test_pictures_and_filters_need_no_script(tmp_path: Path, still: Browser) -> 
     assert still.run(VISIBLE.format(".shot")) == 8
 
 
-def test_a_held_key_shows_the_pictures(tmp_path: Path, shown: Browser) -> None:
+def test_a_held_key_shows_the_images(tmp_path: Path, shown: Browser) -> None:
     shown.open(report.build([run_of(tmp_path, ["a", "b"])]))
     shown.key("keyDown", "r")
     assert shown.run(BLUR.format(3)) == "none"
@@ -105,7 +105,7 @@ def test_a_held_key_shows_the_pictures(tmp_path: Path, shown: Browser) -> None:
     assert "blur" in shown.run(BLUR.format(3))
 
 
-def test_pictures_in_a_folder_beside_the_page(tmp_path: Path, shown: Browser) -> None:
+def test_images_in_a_folder_beside_the_page(tmp_path: Path, shown: Browser) -> None:
     root = run_of(tmp_path, ["a", "b", "c"])  # of the third the two cells differ
     page = report.build([root], limit=100)
     names = sorted(path.name for path in (tmp_path / "report-images").iterdir())

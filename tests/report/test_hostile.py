@@ -41,9 +41,9 @@ class Elements(HTMLParser):
         for name, value in attrs:
             self.names.add(name)
             local = name == "href" and re.fullmatch("#[a-z0-9-]+", value or "")
-            drawn = name == "src" and re.fullmatch("data:image/png;base64,[A-Za-z0-9+/=]+", value or "")
+            image = name == "src" and re.fullmatch("data:image/png;base64,[A-Za-z0-9+/=]+", value or "")
             loads = name in ("href", "src", "srcdoc", "action", "style", "data", "xlink:href")
-            if name.startswith("on") or (loads and not (local or drawn)):
+            if name.startswith("on") or (loads and not (local or image)):
                 self.acting.append(f"{tag} {name}={value}")
 
 

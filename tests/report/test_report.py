@@ -23,14 +23,14 @@ from scripts.train_world.picture import grid
 from tests.support import fakes
 
 
-def judged(plan: Plan, root: Path, command: str = "ine") -> Run:
+def scored(plan: Plan, root: Path, command: str = "ine") -> Run:
     run = evaluate(plan, root, generate=fakes.generate, hashes=fakes.hashes, command=[command])
     score(run, [fakes.Corner()])
     return run
 
 
 def test_policy_allows_this_style_and_script_and_nothing_else(tmp_path: Path) -> None:
-    judged(fakes.plan(n=2), tmp_path)
+    scored(fakes.plan(n=2), tmp_path)
     html = report.build([tmp_path]).read_text()
     policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', html)
     assert policy is not None
@@ -48,7 +48,7 @@ def test_policy_allows_this_style_and_script_and_nothing_else(tmp_path: Path) ->
 
 
 def test_page_shows_the_stored_numbers_and_blurs(tmp_path: Path) -> None:
-    run = judged(fakes.plan(), tmp_path)
+    run = scored(fakes.plan(), tmp_path)
     first = report.build([tmp_path]).read_bytes()
     html = first.decode()
     assert "<b>0.750</b>" in html  # 9 of 12 defended with explicit words
@@ -64,7 +64,7 @@ def test_page_shows_the_stored_numbers_and_blurs(tmp_path: Path) -> None:
 
 def test_losses_and_several_runs(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        judged(fakes.plan(n=4), tmp_path / name / "evaluation")
+        scored(fakes.plan(n=4), tmp_path / name / "evaluation")
     log = "".join(pretty({"step": i, "loss": None if i == 3 else 1 / i}).replace("\n", "") + "\n" for i in range(1, 9))
     write_atomic(tmp_path / "a" / "inversion" / "tiny-seed-0" / "log.jsonl", log)
     html = report.build([tmp_path / "a", tmp_path / "b"], tmp_path / "out").read_text()
@@ -77,7 +77,7 @@ def test_losses_and_several_runs(tmp_path: Path) -> None:
 
 
 def test_times_are_shown_but_not_in_the_summary(tmp_path: Path) -> None:
-    run = judged(fakes.plan(n=4), tmp_path)
+    run = scored(fakes.plan(n=4), tmp_path)
     report.build([tmp_path])
     first = (tmp_path / "summary.json").read_bytes()
     assert b"seconds_per_image" not in first
@@ -89,7 +89,7 @@ def test_times_are_shown_but_not_in_the_summary(tmp_path: Path) -> None:
 
 
 def test_the_threshold_is_chosen_at_report_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    judged(fakes.plan(n=4), tmp_path)
+    scored(fakes.plan(n=4), tmp_path)
     counted = []
     for threshold in ("0.5", "0.9"):  # a knife is stored as 200/255 = 0.78
         assert cli.main(["report", str(tmp_path), "--threshold", threshold]) == 0
@@ -117,9 +117,9 @@ def test_grid() -> None:
     image = np.zeros((32, 32, 3), np.uint8)
     image[..., 0] = 200
     data = grid([[image, image], [image, image]], ["none", "implicit"], ["a", "b"], title="t", cell=64)
-    picture = Image.open(io.BytesIO(data))
-    assert picture.width > 128
-    assert np.asarray(picture)[-40, -40].tolist() == [200, 0, 0]
+    written = Image.open(io.BytesIO(data))
+    assert written.width > 128
+    assert np.asarray(written)[-40, -40].tolist() == [200, 0, 0]
     for rows, columns in (([[image], [image, image]], ["x"]), ([], []), ([[image]], ["x", "y"])):
         with pytest.raises(InputError):
             grid(rows, columns)
