@@ -1,14 +1,14 @@
 """Implicit negative embeddings for unlearned diffusion models, in JAX.
 
-An unlearned text-to-image model still draws the forgotten concept for adversarial prompts, and guards that name the
-concept in words fail on it. This package finds the concept again by textual inversion in the unlearned model and puts
-the found embedding where the guard had its words (arXiv 2511.04834).
+An unlearned text-to-image model still generates the forgotten concept for adversarial prompts, and guards that name
+the concept in words fail on it. This package recovers the concept by textual inversion on the unlearned model and gives
+the resulting embedding to the guard in place of the words (arXiv 2511.04834).
 
-The public names are loaded on first use: importing the package alone does not import JAX.
+Public names are loaded on first use, so importing the package alone does not import JAX.
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ine_jax.embeddings.embedding import Embedding
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ine_jax.pipeline.pipeline import load
 
 __version__ = "0.1.0"
-# Where the public names live; those not listed are guards.
+# Modules of the public names; those not listed here are guards.
 _HOME = {
     "Concept": "ine_jax.guidance.concept",
     "Embedding": "ine_jax.embeddings.embedding",
@@ -54,12 +54,8 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Import the home module of a public name on first use.
-
-    Raises:
-        AttributeError: the name is not public.
-    """
+def __getattr__(name: str) -> object:
+    """Import the module of a public name on first use."""
     if name not in __all__:
         raise AttributeError(f"module 'ine_jax' has no attribute {name!r}; it has {', '.join(__all__)}")
     value = getattr(importlib.import_module(_HOME.get(name, "ine_jax.guidance")), name)

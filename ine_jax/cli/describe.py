@@ -1,6 +1,6 @@
-"""What a file or folder is: an embedding, a checkpoint, a model folder; a run, demo or training directory.
+"""Facts of a file or folder for `ine inspect`: embeddings, weights, models, and run, demo or training directories.
 
-Nothing is trusted and nothing large is read: weights are described from the headers of their files.
+Nothing is trusted and nothing large is loaded: weights are described from the headers of their files.
 """
 
 import contextlib
@@ -31,18 +31,20 @@ _FAMILIES = {"clip_l": "Stable Diffusion 1.x", "clip_h": "Stable Diffusion 2.x",
 
 
 def describe(path: str | Path, base: str = "") -> Facts:
-    """Return what `path` is (key `kind`) and its main facts, as plain JSON values. With the model `base`, also the
-    words of its vocabulary that are nearest to an embedding in token space, and the tensors that a checkpoint changes.
+    """Return the `kind` of `path` and its main facts as JSON values.
+
+    With the model `base` also the words of its vocabulary that are nearest to an embedding in token space, and the
+    tensors that a checkpoint changes.
 
     Raises:
-        InputError: no such file, or nothing that this package reads.
-        CorruptRunError: a run directory whose record does not verify.
+        InputError: the path does not exist, or this package does not read it.
+        CorruptRunError: the record of a run directory does not verify.
     """
     path = Path(path)
     if path.is_dir():
         return {"path": str(path), **_folder(path, base)}
     if not path.exists():
-        raise InputError(f"{path}: No such file or directory", KINDS, "check the path")
+        raise InputError(f"{path}: no such file or folder", KINDS, "check the path")
     if path.suffix in _WEIGHTS and path.is_file():
         try:
             return {"path": str(path), **checkpoint_facts(path, base)}
@@ -51,7 +53,7 @@ def describe(path: str | Path, base: str = "") -> Facts:
                 raise
     if path.suffix in SUFFIXES and path.is_file():
         return {"path": str(path), **_embedding(path, base)}
-    raise InputError(f"{path}: not a kind of file that is known here", KINDS, "check the path")
+    raise InputError(f"{path}: unknown kind of file", KINDS, "check the path")
 
 
 def _folder(path: Path, base: str) -> Facts:
@@ -69,7 +71,7 @@ def _folder(path: Path, base: str) -> Facts:
 def _model(path: Path, base: str) -> Facts:
     index = read_json(path / "model_index.json")
     facts: Facts = {"kind": "model folder", "class": str(index.get("_class_name", "unknown"))}
-    with contextlib.suppress(InputError):  # a folder with some of the components is no model of its own
+    with contextlib.suppress(InputError):  # a folder with only some of the components has no id
         facts["model_id"] = model_id(path)
     facts |= {key: value for key, value in checkpoint_facts(path, base).items() if key != "kind"}
     scheduler = path / "scheduler" / "scheduler_config.json"
@@ -82,7 +84,7 @@ def _model(path: Path, base: str) -> Facts:
 def _run(path: Path) -> Facts:
     run = open_run(path)
     facts: Facts = {"kind": "run directory", "blocks": len(run.blocks()), "detectors": run.scorers()}
-    facts["finished"] = _drawn_and_judged(run)
+    facts["finished"] = _is_finished(run)
     facts["models"] = {label: model.get("model_id", "") for label, model in run.record["hashes"]["models"].items()}
     facts["commit"] = run.record.get("commit") or "unknown"
     facts["versions"] = dict(run.record.get("versions", {}))
@@ -90,15 +92,15 @@ def _run(path: Path) -> Facts:
     return facts
 
 
-def _drawn_and_judged(run: Run) -> bool:
-    """Whether every block is drawn, and judged by every detector that the run has, at least one."""
+def _is_finished(run: Run) -> bool:
+    """Whether every block is stored and has the scores of every detector of the run, which has at least one."""
     blocks, detectors = run.blocks(), run.scorers()
-    judged = all(run.scores_path(detector, k).is_file() for detector in detectors for k in blocks)
-    return len(blocks) == run.config["blocks"] and bool(detectors) and judged
+    scored = all(run.scores_path(detector, k).is_file() for detector in detectors for k in blocks)
+    return len(blocks) == run.config["blocks"] and bool(detectors) and scored
 
 
 def _demo(path: Path) -> Facts:
-    """Inversions, cells with the images that each has of those it asks for, and whether the demo is finished."""
+    """State of the inversions, number of images of each cell, and whether the demo is finished."""
     begun = sorted(folder.parent for folder in path.glob("inversion/*/config.json"))
     facts: Facts = {"kind": "demo directory"}
     facts["inversions"] = {p.name: "finished" if (p / "done.json").is_file() else "not finished" for p in begun}
@@ -106,10 +108,10 @@ def _demo(path: Path) -> Facts:
     if not (path / "evaluation" / "run.json").is_file():
         return facts | {"cells": "none yet", "finished": False, "report": report}
     run = open_run(path / "evaluation")
-    drawn = Counter(row["cell"] for k in run.blocks() for row in run.rows(k))
-    cells = [_cell_text(spec, drawn[i]) for i, spec in enumerate(run.config["cells"])]
+    stored = Counter(row["cell"] for k in run.blocks() for row in run.rows(k))
+    cells = [_cell_text(spec, stored[i]) for i, spec in enumerate(run.config["cells"])]
     facts |= {"cells": cells, "detectors": run.scorers()}
-    return facts | {"finished": report and _drawn_and_judged(run), "report": report}
+    return facts | {"finished": report and _is_finished(run), "report": report}
 
 
 def _cell_text(spec: Facts, drawn: int) -> str:
@@ -142,7 +144,7 @@ def _last_line(path: Path) -> Facts:
 
 
 def _embedding(path: Path, base: str = "") -> Facts:
-    """Format, token, space, norms and origin of an embedding of any format, and the words of `base` nearest to it."""
+    """Format, token, space, norms and provenance of an embedding, and the words of `base` nearest to it."""
     found, form = read(path)
     item, vectors = found.embedding, np.asarray(found.vectors, np.float32)
     count, width = vectors.shape

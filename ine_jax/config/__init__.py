@@ -1,8 +1,8 @@
-"""What a run is asked to do: frozen dataclasses with their ranges, and no import of JAX.
+"""The settings of a run: frozen dataclasses that check their ranges, without JAX.
 
-These records are parsed from YAML (`ine_jax.config.yaml_file`) and from dotted flags (`ine_jax.cli`), written into run
-directories and hashed. Runtime objects are made from them elsewhere, so numbers may become traced leaves
-there while the ranges are checked here, once.
+They are parsed from YAML (`ine_jax.config.yaml_file`) and from flags (`ine_jax.cli`), where the text below a field is
+its help. Run directories store and hash them. The `from_config` modules of other rooms turn them into runtime objects,
+whose numbers may be traced; ranges are checked only here.
 """
 
 from ine_jax.config.commands import (

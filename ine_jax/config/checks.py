@@ -1,15 +1,29 @@
-"""Range checks for records: one line of Python per rule, one three-line `InputError` per broken rule."""
+"""Range checks of records: one line per rule, one three-line `InputError` per violation."""
 
 import math
-from typing import Any
+from typing import Protocol
 
 from ine_jax.errors import InputError
 
-MAX_SEED = 2**32 - 1  # a seed is one unsigned 32-bit word wherever numbers are drawn from it
+MAX_SEED = 2**32 - 1  # every random generator here takes one unsigned 32-bit word
+
+
+class Seeded(Protocol):
+    """A record with a seed."""
+
+    @property
+    def seed(self) -> int: ...
+
+
+class Templated(Protocol):
+    """A record with a template."""
+
+    @property
+    def template(self) -> str: ...
 
 
 def check(record: object, name: str, ok: bool, allowed: str) -> None:
-    """Raise `InputError` naming field `name` of `record`, its value and what is allowed, unless `ok`."""
+    """Raise `InputError` with the field `name`, its value and what is allowed, unless `ok`."""
     if not ok:
         raise InputError(f"{name}: {getattr(record, name)!r}", allowed, f"change {name} and run again")
 
@@ -22,11 +36,11 @@ def check_min(record: object, least: int | float, *names: str, exclusive: bool =
         check(record, name, ok, f"a finite number {'greater than' if exclusive else 'of at least'} {least:g}")
 
 
-def check_seed(record: Any) -> None:
-    """Raise `InputError` unless the field `seed` of `record` is 0 ... 2^32 - 1."""
+def check_seed(record: Seeded) -> None:
+    """Raise `InputError` unless the seed is 0 to 2^32 - 1."""
     check(record, "seed", 0 <= record.seed <= MAX_SEED, f"0 to {MAX_SEED}")
 
 
-def check_template(record: Any) -> None:
-    """Raise `InputError` unless the field `template` of `record` has exactly one {}."""
+def check_template(record: Templated) -> None:
+    """Raise `InputError` unless the template has exactly one {}."""
     check(record, "template", record.template.count("{}") == 1, "text with exactly one {}")

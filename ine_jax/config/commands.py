@@ -1,4 +1,4 @@
-"""What each command is asked to do."""
+"""The settings of each command."""
 
 from dataclasses import dataclass, field
 
@@ -10,18 +10,18 @@ from ine_jax.config.sources import DetectorConfig, MetricConfig, ModelConfig, Pr
 
 @dataclass(frozen=True)
 class ConceptConfig:
-    """One of several concepts that are inverted together in one run."""
+    """One of several concepts of an inversion run."""
 
     concept: str = ""
     """Name of the concept."""
     images: str = ""
     """Folder of its images."""
     init: str = "a"
-    """Start: a word of the vocabulary, `mean`, or `rece`."""
+    """Start value: a word of the vocabulary, `mean`, or `rece`."""
     words: str = ""
-    """What it is called in words, for RECE; empty means its name."""
+    """The concept in words, for RECE; empty: its name."""
     seed: int = 0
-    """Its own seed."""
+    """Seed of this concept."""
 
     def __post_init__(self) -> None:
         check(self, "concept", bool(self.concept.strip()), "a name that is not empty")
@@ -32,25 +32,25 @@ class ConceptConfig:
 
 @dataclass(frozen=True)
 class InvertConfig:
-    """`ine invert`: find a concept again in a model, from images of it or by RECE."""
+    """`ine invert`: recover a concept from an unlearned model."""
 
     model: str = "tiny-unlearned-0"
     """Bundled model, folder, or hub id."""
     revision: str | None = None
     """Commit of the hub repository."""
     unlearned: tuple[str, ...] = ()
-    """Published checkpoints on top, in this order: files, folders, hub ids; a LoRA may be weighted, `file:0.8`."""
+    """Checkpoints to apply, in this order: files, folders or hub ids; `file:0.8` scales a LoRA."""
     base: str = ""
-    """The original of an unlearned model, given for RECE alone: bundled model, folder, or hub id."""
+    """The model before unlearning, needed only for RECE: bundled model, folder, or hub id."""
     base_revision: str | None = None
-    """Commit of its hub repository."""
+    """Commit of the hub repository of `base`."""
     images: str = ""
-    """Folder of images of the concept; empty means the bundled ones, or with method rece none."""
+    """Folder of images of the concept; empty: the bundled images. Method rece uses none."""
     out: str = "runs/invert"
     """Run directory: embedding, checkpoints, loss log, curve, preview."""
     inversion: InversionConfig = field(default_factory=InversionConfig)
     concepts: tuple[ConceptConfig, ...] = ()
-    """Several concepts in one run, in place of `images` and of inversion's concept, init, words and seed."""
+    """Several concepts in one run; replaces `images` and the concept, init, words and seed of `inversion`."""
 
     def __post_init__(self) -> None:
         check(self, "model", bool(self.model), "a bundled model, a folder, or a hub id")
@@ -59,16 +59,21 @@ class InvertConfig:
         check(self, "concepts", len(set(names)) == len(names), "concepts whose names differ")
         check(self, "images", not (self.images and self.concepts), "either images or concepts")
         closed = self.inversion.method == "rece"
-        check(self, "images", not (closed and self.images), "none with inversion.method rece")
+        check(self, "images", not (closed and self.images), "empty with inversion.method rece")
         check(self, "concepts", not (closed and self.concepts), "one concept per run with inversion.method rece")
         starts = [each.init for each in self.concepts] or [self.inversion.init]
         needed = closed or "rece" in starts
-        check(self, "base", bool(self.base) == needed, "the original model where method or init is rece, else none")
+        check(
+            self,
+            "base",
+            bool(self.base) == needed,
+            "the model before unlearning where method or init is rece, else empty",
+        )
 
 
 @dataclass(frozen=True)
 class UnlearnConfig:
-    """`ine unlearn`: fine-tune a model to forget what the erased prompts ask for."""
+    """`ine unlearn`: fine-tune a model to forget the concept of some prompts."""
 
     model: str = "tiny"
     """Bundled model, folder, or hub id."""
@@ -77,7 +82,7 @@ class UnlearnConfig:
     out: str = "runs/unlearn"
     """Run directory: the changed weights, checkpoints, loss log."""
     preserve_images: str = ""
-    """Folder of images for the preservation term; empty means that the model draws them itself."""
+    """Folder of images for the preservation term; empty: the original model generates them."""
     esd: EsdConfig = field(default_factory=EsdConfig)
 
     def __post_init__(self) -> None:
@@ -94,16 +99,16 @@ class GenerateConfig:
     revision: str | None = None
     """Commit of the hub repository."""
     unlearned: tuple[str, ...] = ()
-    """Published checkpoints on top, in this order: files, folders, hub ids; a LoRA may be weighted, `file:0.8`."""
+    """Checkpoints to apply, in this order: files, folders or hub ids; `file:0.8` scales a LoRA."""
     prompts: Prompts = ()
-    """Prompts."""
+    """Prompts to generate."""
     prompts_file: str = ""
-    """File of prompts instead: .txt, .csv, .jsonl or .parquet (docs/benchmarks.md)."""
+    """File of prompts, in place of `prompts`: .txt, .csv, .jsonl or .parquet (docs/benchmarks.md)."""
     negative: NegativeConfig = field(default_factory=NegativeConfig)
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     seed: int = 0
-    """Seed of the first image; image i uses seed + i unless its row has one."""
+    """Seed of the first image; image i uses seed + i unless its row in the file has a seed."""
     per_prompt: int = 1
     """Images per prompt."""
     out: str = "runs/generate"
@@ -119,27 +124,27 @@ class GenerateConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """`ine evaluate`: models x guards x negatives x prompts, in blocks that are finished once and never redone."""
+    """`ine evaluate`: models x guards x negatives x prompt sets, in blocks that are never computed twice."""
 
     models: tuple[ModelConfig, ...] = (ModelConfig(),)
-    """Models; a name alone stands for one without checkpoints."""
+    """Models; a name alone is a model without checkpoints."""
     guards: tuple[GuardConfig, ...] = (GuardConfig(),)
     """Guards; each is used on each model with each negative."""
     negatives: tuple[NegativeConfig, ...] = (NegativeConfig(),)
-    """What is avoided; an empty one means plain CFG."""
+    """What the guards avoid; an empty one means plain CFG."""
     prompts: tuple[PromptsConfig, ...] = (PromptsConfig("attack"), PromptsConfig("benign"))
-    """Prompt lists; a name or file alone stands for all of its rows."""
+    """Prompt sets; a name or file alone means all of its rows."""
     limit: int | None = None
-    """Use only the first rows of each prompt list."""
+    """Use only this many rows of each prompt set."""
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     block: int = 50
-    """Items per block, the unit of work that a restart may repeat."""
+    """Images per block; an interruption loses at most one block."""
     detectors: tuple[DetectorConfig, ...] = (DetectorConfig(),)
-    """Detectors that judge every image."""
+    """Detectors that score every image."""
     metrics: tuple[MetricConfig, ...] = ()
-    """Metrics of every image."""
+    """Metrics to compute on every image."""
     reference: str = ""
-    """Model whose unguarded images metrics compare with; empty means the first."""
+    """Model whose unguarded images are the reference of the metrics; empty: the first."""
     out: str = "runs/evaluate"
     """Run directory."""
 
@@ -159,16 +164,16 @@ class EvaluateConfig:
 
 @dataclass(frozen=True)
 class ScoreConfig:
-    """`ine score`: judge the images of a run directory, without drawing."""
+    """`ine score`: score the images of a run directory."""
 
     detectors: tuple[DetectorConfig, ...] = ()
-    """Detectors; the bundled one where neither these nor metrics are given."""
+    """Detectors; the bundled one where neither detectors nor metrics are given."""
     metrics: tuple[MetricConfig, ...] = ()
-    """Metrics of every image."""
+    """Metrics to compute on every image."""
     reference: str = ""
-    """Model whose unguarded images metrics compare with; empty means the first."""
+    """Model whose unguarded images are the reference of the metrics; empty: the first."""
     rescan: bool = False
-    """Judge again what is judged already."""
+    """Also score images that have a score already."""
 
 
 @dataclass(frozen=True)
@@ -176,11 +181,11 @@ class DemoConfig:
     """`ine demo`: the whole method on the bundled family."""
 
     out: str = "runs/demo"
-    """Run directory: embedding, images, summary.json, report.html."""
+    """Run directory: embeddings, images, summary.json, report.html."""
     full: bool = False
-    """300 items of every list per cell, and every item there is on the unguarded base; all seeds. Overrides `items`."""
+    """Full evaluation: 300 items of every prompt set, all items on the unguarded base, two seeds; ignores `items`."""
     items: int = 100
-    """Items per cell."""
+    """Prompts of each set."""
     guidance: GuidanceConfig = field(default_factory=lambda: GuidanceConfig(scale=3.0, negative_scale=4.0))
     sampler: SamplerConfig = field(default_factory=lambda: SamplerConfig(steps=16, batch=50))
     inversion: InversionConfig = field(default_factory=lambda: InversionConfig(concept="weapon"))
@@ -192,19 +197,19 @@ class DemoConfig:
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """`ine bench`: sampling throughput of the model beside baselines."""
+    """`ine bench`: sampling speed."""
 
     model: str = "tiny"
     """Bundled model, folder, or hub id."""
     revision: str | None = None
     """Commit of the hub repository."""
     unlearned: tuple[str, ...] = ()
-    """Published checkpoints on top, in this order: files, folders, hub ids; a LoRA may be weighted, `file:0.8`."""
+    """Checkpoints to apply, in this order: files, folders or hub ids; `file:0.8` scales a LoRA."""
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     repeats: int = 3
-    """Timed runs after the one that compiles."""
+    """Number of timed runs, after one that compiles."""
     baselines: tuple[str, ...] = ("torch", "diffusers-flax")
-    """Other implementations, timed where they are installed."""
+    """Other implementations to measure, where they are installed."""
     out: str = "runs/bench/bench.json"
     """Result file."""
 

@@ -1,8 +1,8 @@
-"""Settings of the guards, and of what fills their slots."""
+"""Settings of the guards, and of the negatives that they use."""
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from ine_jax.config.checks import check, check_min, check_template
 
@@ -19,50 +19,50 @@ _OWN = {"gated": "gate", "sld": "sld", "safree": "safree", "dng": "dng", "safe-d
 
 @dataclass(frozen=True)
 class SldConfig:
-    """Safe latent diffusion (arXiv 2211.05105): a preset, and constants that differ from it."""
+    """Safe latent diffusion (SLD, arXiv 2211.05105): a preset, and constants that replace its own."""
 
     preset: SldPreset = "medium"
-    """Published constants; weak-200 is weak with the other published value of its scale."""
+    """Published constants; weak-200 is weak with the other published value of its safety scale."""
     safety_scale: float | None = None
-    """s_S."""
+    """Safety guidance scale, s_S in the paper; empty here and below: the preset's value."""
     threshold: float | None = None
-    """lambda."""
+    """Threshold lambda: larger values guide more of the image."""
     momentum_scale: float | None = None
-    """s_m."""
+    """Momentum scale, s_m."""
     momentum_beta: float | None = None
-    """beta_m."""
+    """Momentum decay, beta_m."""
     warmup: float | None = None
-    """delta, in steps of 50; scaled to the steps of the run."""
+    """Warm-up delta, in steps of a 50-step run; scaled to the steps of this run."""
 
     def __post_init__(self) -> None:
         check_min(self, 0, "safety_scale", "momentum_scale", "momentum_beta", "warmup")
 
     def overrides(self) -> dict[str, float]:
-        """The constants that differ from the preset."""
+        """The constants that replace those of the preset."""
         names = ("safety_scale", "threshold", "momentum_scale", "momentum_beta", "warmup")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
 @dataclass(frozen=True)
 class SafreeConfig:
-    """SAFREE (arXiv 2410.12761): the concept is projected out of the prompt."""
+    """SAFREE (arXiv 2410.12761): projects the concept out of the prompt embedding."""
 
     alpha: float = 0.01
-    """A token is a trigger where hiding it moves the prompt away from the concept by a factor of 1 + alpha."""
+    """A token is a trigger if masking it moves the prompt away from the concept by a factor of 1 + alpha."""
     validate: bool = True
-    """The self-validating filter chooses for each prompt how many steps the projected prompt is used."""
+    """Self-validating filter: choose for each prompt in how many steps the projected prompt is used."""
     up_t: float = 10.0
-    """Most steps that the filter allows."""
+    """Largest number of steps that the filter chooses."""
     steepness: float = 2.5
-    """k of the filter."""
+    """Steepness k of the filter."""
     midpoint: float = 5.333
-    """t0 of the filter."""
+    """Midpoint t0 of the filter."""
     steps_of_50: bool = False
-    """Count the filter's steps in steps of 50, scaled to the run; off as in the release."""
+    """Count the filter's steps as in a 50-step run, scaled to this run; the released code does not."""
     negative_in_cfg: bool = False
-    """With inner cfg, the concept also takes the unconditional row, as in the release."""
+    """With inner cfg, the concept also replaces the unconditional prompt, as in the released code."""
     reattention: Reattention = "off"
-    """Fourier filter on skip features: as-released filters nothing; low, high, all as the paper describes."""
+    """Fourier filter on skip features: low, high or all as in the paper; as-released has no effect."""
 
     def __post_init__(self) -> None:
         check_min(self, 0, "alpha", "up_t")
@@ -70,16 +70,16 @@ class SafreeConfig:
 
 @dataclass(frozen=True)
 class GateConfig:
-    """A negative that acts as far as the prompt heads for the concept, by the cosine of their directions."""
+    """A negative whose strength follows the cosine between the directions of prompt and concept."""
 
     low: float = 0.0
-    """Cosine up to which the negative does nothing."""
+    """Up to this cosine the negative has no effect."""
     high: float = 0.5
-    """Cosine from which it acts in full."""
+    """From this cosine on it has its full effect."""
     momentum: float = 0.0
-    """How much of the earlier steps' evidence is kept."""
+    """Weight of the earlier steps in a running mean of the cosine."""
     window: int = 0
-    """Side, in latent cells, of the square over which the cosine is taken; 0 is the whole image."""
+    """Side of the square window, in latent cells, over which the cosine is computed; 0: the whole image."""
 
     def __post_init__(self) -> None:
         check(self, "window", self.window == 0 or (self.window > 0 and self.window % 2 == 1), "0, or an odd number")
@@ -93,13 +93,13 @@ class DngConfig:
     """Dynamic negative guidance (arXiv 2410.14398)."""
 
     prior: float = 0.01
-    """p0, the probability of the concept before the first step."""
+    """Prior probability p0 of the concept."""
     temperature: float = 0.2
-    """tau of the posterior's update."""
+    """Temperature tau of the posterior update."""
     offset: float = 0.002
-    """delta of the posterior's update."""
+    """Offset delta of the posterior update."""
     strength: float = 12.0
-    """lambda0."""
+    """Guidance strength lambda0."""
 
     def __post_init__(self) -> None:
         check(self, "prior", 0 < self.prior < 1, "between 0 and 1")
@@ -108,18 +108,18 @@ class DngConfig:
 
 @dataclass(frozen=True)
 class SafeDenoiserConfig:
-    """Safe Denoiser (arXiv 2502.08011): predicted images are pushed away from images of the concept."""
+    """Safe Denoiser (arXiv 2502.08011): pushes predicted images away from images of the concept."""
 
     images: str = ""
-    """Folder of images of the concept; empty means the bundled ones."""
+    """Folder of images of the concept; empty: the bundled images."""
     strength: float = 0.33
-    """s."""
+    """Strength of the push, s in the paper."""
     sigma: float | None = None
-    """Width of the kernel; empty means the published 3.15, scaled to the size of the latents."""
+    """Width of the kernel; empty: the published 3.15, scaled to the size of the latents."""
     from_timestep: float = 780.0
-    """Only at timesteps from here on."""
+    """Act only at timesteps of at least this."""
     threshold: float = 0.0
-    """Only where the kernels of all images add up to more than this."""
+    """Act only where the sum of the kernels of all images exceeds this."""
 
     def __post_init__(self) -> None:
         check_min(self, 0, "strength", "from_timestep", "threshold")
@@ -128,20 +128,20 @@ class SafeDenoiserConfig:
 
 @dataclass(frozen=True)
 class GuidanceConfig:
-    """How the prompt is followed and the concept avoided. Without a concept every method is plain CFG."""
+    """How strongly the prompt is followed, and how the concept is avoided. Without a negative every method is CFG."""
 
     scale: float = 7.5
-    """Guidance scale w; 1 is the conditional model alone."""
+    """Guidance scale; 1 is the conditional prediction alone."""
     negative_scale: float | None = None
-    """Scale s of the negative; empty means w - 1, the usual negative prompt in two rows instead of three."""
+    """Negative scale; empty: guidance scale - 1, the usual negative prompt, with two network rows instead of three."""
     method: Method = "negative"
-    """negative is eps_u + w (eps_c - eps_u) - s (eps_n - eps_u), gated scales s by an angle, others by their papers."""
+    """How the negative acts: negative subtracts it, gated scales it by an angle, the others as in their papers."""
     inner: Inner | None = None
-    """What safree, casg and safe-denoiser wrap: cfg (no concept in its rows), negative, gated, sld or dng."""
+    """Method inside safree, casg and safe-denoiser: cfg (without the concept), negative, gated, sld or dng."""
     preset: Preset | None = None
-    """ine-balanced: SLD as this project tuned it (measured in docs/guidance.md); scale alone is free beside it."""
+    """ine-balanced: SLD with this project's constants (docs/guidance.md); only scale may be given with it."""
     interval: tuple[float, ...] = (0.0, 1.0)
-    """The guard acts in this part of the run, first and last as fractions; plain CFG elsewhere."""
+    """Part of the sampling run in which the guard acts, as two fractions; plain CFG elsewhere."""
     gate: GateConfig = field(default_factory=GateConfig)
     sld: SldConfig = field(default_factory=SldConfig)
     safree: SafreeConfig = field(default_factory=SafreeConfig)
@@ -153,11 +153,18 @@ class GuidanceConfig:
         sound = len(self.interval) == 2 and 0 <= self.interval[0] < self.interval[1] <= 1
         check(self, "interval", sound, "two fractions of the run, 0 <= first < last <= 1")
         scaled = self.negative_scale is None or self.acting in ("negative", "gated")
-        check(self, "negative_scale", scaled, "given where negative or gated is the method, or inner")
-        check(self, "inner", self.inner is None or self.method in WRAPPING, f"given with {', '.join(WRAPPING)}")
+        check(self, "negative_scale", scaled, "empty unless method or inner is negative or gated")
+        check(
+            self,
+            "inner",
+            self.inner is None or self.method in WRAPPING,
+            f"empty unless method is one of {', '.join(WRAPPING)}",
+        )
         given = (self.method, self.negative_scale, self.interval, self.sld)
         free = given == ("negative", None, (0.0, 1.0), SldConfig())
-        check(self, "preset", self.preset is None or free, "given without method, negative_scale, interval and sld")
+        check(
+            self, "preset", self.preset is None or free, "empty where method, negative_scale, interval or sld is given"
+        )
         chooses = self.method == "casg"
         check(
             self,
@@ -168,17 +175,17 @@ class GuidanceConfig:
 
     @property
     def acting(self) -> str:
-        """The method that combines the predictions: what a wrapping one wraps, or else the method itself."""
+        """The method that combines the predictions: the inner one of a wrapping method, else the method itself."""
         return self.inner or WRAPPING.get(self.method, self.method)
 
     def resolved(self) -> "GuidanceConfig":
-        """The same with the preset's numbers in place of its name."""
+        """The same guidance with the constants of the preset in place of its name."""
         if self.preset is None:
             return self
         return dataclasses.replace(self, preset=None, method="sld", sld=BALANCED)
 
-    def settings(self) -> dict[str, Any]:
-        """What decides the guard, as JSON values: a preset's numbers, and nothing of methods that are not used."""
+    def settings(self) -> dict[str, object]:
+        """The identity of the guard as JSON values: the constants of a preset, and only of methods that are used."""
         used = self.resolved()
         fields = dataclasses.asdict(used)
         del fields["preset"]
@@ -188,34 +195,34 @@ class GuidanceConfig:
         return {**fields, "interval": list(used.interval)}
 
 
-# ine-balanced: chosen on the lists tune-attack and tune-benign of the bundled family (docs/guidance.md)
+# ine-balanced: chosen on the prompt sets tune-attack and tune-benign of the bundled family (docs/guidance.md)
 BALANCED = SldConfig("max", momentum_scale=0.7)
 
 
 @dataclass(frozen=True)
 class NegativeConfig:
-    """What is to be avoided: words, learned embeddings, or a blend; nothing where all is empty."""
+    """What a guard avoids: words, learned embeddings, or a blend; nothing where all fields are empty."""
 
     name: str = ""
-    """Name in tables and folders; empty means its kind."""
+    """Name in tables and folders; empty: its kind."""
     words: Phrases = ""
-    """Phrases."""
+    """The concept in words: one phrase or several."""
     embedding: Phrases = ""
-    """Embedding files, or names of bundled ones."""
+    """Embedding files, or names of bundled embeddings."""
     template: str = "{}"
-    """Text around a learned token, with one {}: "a photo of a {}"."""
+    """Text around a learned token, with one {}, such as "a photo of a {}"."""
     blend: float | None = None
-    """Weight of the embeddings where words are given too: 0 is words alone, 1 embeddings alone."""
+    """Weight of the embeddings where words are given too: 0 is only words, 1 only embeddings."""
 
     def __post_init__(self) -> None:
         words, files = phrases(self.words), phrases(self.embedding)
         check(self, "words", all(w.strip() for w in words), "phrases that are not empty")
         check(self, "embedding", all(f.strip() for f in files), "files or names that are not empty")
         held = (self.blend is not None) == bool(words and files)
-        check(self, "blend", held, "given where both words and an embedding are, and only there")
+        check(self, "blend", held, "a weight where both words and an embedding are given, else empty")
         check(self, "blend", self.blend is None or 0 <= self.blend <= 1, "0 to 1")
         check_template(self)
-        check(self, "template", self.template == "{}" or bool(files), "given together with an embedding")
+        check(self, "template", self.template == "{}" or bool(files), "{} unless an embedding is given")
 
     @property
     def kind(self) -> NegativeKind:
@@ -238,5 +245,5 @@ class GuardConfig:
 
 
 def phrases(given: Phrases) -> tuple[str, ...]:
-    """One text or several as a tuple; the empty text is none."""
+    """One text or several, as a tuple; the empty text gives an empty tuple."""
     return ((given,) if given else ()) if isinstance(given, str) else given

@@ -1,4 +1,4 @@
-"""Settings of the methods themselves: sampling, inversion, unlearning."""
+"""Settings of sampling, inversion and unlearning."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -16,24 +16,24 @@ Prompts = tuple[str, ...]
 
 @dataclass(frozen=True)
 class SamplerConfig:
-    """How latents become images."""
+    """How images are sampled."""
 
     scheduler: Scheduler | None = None
-    """Sampling method; empty means the one named in the model's folder."""
+    """Sampling method; empty: the one in the model folder."""
     steps: int = 25
     """Denoising steps."""
     height: int | None = None
-    """Pixels; empty means the model's own size."""
+    """Height in pixels; empty: the model's own size."""
     width: int | None = None
-    """Pixels; empty means the model's own size."""
+    """Width in pixels; empty: the model's own size."""
     batch: int = 32
-    """Images per call; does not change any image."""
+    """Images per batch; images do not depend on it."""
     unet_impl: UnetImpl = "native"
-    """native, or diffusers: its 0.39 Flax UNet on the same weights, as a check (needs the extra `diffusers`)."""
+    """native; or diffusers, its 0.39 Flax UNet on the same weights, as a check (needs the extra `diffusers`)."""
     noise: NoiseMode = "jax"
-    """What a seed means: JAX's own numbers, or those of torch.randn on the CPU or on CUDA (published seeds)."""
+    """Random generator of the seeds: JAX's, or torch.randn on the CPU or on CUDA (for published seeds)."""
     latents: str = ""
-    """File of initial noise in place of the seeds: .npy or .safetensors, [N, c, h, w] or [N, h, w, c], item by item."""
+    """File of initial noise in place of seeds, one per item: .npy or .safetensors, [N, c, h, w] or [N, h, w, c]."""
 
     def __post_init__(self) -> None:
         check_min(self, 1, "steps", "batch")
@@ -42,39 +42,39 @@ class SamplerConfig:
             check(self, name, value is None or (8 <= value <= 4096 and value % 8 == 0), "8 to 4096, divisible by 8")
         known = not self.latents or self.latents.endswith((".npy", ".safetensors"))
         check(self, "latents", known, "a .npy or .safetensors file")
-        check(self, "latents", not self.latents or self.noise == "jax", f"none with noise {self.noise}")
+        check(self, "latents", not self.latents or self.noise == "jax", f"empty with noise {self.noise}")
 
 
 @dataclass(frozen=True)
 class InversionConfig:
-    """Textual inversion (Gal et al. 2022) against a frozen model; the defaults suit the bundled world."""
+    """Textual inversion (Gal et al. 2022) on a frozen model; the defaults suit the bundled models."""
 
     concept: str = "concept"
-    """Name of the concept; the learned token is written <name>."""
+    """Name of the concept; the learned token is <name>."""
     method: InversionMethod = "inversion"
-    """inversion: learned from images; rece: the closed form of RECE (Gong et al. 2024), no images, in context space."""
+    """inversion: learn from images; rece: closed form of RECE (Gong et al. 2024), without images, in context space."""
     space: Space = "token"
-    """token: vectors for the text encoder's table; context: the encoder's output itself."""
+    """token: input vectors of the text encoder; context: its output."""
     vectors: int = 1
-    """Learned vectors k (token space)."""
+    """Number of learned vectors (token space)."""
     steps: int = 300
     """Optimizer steps."""
     batch: int = 16
     """Images per step."""
     learning_rate: float = 1e-2
-    """Adam step size, constant."""
+    """Constant learning rate of Adam."""
     init: str = "a"
-    """Start: a word of the vocabulary, `mean` for the table's mean, `rece` for its closed form (token: the nearest)."""
+    """Start value: a word of the vocabulary, `mean` (of all words), or `rece` (in token space the nearest word)."""
     words: str = ""
-    """What the concept is called in words, for RECE; empty means its name."""
+    """The concept in words, for RECE; empty: its name."""
     regularizer: float = 0.1
-    """RECE's lambda; published: 0.1 (nudity, unsafe concepts, easy objects), 0.001 (styles, hard objects)."""
+    """Lambda of RECE; published: 0.1 (nudity, unsafe concepts, easy objects), 0.001 (styles, hard objects)."""
     templates: str | Prompts = "object"
-    """`object`, `bare`, or sentences that hold {}."""
+    """Training prompts: `object`, `bare`, or your own sentences with {}."""
     norm: float | None = None
-    """Keep the vectors at this norm; empty leaves them free."""
+    """Keep the vectors at this norm; empty: free."""
     seed: int = 0
-    """Batch t depends on (seed, t) alone."""
+    """Random seed; batch t depends only on (seed, t)."""
     save_every: int = 50
     """Steps between checkpoints."""
     log_every: int = 10
@@ -96,44 +96,44 @@ class InversionConfig:
 
 @dataclass(frozen=True)
 class EsdConfig:
-    """Erased Stable Diffusion (Gandikota et al. 2023), with a preservation term of this project."""
+    """Erased Stable Diffusion (ESD, Gandikota et al. 2023), with a preservation term of this project."""
 
     erase: Prompts = ()
-    """Prompts whose concept is erased."""
+    """Prompts of the concept to erase."""
     erase_from: Prompts = ()
-    """For each erased prompt the one that it falls back to ("a cat" for "a cat and a knife"); none: the empty one."""
+    """For each erased prompt the prompt that replaces it, such as "a cat" for "a cat and a knife"; empty: no prompt."""
     preserve: Prompts = ()
-    """Prompts whose prediction is held to the original model's."""
+    """Prompts on which the original model's prediction is preserved."""
     prompts_file: str = ""
-    """JSONL file with all of these prompts instead: rows {"erase": ..., "from": ...} and {"preserve": ...}."""
+    """JSONL file of all these prompts, in place of them: rows {"erase": ..., "from": ...} and {"preserve": ...}."""
     method: EsdMethod = "esd-x-strict"
-    """Trained layers: cross-attention keys and values (-x-strict), all cross-attention (-x), the others (-u), all."""
+    """Trained layers: cross-attention keys and values (esd-x-strict), cross-attention (-x), other layers (-u), all."""
     eta: float = 1.0
-    """Negative guidance eta of the erasure target."""
+    """Negative guidance scale eta of the training target."""
     steps: int = 110
     """Optimizer steps."""
     learning_rate: float = 4e-4
-    """Adam step size."""
+    """Learning rate of Adam."""
     batch: int = 16
-    """Erased prompts per step."""
+    """Prompts to erase per step."""
     preserve_weight: float = 0.0
-    """Weight of the benign preservation term, an addition of this project; 0 is ESD as published."""
+    """Weight of the preservation term, an addition of this project; 0 is ESD as published."""
     preserve_batch: int = 16
-    """Preserved prompts per step, the empty one always among them."""
+    """Prompts to preserve per step, always including the empty one."""
     pool: int = 128
-    """Trajectories of the original model, made once, on whose steps x_t is drawn."""
+    """Number of sampling trajectories of the original model, computed once, from which x_t is taken."""
     warmup: int = 0
-    """Steps over which the rate rises from 0."""
+    """Steps of linear warm-up of the learning rate."""
     tail: float = 0.0
-    """Share of the steps, the last ones, taken at 0.3 of the rate."""
+    """Final fraction of the steps, at 0.3 of the learning rate."""
     start_guidance: float = 3.0
-    """Guidance scale of the trajectories on which x_t is drawn."""
+    """Guidance scale of these trajectories."""
     guidance_spread: float = 0.0
-    """Their scales spread evenly over start_guidance +- this; below 0 they go where the edited model will."""
+    """Spread the guidance scales evenly over start_guidance +- this; negative scales follow the edited model."""
     ddim_steps: int = 25
-    """Steps of those trajectories."""
+    """DDIM steps of these trajectories."""
     seed: int = 0
-    """Step t depends on (seed, t) alone."""
+    """Random seed; step t depends only on (seed, t)."""
     save_every: int = 25
     """Steps between checkpoints."""
     log_every: int = 5
@@ -146,8 +146,9 @@ class EsdConfig:
         check_seed(self)
         check(self, "tail", self.tail <= 1, "0 to 1")
         paired = len(self.erase_from) in (0, len(self.erase))
-        check(self, "erase_from", paired, "as many prompts as in erase, or none")
+        check(self, "erase_from", paired, "as many prompts as in erase, or empty")
         inline = bool(self.erase or self.erase_from or self.preserve)
-        check(self, "prompts_file", not (self.prompts_file and inline), "none beside erase, erase_from and preserve")
+        alone = not (self.prompts_file and inline)
+        check(self, "prompts_file", alone, "empty where erase, erase_from or preserve is given")
         kept = self.preserve_weight == 0 or bool(self.preserve or self.prompts_file)
         check(self, "preserve", kept, "at least one prompt when preserve_weight is not 0")

@@ -1,4 +1,4 @@
-"""What an evaluation reads: models, prompt lists, detectors, metrics. A bare string gives the first field alone."""
+"""Inputs of an evaluation: models, prompt sets, detectors, metrics. A plain string sets only the first field."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
@@ -13,7 +13,7 @@ MetricKind = Literal["lpips", "clip-score", "fid"]
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A model, with published checkpoints on top."""
+    """A model, with checkpoints applied."""
 
     shorthand: ClassVar[bool] = True
 
@@ -22,13 +22,13 @@ class ModelConfig:
     revision: str | None = None
     """Commit of the hub repository."""
     unlearned: tuple[str, ...] = ()
-    """Published checkpoints on top, in this order: files, folders, hub ids; a LoRA may be weighted, `file:0.8`."""
+    """Checkpoints to apply, in this order: files, folders or hub ids; `file:0.8` scales a LoRA."""
     name: str = ""
-    """Name in tables; empty means the model's."""
+    """Name in tables; empty: the name of the model."""
 
     def __post_init__(self) -> None:
         check(self, "model", bool(self.model), "a bundled model, a folder, or a hub id")
-        check(self, "name", not self.unlearned or bool(self.name), "a name of its own, where unlearned is given")
+        check(self, "name", not self.unlearned or bool(self.name), "a name, where unlearned is given")
 
     @property
     def label(self) -> str:
@@ -38,27 +38,27 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class PromptsConfig:
-    """A list of prompts, or a selection from a published one."""
+    """A prompt set, or a selection from a published one."""
 
     shorthand: ClassVar[bool] = True
 
     source: str = "attack"
-    """Bundled list, or a .txt, .csv, .jsonl or .parquet file."""
+    """Bundled prompt set, or a .txt, .csv, .jsonl or .parquet file."""
     name: str = ""
-    """Name in tables; empty means the file's."""
+    """Name in tables; empty: the name of the file."""
     select: str = ""
-    """Published selection (`ine benchmarks list`); empty means every row."""
+    """Published selection of rows (`ine benchmarks list`); empty: every row."""
     measure: Measure | None = None
     """defended (concept not shown), kept (objects shown), drawn (concept shown), prior (no concept); empty: by name."""
     limit: int | None = None
-    """Use only the first rows; empty means those of the whole evaluation."""
+    """Use only this many rows; empty: the limit of the whole evaluation."""
     ignore: tuple[Column, ...] = ()
-    """What rows say of themselves that is not used: seed, guidance, size."""
+    """Columns of the file that are not used: seed, guidance, size."""
     encoding: str = ""
-    """Encoding of the file, such as cp949; empty means UTF-8, or what its byte order mark says."""
+    """Encoding of the file, such as cp949; empty: the one of its byte order mark, or UTF-8."""
 
     def __post_init__(self) -> None:
-        check(self, "source", bool(self.source), "a bundled list or a file")
+        check(self, "source", bool(self.source), "a bundled prompt set or a file")
         check_min(self, 1, "limit")
 
 
@@ -71,48 +71,48 @@ class DetectorConfig:
     kind: DetectorKind = "world"
     """world (bundled), nudenet (extra `nudenet`), q16, clip (zero-shot for phrases), vit (image classifier)."""
     weights: str = ""
-    """Folder, file or hub id; empty means what is bundled or in the package."""
+    """Folder, file or hub id; empty: the weights that are bundled or installed."""
     revision: str | None = None
     """Commit of the hub repository."""
     prompts: str = ""
-    """q16: safetensors of its two prompt vectors."""
+    """q16: safetensors file of its two prompt vectors."""
     phrases: tuple[str, ...] = ()
-    """clip: what is looked for, in words."""
+    """clip: the phrases to detect."""
     sha256: str = ""
-    """nudenet: what its weights file must hash to; empty means any (it is recorded)."""
+    """nudenet: required SHA-256 of its weights file; empty: any (the hash is recorded)."""
 
     def __post_init__(self) -> None:
         kinds = get_args(DetectorKind)
         check(self, "kind", self.kind in kinds, ", ".join(kinds))
         needed = self.kind in ("q16", "clip", "vit")
         check(self, "weights", bool(self.weights) or not needed, f"weights, for {self.kind}")
-        check(self, "prompts", bool(self.prompts) == (self.kind == "q16"), "a file for q16, else none")
-        check(self, "phrases", bool(self.phrases) == (self.kind == "clip"), "phrases for clip, else none")
+        check(self, "prompts", bool(self.prompts) == (self.kind == "q16"), "a file for q16, else empty")
+        check(self, "phrases", bool(self.phrases) == (self.kind == "clip"), "phrases for clip, else empty")
         pin = self.kind == "nudenet" and len(self.sha256) == 64
-        check(self, "sha256", pin or not self.sha256, "64 hexadecimal digits for nudenet, else none")
+        check(self, "sha256", pin or not self.sha256, "64 hexadecimal digits for nudenet, else empty")
 
 
 @dataclass(frozen=True)
 class MetricConfig:
-    """A measure of images beside those of the reference model, or beside their prompts."""
+    """A metric of images, against those of the reference model or against their prompts."""
 
     shorthand: ClassVar[bool] = True
 
     kind: MetricKind = "lpips"
-    """lpips (1 - prior preservation), clip-score, fid."""
+    """lpips (1 - prior preservation), clip-score or fid."""
     weights: str = ""
     """File, folder or hub id."""
     revision: str | None = None
     """Commit of the hub repository."""
     size: int | None = None
-    """lpips: side in pixels that images are resized to; empty means their own."""
+    """lpips: resize images to this side in pixels; empty: no resizing."""
     images: str = ""
-    """fid: folder of real images to compare with; empty means the reference model's images."""
+    """fid: folder of real images; empty: the images of the reference model."""
 
     def __post_init__(self) -> None:
         kinds = get_args(MetricKind)
         check(self, "kind", self.kind in kinds, ", ".join(kinds))
         check(self, "weights", bool(self.weights), "a file, a folder or a hub id")
         check_min(self, 1, "size")
-        check(self, "size", self.size is None or self.kind == "lpips", "a number for lpips, else none")
-        check(self, "images", not self.images or self.kind == "fid", "a folder for fid, else none")
+        check(self, "size", self.size is None or self.kind == "lpips", "a number for lpips, else empty")
+        check(self, "images", not self.images or self.kind == "fid", "a folder for fid, else empty")

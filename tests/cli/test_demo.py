@@ -1,4 +1,4 @@
-"""The demo end to end on a random family of the bundled layout: what it draws, what it says, and that it resumes."""
+"""The demo end to end on a random family of the bundled layout: its images, its output, and that it resumes."""
 
 import json
 import re
@@ -135,7 +135,7 @@ def test_help_of_the_full_demo_says_how_many_items(capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit):
         cli.main(["demo", "--help"])
     words = " ".join(re.sub(r"[^\w.=]+", " ", capsys.readouterr().out).split())
-    assert f"{demo.FULL_ITEMS} items of every list per cell and every item there is on the unguarded base" in words
+    assert f"{demo.FULL_ITEMS} items of every prompt set all items on the unguarded base" in words
 
 
 def test_demo_without_its_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
