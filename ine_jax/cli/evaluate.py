@@ -38,28 +38,28 @@ class Evaluate(Command):
 
     def run(self, line: Sequence[str]) -> Outcome:
         """Generate and score what is missing of this shard; a finished shard is left alone."""
-        from ine_jax.evaluation import generating, plan_from_config, receipt
+        from ine_jax.evaluation import finished, generating, plan_from_config
         from ine_jax.progress import Progress
 
         config = self.config
         shard, heading = self._shard()
         plan = plan_from_config(config)
         missing, scorers = generating.pending(plan, config.out, shard), None
-        if missing or not receipt.judged(config, shard):
+        if missing or not finished.is_finished(config, shard):
             from ine_jax.evaluation import from_config  # loads JAX, which a finished run does not need
 
             scorers = from_config.scorers(config)
         with Progress(max(1, missing), "images", unit="images") as progress:
-            known = None if scorers else receipt.model_hashes(config)
+            known = None if scorers else finished.recorded_models(config)
             command = shards.without(line)
             run = generating.evaluate(plan, config.out, hashes=known, shard=shard, progress=progress, command=command)
         scored, measured = scorers.score(run, shard=shard) if scorers else (0, 0)
         if scorers and scorers.finished(run, shard):
-            receipt.sign(config, shard)
+            finished.mark(config, shard, scorers.names)
         done = f"{config.out}: {missing} images generated, {scored} scored"
         done += f", {measured} measured" if measured else ""
         notes = plan.notes() + (generating.notes(run) if missing else [])
-        counts = {"drawn": missing, "judged": scored, "measured": measured, "shard": list(shard)}
+        counts = {"generated": missing, "scored": scored, "measured": measured, "shard": list(shard)}
         lines = (*heading, *notes, done, f"next: ine report {config.out}")
         return Outcome(lines, {"out": config.out, **counts})
 

@@ -31,4 +31,4 @@ class Score(Command):
         run = open_run(self.directory)  # a wrong directory is reported before weights are loaded
         scored, measured = from_config.scorers(config).score(run, rescan=config.rescan)
         done = f"{self.directory}: {scored} images scored" + (f", {measured} measured" if measured else "")
-        return Outcome((done,), {"out": str(self.directory), "judged": scored, "measured": measured})
+        return Outcome((done,), {"out": str(self.directory), "scored": scored, "measured": measured})

@@ -81,7 +81,7 @@ class Table:
         """The results of one prompt set in one cell: rate, categories, metrics, FID."""
         found: ListResult = {}
         if self.measure(place[1]) != "prior":
-            found = {**self.rate(place)}
+            found = cast(ListResult, self.rate(place))
             rates = self.category_rates(place)
             if place[1] in self.counts.categories:
                 found["categories"] = rates

@@ -89,10 +89,15 @@ class Scorers:
             raise failed
         return scored, measured
 
+    @property
+    def names(self) -> list[str]:
+        """Names of their scores."""
+        scorers: list[scoring.Scorer] = [*self.detectors, *(metric for metric, _ in self.metrics)]
+        return [scoring.scorer_name(each) for each in scorers]
+
     def finished(self, run: Run, shard: tuple[int, int] = (0, 1)) -> bool:
         """Whether another call of `score` would find nothing to do."""
-        names = [scoring.scorer_name(each) for each in (*self.detectors, *(metric for metric, _ in self.metrics))]
-        return not scoring.open_tasks(run, {name: scoring.Count() for name in names}, False, shard)
+        return not scoring.open_tasks(run, {name: scoring.Count() for name in self.names}, False, shard)
 
 
 def scorers(config: EvaluateConfig | ScoreConfig) -> Scorers:

@@ -4,7 +4,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 
@@ -147,10 +147,8 @@ def _write_block(
     rows: list[NewRow] = []
     for item, short in zip(items, cut, strict=True):
         identity = runs.identity(_pixels(plan, cell, spec, hashes, item))
-        row: NewRow = {**item.record(), "cell": unit.cell, "list": unit.list, "identity": identity}
-        if short:
-            row["truncated"] = True
-        rows.append(row)
+        own = {"cell": unit.cell, "list": unit.list, "identity": identity} | ({"truncated": True} if short else {})
+        rows.append(cast(NewRow, {**item.record(), **own}))
     run.write_block(unit.k, images, rows)
     run.add_timing({"block": unit.k, "cell": unit.cell, "images": len(items), "seconds": round(seconds, 4)})
     return len(items)

@@ -128,7 +128,7 @@ def _other(run: Run, counts: Counts, name: str, reader: DetectorReader, preset: 
     for place, i in enumerate(of_role(run.config["cells"], main=True)):
         for title in run.config["cells"][i]["lists"]:
             if table.measure(title) != "prior":
-                entry: PlacedRate = {"cell": place, "list": title, **table.rate((i, title))}
+                entry = cast(PlacedRate, {"cell": place, "list": title, **table.rate((i, title))})
                 if title in counts.categories:
                     entry["categories"] = table.category_rates((i, title))
                 rates.append(entry)

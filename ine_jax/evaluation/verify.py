@@ -83,17 +83,19 @@ def _scores(run: Run) -> Iterator[str]:
     blocks = run.blocks()
     files = {"detector.json", REAL, *(f"{k:05d}{suffix}" for k in blocks for suffix in (".jsonl", ".npy"))}
     for folder in sorted((run.root / "scores").glob("[!.]*")):
-        yield from _fault(functools.partial(run.about, folder.name))
+        damaged = _fault(functools.partial(run.about, folder.name))
+        yield from damaged
         yield from _strangers(folder, files)
+        features = not damaged and "features" in run.about(folder.name)
         for k in blocks:
-            yield from _fault(functools.partial(_read_scores, run, folder.name, k))
+            yield from _fault(functools.partial(_read_scores, run, folder.name, k, features))
         if (folder / REAL).exists():
             yield from _fault(functools.partial(Moments.load, folder / REAL))
 
 
-def _read_scores(run: Run, scorer: str, k: int) -> None:
+def _read_scores(run: Run, scorer: str, k: int, features: bool) -> None:
     lines = run.scores(scorer, k) or ()
-    stored = "features" in run.about(scorer) and any(line["status"] == "scored" for line in lines)
+    stored = features and any(line["status"] == "scored" for line in lines)
     if stored or run.vectors_path(scorer, k).exists():
         run.vectors(scorer, k)
 

@@ -113,7 +113,7 @@ class _Reader:
         about = {store: run.about(store) for store in run.scorers()}
         labels = preset["labels"] or about[self.detector].get("groups", {}).get(preset["group"], [])
         self.run, self.measure = run, measure
-        known = frozenset(about[self.detector].get("labels", ()))
+        known = frozenset(about[self.detector].get("labels", []))
         self.scores = DetectorReader(frozenset(labels), known, preset["threshold"])
         # features of image sets have nothing to show for one image
         self.others = [store for store in about if store != self.detector and "features" not in about[store]]

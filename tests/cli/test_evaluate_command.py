@@ -48,6 +48,10 @@ class Scorers:
     def score(self, run: Run, **options: Any) -> tuple[int, int]:
         return score(run, [fakes.Corner()], **options), 0
 
+    @property
+    def names(self) -> list[str]:
+        return ["corner@1"]
+
     def finished(self, *_: Any) -> bool:
         return True
 
@@ -97,6 +101,19 @@ def test_a_finished_run_does_not_import_jax(place: Path, capsys: Capture) -> Non
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["run: 0 images generated, 0 scored", "next: ine report run", "False"]
+
+
+def test_a_finished_run_is_recognized_by_contents_not_by_clock_times(
+    place: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert call(capsys, "evaluate", "e.yaml")[0] == 0
+    for path in (place / "run").rglob("*"):
+        os.utime(path, (1, 1))
+    monkeypatch.setattr(from_config, "scorers", never)
+    assert call(capsys, "evaluate", "e.yaml")[0] == 0
+    (place / "run" / ".scored-0-of-1.json").write_text("torn")
+    monkeypatch.setattr(from_config, "scorers", lambda _: Scorers())
+    assert "0 scored" in call(capsys, "evaluate", "e.yaml")[1]
 
 
 def test_a_model_whose_files_changed_is_hashed_again(place: Path, capsys: Capture) -> None:

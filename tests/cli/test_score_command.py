@@ -46,7 +46,7 @@ def stores(run: Path) -> list[str]:
 
 
 def test_again_and_rescan(run: Path, capsys: Capture) -> None:
-    assert [result(["score", str(run), *words], capsys)["judged"] for words in ([], [], ["--rescan"])] == [
+    assert [result(["score", str(run), *words], capsys)["scored"] for words in ([], [], ["--rescan"])] == [
         IMAGES,
         0,
         IMAGES,
@@ -56,7 +56,7 @@ def test_again_and_rescan(run: Path, capsys: Capture) -> None:
 
 def test_names_braces_and_yaml(run: Path, clip: Path, tmp_path: Path, capsys: Capture) -> None:
     words = f"{{kind: clip, weights: {clip}, phrases: [a knife, a red apple]}}"
-    assert result(["score", str(run), "--detectors", "world", words], capsys)["judged"] == IMAGES
+    assert result(["score", str(run), "--detectors", "world", words], capsys)["scored"] == IMAGES
     assert stores(run) == ["clip", "world"]
     config = tmp_path / "score.yaml"
     config.write_text(
@@ -64,18 +64,18 @@ def test_names_braces_and_yaml(run: Path, clip: Path, tmp_path: Path, capsys: Ca
         f"metrics:\n  - {{kind: clip-score, weights: {clip}}}\n"
     )
     done = result(["score", str(run), str(config)], capsys)
-    assert (done["judged"], done["measured"]) == (IMAGES, IMAGES)
+    assert (done["scored"], done["measured"]) == (IMAGES, IMAGES)
     assert stores(run) == ["clip", "clip-score", "q16", "world"]
-    assert result(["score", str(config), str(run), "--detectors", "world"], capsys)["judged"] == 0
+    assert result(["score", str(config), str(run), "--detectors", "world"], capsys)["scored"] == 0
     only = ["--metrics", f"{{kind: clip-score, weights: {clip}}}", "--rescan"]
     done = result(["score", str(run), *only], capsys)
-    assert (done["judged"], done["measured"]) == (0, IMAGES)
+    assert (done["scored"], done["measured"]) == (0, IMAGES)
 
 
 @pytest.mark.oracle
 def test_nudenet_by_name(run: Path, capsys: Capture) -> None:
     pytest.importorskip("nudenet")
-    assert result(["score", str(run), "--detectors", "nudenet"], capsys)["judged"] == IMAGES
+    assert result(["score", str(run), "--detectors", "nudenet"], capsys)["scored"] == IMAGES
     (line, *_) = runs.open_run(run).scores(runs.open_run(run).scorers()[0], 0) or []
     assert line["status"] == "scored" and len(line["labels"]) == 18
 

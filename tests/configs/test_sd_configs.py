@@ -88,10 +88,10 @@ def test_from_the_pictures_to_the_report(
     config = configfile.load(ROOT / f"configs/sd/{concept}-evaluate.yaml", EvaluateConfig)
     check_embedding(concept, found[1])
     check_images(concept, config, found[2]["images to generate"])
-    assert found[3]["drawn"] == found[2]["images to generate"]
+    assert found[3]["generated"] == found[2]["images to generate"]
     check_report(config, found[4])
     again = run([*commands[3], *SMALLER["evaluate"]], capsys)
-    assert (again["drawn"], again["judged"]) == (0, 0)
+    assert (again["generated"], again["scored"]) == (0, 0)
 
 
 def check_embedding(concept: str, told: dict[str, Any]) -> None:
