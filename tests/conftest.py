@@ -24,10 +24,16 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 
 import jax
 import pytest
+from jaxtyping import install_import_hook
 
-from tests.support.tiny_pipeline import tiny_folder, tokenizer_folder  # noqa: F401  fixtures
+from tests.support import typechecking  # noqa: F401  the hook's checker
+
+install_import_hook("ine_jax", "tests.support.typechecking.checked")  # before anything imports the package
+
+from tests.support.tiny_pipeline import tiny_folder, tokenizer_folder  # noqa: E402, F401  fixtures
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -190,7 +190,9 @@ def test_images_go_through_the_vae_both_ways(pipe: Pipeline) -> None:
     mean, logvar = pipe.encode_images(images)
     assert mean.shape == logvar.shape == (5, CELLS, CELLS, 4)
     vae = Vae(pipe.parts.vae_config)
-    expected, _ = vae.apply({"params": pipe.parts.vae_params}, images / np.float32(127.5) - 1, method="encode")
+    expected, _ = vae.apply(
+        {"params": pipe.parts.vae_params}, jnp.asarray(images / np.float32(127.5) - 1), method="encode"
+    )
     np.testing.assert_allclose(mean, expected, atol=1e-4)
     decoded = pipe.decode(mean * pipe.parts.vae_config.scaling_factor)
     assert decoded.shape == images.shape
