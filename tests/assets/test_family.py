@@ -69,5 +69,6 @@ def test_the_card_is_there_and_the_family_is_small() -> None:
     assert sum(path.stat().st_size for path in files) < 60 * 2**20
     card = (TINY / "CARD.md").read_text()
     settings = json.loads((TINY / "world.json").read_text())["settings"]
-    assert f"w = {settings['guidance_scale']:g}" in card and f"s = {settings['negative_scale']:g}" in card
+    scales = (settings[name] for name in ("guidance_scale", "negative_scale"))
+    assert "Guidance scale {:g}, negative scale {:g}".format(*scales) in card
     assert "Open Font License" in (TINY / "LICENSE.md").read_text()
