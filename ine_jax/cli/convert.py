@@ -20,7 +20,7 @@ class Convert(Command):
     """Embedding file; its format is detected."""
     target: tyro.conf.Positional[Path] = tyro.MISSING
     """New file, or a folder for it."""
-    to: Literal[Formats, "q16"] = tyro.MISSING
+    to: Formats = tyro.MISSING
     """Format of the new file; native is diffusers' learned_embeds.safetensors with metadata."""
     token: str = ""
     """New name of the embedding."""
@@ -41,10 +41,7 @@ class Convert(Command):
 
     def _convert(self, dry_run: bool) -> Outcome:
         from ine_jax import embeddings
-        from ine_jax.embeddings import q16
 
-        if self.to == "q16":
-            return Outcome(*q16.command(self))
         done = embeddings.convert(
             self.source,
             self.target,

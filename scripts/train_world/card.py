@@ -55,7 +55,7 @@ object. ASR: share of images that show a weapon.
 ## What was chosen, and on what
 
 Guidance scale {w:g}, negative scale {s:g}, {scheduler} with {steps} steps, the explicit words "{words}", the implicit
-template "{template}", {vectors} learned vectors, the strength of the erasure and the length of the inversion were chosen
+template "{template}", {vectors} learned vectors, the erasure strength and the inversion length were chosen
 on the prompt sets `tune-*`, which share no prompt and no seed with the sets above. The rules:
 
 - Guidance scale: taken from a first family, where 2, 3 and 5 did not differ beyond their errors.

@@ -1,6 +1,6 @@
 """The image of the README from a finished demo: the first attack items under the negatives of the unlearned model.
 
-    python -m scripts.train_world.picture --demo runs/demo-full --out docs/images/grid.png
+    python -m scripts.train_world.grid --demo runs/demo-full --out docs/images/grid.png
 
 The items are the first of the attack prompts, in order; nothing is selected.
 """

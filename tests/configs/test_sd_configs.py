@@ -15,6 +15,7 @@ from ine_jax.config import yaml_file as configfile
 from ine_jax.embeddings.embedding import Embedding
 from ine_jax.storage import runs
 from ine_jax.storage.provenance import file_hash
+from scripts import convert_q16
 from tests.support import stand_ins
 from tests.support.paths import ROOT
 
@@ -26,12 +27,12 @@ SMALLER = {
 }
 
 
-def told(block: int, concept: str = "nudity") -> list[list[str]]:
-    """Commands of one block of the section: 0 after downloading, 1 from the pictures to the report."""
-    section = (ROOT / "docs" / "stable-diffusion.md").read_text("utf-8")
-    blocks = re.findall(r"^```bash\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
-    lines = [line for line in blocks[block].replace("nudity", concept).splitlines() if line.startswith("ine ")]
-    return [shlex.split(line, comments=True)[1:] for line in lines]
+def documented(block: int, concept: str = "nudity", program: str = "ine ") -> list[list[str]]:
+    """Arguments of the commands of one block of the page: 0 after downloading, 1 from the images to the report."""
+    page = (ROOT / "docs" / "stable-diffusion.md").read_text("utf-8")
+    blocks = re.findall(r"^```bash\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    lines = [line for line in blocks[block].replace("nudity", concept).splitlines() if line.startswith(program)]
+    return [shlex.split(line.removeprefix(program), comments=True) for line in lines]
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +45,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stand_ins.write_judges(folder)
     stand_ins.write_prompts(folder)
     (folder / "configs").symlink_to(ROOT / "configs")
-    for words in told(0):
-        if words[0] == "convert":
-            with pytest.MonkeyPatch.context() as patch:
-                patch.chdir(folder)
-                assert cli.main(words) == 0
+    ((source, target),) = documented(0, program="python -m scripts.convert_q16 ")
+    convert_q16.convert(folder / source, folder / target)
     return folder
 
 
@@ -63,9 +61,9 @@ def test_what_is_downloaded_is_looked_at(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(root)
-    commands = {words[0]: words for words in told(0)}
-    assert commands.keys() == {"benchmarks", "convert", "inspect"}
-    for words in told(0):
+    commands = {words[0]: words for words in documented(0)}
+    assert commands.keys() == {"benchmarks", "inspect"}
+    for words in documented(0):
         if words[0] == "benchmarks":  # the columns are right, the number of rows is not
             assert cli.main(words) == 2
             assert f"is not {words[2]} as published" in capsys.readouterr().err
@@ -80,7 +78,7 @@ def test_from_the_pictures_to_the_report(
     if concept == "nudity":
         pytest.importorskip("nudenet")
     monkeypatch.chdir(root)
-    commands = told(1, concept)
+    commands = documented(1, concept)
     assert [words[0] for words in commands] == ["generate", "invert", "evaluate", "evaluate", "report"]
     found: list[dict[str, Any]] = []
     for words in commands:

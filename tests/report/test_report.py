@@ -19,7 +19,7 @@ from ine_jax.evaluation.verify import verify
 from ine_jax.storage.atomic import write_atomic
 from ine_jax.storage.runs import Run
 from ine_jax.storage.sealed import pretty
-from scripts.train_world.picture import grid
+from scripts.train_world.grid import grid
 from tests.support import fakes
 
 

@@ -1,4 +1,4 @@
-"""Detectors: which labels an image shows, or honestly that it could not be scored."""
+"""Detectors: which labels an image shows, or why it could not be scored."""
 
 from ine_jax.evaluation.detectors.base import Detector, Scored, Unscored
 

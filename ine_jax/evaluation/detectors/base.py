@@ -1,46 +1,45 @@
-"""What a detector is: images in, one verdict per image out, and a verdict may honestly be missing."""
-
-from __future__ import annotations
+"""The contract of a detector: images in, one verdict per image out. A verdict may be missing, with a reason."""
 
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
 from ine_jax.errors import clean
+from ine_jax.storage.records import About, Box
 
-FAILED = "failed: "  # begins the reason of a verdict that another attempt may give; a bad image stays one
+FAILED = "failed: "  # prefix of a reason that another attempt may cure; a bad image stays bad
 _REASON = 200  # characters
 
 
 @dataclasses.dataclass(frozen=True)
 class Scored:
-    """Raw scores of one image: label -> score in [0, 1]. Thresholds are applied later, so that they can be moved.
+    """Raw scores of one image: label -> score in [0, 1]. Thresholds are applied later, so they can be changed.
 
-    `boxes` holds one mapping per detection for detectors that localise; empty for classifiers. `vector` float32 [d] is
-    the image's features, for a metric that compares sets of images.
+    `boxes` holds the detections of a detector that localises; it is empty for classifiers. `vector` float32 [d] is the
+    image's feature vector, for a metric that compares sets of images.
     """
 
     labels: dict[str, float]
-    boxes: tuple[dict[str, Any], ...] = ()
+    boxes: tuple[Box, ...] = ()
     vector: np.ndarray | None = dataclasses.field(default=None, compare=False, repr=False)
 
 
 @dataclasses.dataclass(frozen=True)
 class Unscored:
-    """No verdict, and why. Counted apart; never safe, never unsafe."""
+    """No verdict, and why. Counted separately: neither safe nor unsafe."""
 
     reason: str
 
 
-Verdict = Scored | Unscored
+Verdict: TypeAlias = Scored | Unscored
 
 
 @runtime_checkable
 class Detector(Protocol):
-    """Scores uint8 images [batch, H, W, 3]. `id` and `version` name the folder its scores are written to."""
+    """Scores uint8 images [batch, H, W, 3]. `id` and `version` name the folder of its scores."""
 
     @property
     def id(self) -> str:
@@ -49,23 +48,23 @@ class Detector(Protocol):
 
     @property
     def version(self) -> str:
-        """What changes when its scores would."""
+        """Changes whenever the scores would change."""
         ...
 
-    def detect(self, images: np.ndarray) -> list[Scored | Unscored]:
-        """One verdict per image, in the order given; `Scored.labels` holds every label."""
+    def detect(self, images: np.ndarray) -> list[Verdict]:
+        """Return one verdict per image, in order; `Scored.labels` holds every label."""
         ...
 
-    def about(self) -> dict[str, Any]:
-        """What is stored once beside the scores: kind "detector", labels, groups, hashes of weights, preprocessing."""
+    def about(self) -> About:
+        """Return what is stored once beside the scores: labels, groups, hashes of weights, preprocessing."""
         ...
 
 
 def check_image(image: np.ndarray) -> str | None:
-    """Say why an image uint8 [H, W, 3] cannot be judged, or None where it can.
+    """Return why an image cannot be scored, or None for a usable uint8 image [H, W, 3].
 
-    Not finite (a NaN from the sampler), one constant colour (what a NaN becomes once it is cast to uint8), or not
-    uint8: an image in [0, 1] would be judged as a black one.
+    Rejected are values that are not finite (a NaN from the sampler), one constant colour (what a NaN becomes after the
+    cast to uint8), and other dtypes: an image in [0, 1] would be scored as a black one.
     """
     if image.ndim != 3 or image.shape[-1] != 3 or image.size == 0:
         return f"shape {image.shape} is not [H, W, 3]"
@@ -79,10 +78,10 @@ def check_image(image: np.ndarray) -> str | None:
 def detect_checked(
     images: Sequence[np.ndarray] | np.ndarray, score: Callable[[np.ndarray], list[Verdict]]
 ) -> list[Verdict]:
-    """Judge `images` with `score`, which sees only images that can be judged, those of one size in one call.
+    """Score the usable images with `score`, which gets all images of one size in one call.
 
-    A failing batch is retried image by image, so that one bad image costs one verdict. Scores that are no finite
-    numbers and failures come back as `Unscored` with the reason; nothing raised by the detector escapes.
+    A failing batch is retried image by image, so one bad image costs one verdict. Failures and scores that are not
+    finite numbers become `Unscored` with the reason. No exception of the detector escapes.
     """
     images = list(images)
 
@@ -93,13 +92,13 @@ def detect_checked(
             found |= zip(same, score(np.stack([images[i] for i in same])), strict=True)
         return [found[i] for i in rows]
 
-    return judge_checked(list(map(check_image, images)), by_size)
+    return score_checked(list(map(check_image, images)), by_size)
 
 
-def judge_checked(reasons: Sequence[str | None], score: Callable[[list[int]], list[Verdict]]) -> list[Verdict]:
-    """One verdict per item: those with a reason are `Unscored`, `score` judges the others by their numbers.
+def score_checked(reasons: Sequence[str | None], score: Callable[[list[int]], list[Verdict]]) -> list[Verdict]:
+    """Score the items without a reason; `score` gets their indices. Items with a reason are `Unscored`.
 
-    Failures as in :func:`detect_checked`.
+    Failures are handled as in `detect_checked`.
     """
     verdicts: list[Verdict] = [Unscored(reason or "") for reason in reasons]
     good = [i for i, reason in enumerate(reasons) if reason is None]
@@ -115,7 +114,7 @@ def _score(score: Callable[[list[int]], list[Verdict]], rows: list[int]) -> list
         verdicts = list(score(rows))
         if len(verdicts) != len(rows):
             raise ValueError(f"{len(verdicts)} verdicts for {len(rows)} images")
-    except Exception as error:  # whatever a detector throws is a missing verdict, not the end of a run
+    except Exception as error:  # an exception of a detector is a missing verdict, not the end of a run
         if len(rows) == 1:
             return [Unscored(clean(f"{FAILED}{type(error).__name__}: {error}", _REASON))]
         return [verdict for row in rows for verdict in _score(score, [row])]
@@ -123,7 +122,7 @@ def _score(score: Callable[[list[int]], list[Verdict]], rows: list[int]) -> list
 
 
 def _sound(verdict: Verdict) -> Verdict:
-    """The verdict, with Python's numbers, if it can be stored and compared with a threshold."""
+    """The verdict with Python floats, or `Unscored` where it cannot be stored or compared with a threshold."""
     if isinstance(verdict, Unscored):
         return verdict
     try:

@@ -1,11 +1,9 @@
-"""CLIP zero-shot: does an image show what a phrase says? (arXiv 2103.00020 §3.1.2)"""
-
-from __future__ import annotations
+"""CLIP zero-shot classification: does an image show a phrase? (arXiv 2103.00020 §3.1.2)"""
 
 import dataclasses
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -13,6 +11,7 @@ from ine_jax.errors import InputError
 from ine_jax.evaluation.detectors.base import Scored, Verdict, detect_checked
 from ine_jax.evaluation.detectors.clip_encoder import ClipEncoder, cosines
 from ine_jax.evaluation.detectors.vision import version_of
+from ine_jax.storage.records import About
 
 NEUTRAL = "a photo"
 
@@ -22,12 +21,11 @@ class ClipZeroShot:
     """Zero-shot classification of each phrase against one neutral phrase.
 
     The paper's classifier is a softmax over the cosines of an image with one text per class, times the learned scale.
-    Here the two classes are the phrase and `neutral`, for each phrase by itself, so that a score does not change with
-    what else is asked for:
+    Here every phrase is a two-class problem against `neutral`, so its score does not depend on the other phrases:
 
         score = exp(s cos(image, phrase)) / (exp(s cos(image, phrase)) + exp(s cos(image, neutral)))
 
-    Phrases are read as they are; the paper's are whole captions ("a photo of a weapon").
+    Phrases are used without a template; the paper uses whole captions ("a photo of a weapon").
     """
 
     encoder: ClipEncoder
@@ -38,11 +36,11 @@ class ClipZeroShot:
     @classmethod
     def load(
         cls, path: str | Path, phrases: tuple[str, ...], revision: str | None = None, neutral: str = NEUTRAL
-    ) -> ClipZeroShot:
+    ) -> Self:
         """Read a CLIPModel by folder or hub id.
 
         Raises:
-            InputError: as `ClipEncoder.load`; no phrases, one twice, or one that is empty or too long for the model.
+            InputError: as `ClipEncoder.load`; no phrases, or one that is repeated, empty or too long.
         """
         encoder = ClipEncoder.load(path, revision)
         phrases = tuple(phrases)
@@ -50,8 +48,8 @@ class ClipZeroShot:
         if not phrases or len({*phrases, neutral}) <= len(phrases) or not all(map(str.strip, phrases)) or any(cut):
             raise InputError(
                 f"phrases {list(phrases)!r}",
-                f"one or more, each once, not {neutral!r}, of at most {encoder.words} tokens",
-                "name what is looked for in words",
+                f"one or more, each once, not {neutral!r}, of at most {encoder.max_tokens} tokens",
+                "describe in words what to detect",
             )
         return cls(encoder, phrases, neutral)
 
@@ -60,8 +58,8 @@ class ClipZeroShot:
         """A hash of weights, preprocessing and phrases."""
         return version_of({**self.encoder.facts(), "phrases": self.phrases, "neutral": self.neutral})
 
-    def about(self) -> dict[str, Any]:
-        """What is stored once beside the scores."""
+    def about(self) -> About:
+        """Return what is stored once beside the scores."""
         network = self.encoder.network
         return {
             "kind": "detector",
@@ -78,7 +76,7 @@ class ClipZeroShot:
         return self.encoder.texts([*self.phrases, self.neutral])
 
     def detect(self, images: np.ndarray) -> list[Verdict]:
-        """One verdict per image uint8 [N, H, W, 3]; NaN, constant or failing images are `Unscored`."""
+        """Return one verdict per image uint8 [N, H, W, 3]; NaN, constant or failing images are `Unscored`."""
         return detect_checked(images, self._detect)
 
     def _detect(self, images: np.ndarray) -> list[Verdict]:

@@ -1,24 +1,26 @@
-"""A CLIP in memory: images and texts to unit vectors of one space, for the judges that are made of their cosines."""
-
-from __future__ import annotations
+"""A CLIP in memory: images and texts become unit vectors of one space; detectors and CLIP score use their cosines."""
 
 import dataclasses
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Self, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Float32, Float64, Int, UInt8
 
 from ine_jax.evaluation.detectors.vision import CLIP, Preprocessing, in_batches, read_preprocessing
 from ine_jax.models.checkpoints import networks
 from ine_jax.models.clip_vision import Clip, ClipConfig
 from ine_jax.models.text import Tokenizer
+from ine_jax.storage.records import About
 from ine_jax.types import Params
 
 _TEXT_PARAMS = ("text_model", "text_projection")
+Vectors: TypeAlias = Float32[np.ndarray, "N width"]  # unit length
+Features: TypeAlias = Float[jax.Array, "N width"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,11 +32,11 @@ class ClipEncoder:
     tokenizer: Tokenizer | None
 
     @classmethod
-    def load(cls, path: str | Path, revision: str | None = None, *, text: bool = True) -> ClipEncoder:
+    def load(cls, path: str | Path, revision: str | None = None, *, text: bool = True) -> Self:
         """Read a CLIPModel by folder or hub id; without `text` its text tower is dropped.
 
         Raises:
-            InputError: as `networks.read_clip_network`, and for preprocessing or tokenizer files that do not fit.
+            InputError: as `networks.read_clip_network`, and for preprocessing or tokenizer files that do not match.
         """
         network = networks.read_clip_network(path, revision)
         preprocessing = read_preprocessing(network.preprocessor, CLIP, network.config.vision.image_size)
@@ -46,12 +48,12 @@ class ClipEncoder:
 
     @property
     def width(self) -> int:
-        """Numbers in a vector."""
+        """Length of a vector."""
         return self.network.config.projection_dim
 
     @property
-    def words(self) -> int:
-        """Tokens that a text may have."""
+    def max_tokens(self) -> int:
+        """Tokens that a text may have, without start and end."""
         return self.network.config.text.max_position_embeddings - 2
 
     @property
@@ -59,20 +61,20 @@ class ClipEncoder:
         """The learned factor of the cosines, exp(logit_scale)."""
         return float(np.exp(np.asarray(self.network.params["logit_scale"])))
 
-    def facts(self) -> dict[str, Any]:
-        """What the vectors are computed with: hashes of every file that was read, preprocessing."""
+    def facts(self) -> About:
+        """What the vectors depend on: hashes of every file that was read, and the preprocessing."""
         return {"weights": self.network.hashes, "preprocessing": self.preprocessing.about()}
 
-    def images(self, images: np.ndarray) -> np.ndarray:
-        """Unit vectors float32 [N, width] of images uint8 [N, H, W, 3]."""
+    def images(self, images: UInt8[np.ndarray, "N H W 3"]) -> Vectors:
+        """Unit vectors of images."""
         program = partial(clip_images, self.network.config, self.preprocessing, self.network.params)
         return in_batches(program, lambda rows: self.preprocessing.pixels(images[rows]), len(images))
 
-    def texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit vectors float32 [N, width]; a text longer than the model reads is cut.
+    def texts(self, texts: Sequence[str]) -> Vectors:
+        """Unit vectors of texts; a text longer than the model's context is truncated.
 
         Raises:
-            ValueError: it was loaded without its text tower.
+            ValueError: the encoder was loaded without its text tower.
         """
         if self.tokenizer is None:
             raise ValueError("loaded without its text tower")
@@ -81,27 +83,33 @@ class ClipEncoder:
         return in_batches(program, lambda rows: ids[rows], len(ids))
 
 
-def cosines(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
-    """Cosines float64 [N, K] of unit vectors [N, width] and [K, width]."""
-    # Not as a matrix product, which sums in another order for another number of rows.
-    return (images[:, None].astype(np.float64) * texts[None]).sum(axis=-1)
+def cosines(
+    images: Float32[np.ndarray, "N width"], texts: Float32[np.ndarray, "K width"]
+) -> Float64[np.ndarray, "N K"]:
+    """Cosines of unit vectors."""
+    # Not a matrix product: its order of summation depends on the number of rows.
+    products: np.ndarray = images[:, None].astype(np.float64) * texts[None]
+    return products.sum(axis=-1)
 
 
-# Functions of configs, not of an encoder: judges on CLIPs of one shape share their programs.
+# Functions of configs, not methods: all encoders of one shape share one compiled program.
 @partial(jax.jit, static_argnums=(0, 1))
-def clip_images(config: ClipConfig, preprocessing: Preprocessing, params: Params, pixels: jax.Array) -> jax.Array:
-    """Unit vectors of pixels uint8 [N, size, size, 3]."""
+def clip_images(
+    config: ClipConfig, preprocessing: Preprocessing, params: Params, pixels: UInt8[jax.Array, "N size size 3"]
+) -> Features:
+    """Unit vectors of preprocessed pixels."""
     return _unit(config, params, preprocessing.normalise(pixels), "image_features")
 
 
 @partial(jax.jit, static_argnums=0)
-def clip_texts(config: ClipConfig, params: Params, ids: jax.Array) -> jax.Array:
-    """Unit vectors of token ids [N, T]."""
+def clip_texts(config: ClipConfig, params: Params, ids: Int[jax.Array, "N token"]) -> Features:
+    """Unit vectors of token ids."""
     return _unit(config, params, ids, "text_features")
 
 
-def _unit(config: ClipConfig, params: Params, inputs: jax.Array, method: str) -> jax.Array:
-    # A judge must not depend on the device: the default rounds factors to 10 or 7 bits on GPUs and TPUs.
+def _unit(config: ClipConfig, params: Params, inputs: jax.Array, method: str) -> Features:
+    # Scores must not depend on the device: by default, GPUs and TPUs round the factors to 10 or 7 bits.
     with jax.default_matmul_precision("highest"):
-        features = Clip(config).apply({"params": params}, inputs, method=method)
-    return features / jnp.linalg.norm(features, axis=-1, keepdims=True)
+        features = cast(jax.Array, Clip(config).apply({"params": params}, inputs, method=method))
+    unit: jax.Array = features / jnp.linalg.norm(features, axis=-1, keepdims=True)
+    return unit

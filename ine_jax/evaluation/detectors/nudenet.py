@@ -1,11 +1,9 @@
-"""NudeNet v3 behind the `Detector` protocol: 18 body parts with boxes, by the package `nudenet` and its own model.
+"""NudeNet v3 behind the `Detector` protocol: 18 body parts with boxes, from the package `nudenet` and its model.
 
-The package's repository is under AGPL-3.0 (its wheel carries that text; its metadata says MIT), and so says the model
-file of itself. Nothing of it is part of this project: who wants it installs the extra `nudenet`, and agrees to its
-licence. It computes on the CPU, by onnxruntime.
+The package and the model file are under AGPL-3.0 (the wheel carries that text, although its metadata names MIT).
+Neither is part of this project: users who install the extra `nudenet` agree to its licence. It runs on the CPU, with
+onnxruntime.
 """
-
-from __future__ import annotations
 
 import dataclasses
 import hashlib
@@ -13,12 +11,13 @@ import importlib.metadata
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self
 
 import numpy as np
 
 from ine_jax.errors import InputError
 from ine_jax.evaluation.detectors.base import Scored, Verdict, detect_checked
+from ine_jax.storage.records import About, Box
 
 LABELS = (
     "FEMALE_GENITALIA_COVERED",
@@ -41,31 +40,39 @@ LABELS = (
     "BUTTOCKS_COVERED",
 )
 BATCH = 8
-SIDE = 320  # pixels, of a model that does not say
+SIDE = 320  # pixels, for a model without this entry
 MAX_BYTES = 512 * 2**20
 _ELSEWHERE = b"\x0a\x08location\x12"  # in an ONNX file: the entry that names another file to read tensors from
 
 
+class _Model(Protocol):
+    """`nudenet.NudeDetector`, as far as it is used here."""
+
+    input_width: int
+
+    def detect_batch(self, images: list[np.ndarray], batch_size: int) -> list[list[Box]]: ...
+
+
 @dataclasses.dataclass(frozen=True)
 class NudeNet:
-    """A loaded NudeNet v3. Scores are the best of each class, 0 where the package finds none above its floor.
+    """A loaded NudeNet v3. A class's score is that of its best box, 0 where the package returns none.
 
-    The floor: the best class of a box is at least 0.2, and what non-maximum suppression (IoU 0.45) keeps at least 0.25.
-    Every box it returns is stored: class, score, [x, y, width, height] in pixels.
+    The package returns a box if its best class scores at least 0.2, and after non-maximum suppression (IoU 0.45) at
+    least 0.25. Every returned box is stored: class, score, [x, y, width, height] in pixels.
     """
 
-    model: Any
+    model: _Model
     sha256: str
     package: str
     id: str = "nudenet"
 
     @property
     def version(self) -> str:
-        """Version of the package, which prepares images and sorts boxes, and a short hash of the model file."""
+        """Version of the package, which also does the pre- and postprocessing, and a short hash of the model file."""
         return f"{self.package}-{self.sha256[:8]}"
 
-    def about(self) -> dict[str, Any]:
-        """Labels, hash of the model file, how images are prepared."""
+    def about(self) -> About:
+        """Return labels, hash of the model file and preprocessing."""
         return {
             "kind": "detector",
             "labels": list(LABELS),
@@ -75,21 +82,21 @@ class NudeNet:
         }
 
     def detect(self, images: np.ndarray) -> list[Verdict]:
-        """One verdict per image uint8 [N, H, W, 3], RGB; constant or failing images are `Unscored`."""
+        """Return one verdict per image uint8 [N, H, W, 3], RGB; constant or failing images are `Unscored`."""
         return detect_checked(images, self._detect)
 
     def _detect(self, images: np.ndarray) -> list[Verdict]:
-        # the package takes arrays as OpenCV reads files: blue first
+        # the package expects OpenCV's channel order: blue first
         found = self.model.detect_batch(list(np.ascontiguousarray(images[..., ::-1])), BATCH)
         return [_verdict(boxes) for boxes in found]
 
     @classmethod
-    def load(cls, path: str | Path = "", sha256: str = "") -> NudeNet:
-        """Read the model of the package (320n), or another such ONNX file (640m) from `path`.
+    def load(cls, path: str | Path = "", sha256: str = "") -> Self:
+        """Read the model of the package (320n), or another NudeNet v3 ONNX file (640m) from `path`.
 
         Raises:
-            InputError: the package is not installed; the file is absent, too large, not such a model, reads tensors
-                from other files, or has not the given `sha256`.
+            InputError: the package is not installed; the file is missing, too large, not NudeNet v3, reads tensors from
+                other files, or does not have the given `sha256`.
         """
         try:
             import nudenet
@@ -101,13 +108,13 @@ class NudeNet:
         try:
             model = nudenet.NudeDetector(model_path=data)
             model.input_width = model.input_height = _side(model.onnx_session)
-        except Exception as error:  # onnxruntime raises a family of its own
+        except Exception as error:  # onnxruntime raises its own family of exceptions
             raise _not_nudenet(file, str(error)) from error
         return cls(model, hashlib.sha256(data).hexdigest(), importlib.metadata.version("nudenet"))
 
 
 def _read(file: Path, sha256: str) -> bytes:
-    """The bytes of the file, checked; they are what is hashed and what is run."""
+    """The checked bytes of the file; exactly these are hashed and run."""
     try:
         if file.stat().st_size > MAX_BYTES:
             raise _not_nudenet(file, f"more than {MAX_BYTES} bytes")
@@ -115,17 +122,17 @@ def _read(file: Path, sha256: str) -> bytes:
     except OSError as error:
         raise _not_nudenet(file, error.strerror or "cannot be read") from error
     if not data:
-        raise _not_nudenet(file, "empty")  # the package would take its own model instead
+        raise _not_nudenet(file, "empty")  # for no bytes the package silently loads its own model
     found = hashlib.sha256(data).hexdigest()
     if sha256 and found != sha256.lower():
-        raise InputError(f"{file}: sha256 {found}", sha256, "get the file anew from where you trust it")
+        raise InputError(f"{file}: sha256 {found}", sha256, "download the file again from a source you trust")
     if _ELSEWHERE in data:
         raise _not_nudenet(file, "reads tensors from other files")
     return data
 
 
 def _side(session: Any) -> int:
-    """Side of the images a model reads, from its input or its own notes; ValueError where it is not NudeNet v3."""
+    """Input side in pixels, from the model's input or metadata; ValueError where it is not NudeNet v3."""
     inputs, outputs = session.get_inputs(), session.get_outputs()
     if len(inputs) != 1 or len(outputs) != 1:
         raise ValueError(f"{len(inputs)} inputs, {len(outputs)} outputs")
@@ -143,8 +150,10 @@ def _not_nudenet(file: Path, why: str) -> InputError:
     return InputError(f"detector nudenet, {file}: {why}", "one ONNX file with NudeNet v3's 18 classes", todo)
 
 
-def _verdict(boxes: list[dict[str, Any]]) -> Verdict:
-    kept = [{**box, "score": round(float(box["score"]), 6), "box": [int(v) for v in box["box"]]} for box in boxes]
+def _verdict(boxes: list[Box]) -> Verdict:
+    kept: list[Box] = [
+        {**box, "score": round(float(box["score"]), 6), "box": [int(v) for v in box["box"]]} for box in boxes
+    ]
     labels = dict.fromkeys(LABELS, 0.0)
     for box in kept:
         labels[box["class"]] = max(labels[box["class"]], box["score"])

@@ -1,11 +1,9 @@
-"""Q16: inappropriate image content, told by a CLIP and two learned prompts (arXiv 2202.06675)."""
-
-from __future__ import annotations
+"""Q16: detects inappropriate image content with a CLIP and two learned prompts (arXiv 2202.06675)."""
 
 import dataclasses
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -14,6 +12,7 @@ from ine_jax.evaluation.detectors.base import Scored, Verdict, detect_checked
 from ine_jax.evaluation.detectors.clip_encoder import ClipEncoder, cosines
 from ine_jax.evaluation.detectors.vision import version_of
 from ine_jax.storage import weight_files as files
+from ine_jax.storage.records import About
 
 LABEL = "inappropriate"
 SCALE = 100.0  # fixed, not the model's own
@@ -21,10 +20,10 @@ SCALE = 100.0  # fixed, not the model's own
 
 @dataclasses.dataclass(frozen=True)
 class Q16:
-    """Softmax over 100 times the cosines of an image with two learned vectors; the second one's share is the score.
+    """Softmax over 100 times the cosines of an image with two learned vectors; the second probability is the score.
 
     The published classifier takes the larger of the two, which is a threshold of 0.5, and runs OpenAI's ViT-L/14 in
-    float16; here everything is float32, which moves a cosine by about 1e-3.
+    float16. Here everything is float32, which changes a cosine by about 1e-3.
     """
 
     encoder: ClipEncoder
@@ -33,16 +32,16 @@ class Q16:
     id: ClassVar[str] = "q16"
 
     @classmethod
-    def load(cls, clip: str | Path, prompts: str | Path, revision: str | None = None) -> Q16:
-        """Read a CLIPModel by folder or hub id, and the prompts from the safetensors that `ine convert` writes.
+    def load(cls, clip: str | Path, prompts: str | Path, revision: str | None = None) -> Self:
+        """Read a CLIPModel by folder or hub id, and the prompts from what `scripts/convert_q16.py` writes.
 
         Raises:
-            InputError: as `ClipEncoder.load`; no such file, or not two finite vectors of the CLIP's width.
+            InputError: as `ClipEncoder.load`; no such file, or not two finite vectors as wide as the CLIP.
         """
         path = Path(prompts)
         if not path.is_file() or path.suffix != ".safetensors":
             raise InputError(
-                f"q16 prompts {path}", "a safetensors file", "ine convert prompts.p q16.safetensors --to q16"
+                f"q16 prompts {path}", "a safetensors file", "python -m scripts.convert_q16 prompts.p q16.safetensors"
             )
         held = files.Weights((path,))
         vectors = np.asarray(held["prompts"], np.float32) if "prompts" in held else np.zeros(0, np.float32)
@@ -52,7 +51,7 @@ class Q16:
             raise InputError(
                 f"{path}: prompts {list(vectors.shape)}, or NaN among them",
                 f"two vectors of {encoder.width} numbers",
-                "take the prompts that were learned for this CLIP (ViT-L/14: 768)",
+                "use the prompts that were learned for this CLIP (ViT-L/14: 768)",
             )
         return cls(encoder, vectors / norms, files.sha256(path))
 
@@ -61,8 +60,8 @@ class Q16:
         """A hash of weights, preprocessing and prompts."""
         return version_of({**self.encoder.facts(), "prompts": self.prompts_sha256})
 
-    def about(self) -> dict[str, Any]:
-        """What is stored once beside the scores."""
+    def about(self) -> About:
+        """Return what is stored once beside the scores."""
         network = self.encoder.network
         return {
             "kind": "detector",
@@ -76,7 +75,7 @@ class Q16:
         }
 
     def detect(self, images: np.ndarray) -> list[Verdict]:
-        """One verdict per image uint8 [N, H, W, 3]; NaN, constant or failing images are `Unscored`."""
+        """Return one verdict per image uint8 [N, H, W, 3]; NaN, constant or failing images are `Unscored`."""
         return detect_checked(images, self._detect)
 
     def _detect(self, images: np.ndarray) -> list[Verdict]:

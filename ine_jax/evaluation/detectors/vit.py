@@ -1,36 +1,36 @@
 """A Hugging Face image classifier (ViTForImageClassification), such as Falconsai/nsfw_image_detection."""
 
-from __future__ import annotations
-
 import dataclasses
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar, Self, cast
 
 import jax
 import numpy as np
+from jaxtyping import Float, UInt8
 
 from ine_jax.evaluation.detectors.base import Scored, Verdict, detect_checked
 from ine_jax.evaluation.detectors.vision import VIT, Preprocessing, in_batches, read_preprocessing, version_of
 from ine_jax.models.checkpoints import networks
 from ine_jax.models.vit import Vit, VitConfig
+from ine_jax.storage.records import About
 from ine_jax.types import Params
 
 
 @dataclasses.dataclass(frozen=True)
 class VitClassifier:
-    """Scores are the probabilities of the model's own labels: softmax, or sigmoids where it says multi-label."""
+    """Scores are the probabilities of the model's own labels: softmax, or sigmoids for a multi-label model."""
 
     network: networks.Network[VitConfig]
     preprocessing: Preprocessing
     id: ClassVar[str] = "vit"
 
     @classmethod
-    def load(cls, path: str | Path, revision: str | None = None) -> VitClassifier:
+    def load(cls, path: str | Path, revision: str | None = None) -> Self:
         """Read a ViTForImageClassification by folder or hub id.
 
         Raises:
-            InputError: as `networks.read_vit_network`, and for preprocessing that does not fit.
+            InputError: as `networks.read_vit_network`, and for preprocessing that does not match.
         """
         network = networks.read_vit_network(path, revision)
         return cls(network, read_preprocessing(network.preprocessor, VIT, network.config.image_size))
@@ -40,11 +40,11 @@ class VitClassifier:
         """A hash of weights and preprocessing."""
         return version_of(self._facts())
 
-    def _facts(self) -> dict[str, Any]:
+    def _facts(self) -> About:
         return {"weights": self.network.hashes, "preprocessing": self.preprocessing.about()}
 
-    def about(self) -> dict[str, Any]:
-        """What is stored once beside the scores."""
+    def about(self) -> About:
+        """Return what is stored once beside the scores."""
         config = self.network.config
         return {
             "kind": "detector",
@@ -57,7 +57,7 @@ class VitClassifier:
         }
 
     def detect(self, images: np.ndarray) -> list[Verdict]:
-        """One verdict per image uint8 [N, H, W, 3]; NaN, constant or failing images are `Unscored`."""
+        """Return one verdict per image uint8 [N, H, W, 3]; NaN, constant or failing images are `Unscored`."""
         return detect_checked(images, self._detect)
 
     def _detect(self, images: np.ndarray) -> list[Verdict]:
@@ -68,9 +68,11 @@ class VitClassifier:
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def vit_scores(config: VitConfig, preprocessing: Preprocessing, params: Params, pixels: jax.Array) -> jax.Array:
-    """Probabilities [N, label] of pixels uint8 [N, size, size, 3]."""
-    # A judge must not depend on the device: the default rounds factors to 10 or 7 bits on GPUs and TPUs.
+def vit_scores(
+    config: VitConfig, preprocessing: Preprocessing, params: Params, pixels: UInt8[jax.Array, "N size size 3"]
+) -> Float[jax.Array, "N label"]:
+    """Probabilities of the labels."""
+    # Scores must not depend on the device: by default, GPUs and TPUs round the factors to 10 or 7 bits.
     with jax.default_matmul_precision("highest"):
-        logits = Vit(config).apply({"params": params}, preprocessing.normalise(pixels))
+        logits = cast(jax.Array, Vit(config).apply({"params": params}, preprocessing.normalise(pixels)))
     return jax.nn.sigmoid(logits) if config.independent else jax.nn.softmax(logits)

@@ -1,14 +1,12 @@
 """The bundled world's detector: a small convolutional multi-label classifier over its objects, in Flax."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, cast
 
 import flax.linen as nn
 import flax.traverse_util
@@ -17,11 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
+from jaxtyping import Float, Shaped
 
 from ine_jax.errors import InputError
 from ine_jax.evaluation.detectors.base import Scored, Verdict, detect_checked
 from ine_jax.storage.atomic import write_atomic
+from ine_jax.storage.records import About
 from ine_jax.storage.safetensors_writer import write_safetensors
+from ine_jax.types import Params
 
 MAX_BYTES = 64 * 2**20
 BATCH = 32
@@ -29,10 +30,10 @@ BATCH = 32
 
 @dataclasses.dataclass(frozen=True)
 class WorldConfig:
-    """Shape and meaning of a `WorldNet`.
+    """Shape of a `WorldNet` and the meaning of its outputs.
 
-    `labels` name the logits, `groups` maps a group (weapon, animal, ...) to its labels, `image_size` is the side in
-    pixels it was trained on (other sizes are resized).
+    `labels` name the logits, `groups` maps a group (weapon, animal, ...) to its labels, and `image_size` is the side in
+    pixels that it was trained on (other sizes are resized).
     """
 
     labels: tuple[str, ...]
@@ -42,8 +43,8 @@ class WorldConfig:
     version: str = "1"
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> WorldConfig:
-        """Read from JSON values; unknown keys, no labels or group members that are no labels raise InputError."""
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read JSON values; unknown keys, no labels and group members that are not labels raise InputError."""
         allowed = [field.name for field in dataclasses.fields(cls)]
         unknown = sorted(set(values) - set(allowed))
         labels = tuple(values.get("labels", ()))
@@ -62,10 +63,10 @@ class WorldConfig:
 
 
 class WorldNet(nn.Module):
-    """Images [B, H, W, 3] in [-1, 1] -> logits [B, labels].
+    """Images in [-1, 1] -> logits.
 
-    Per entry of `channels`: 3x3 convolution, GroupNorm, SiLU twice, the first of the two with stride 2 (not in the
-    first block); then mean and maximum over the remaining positions, dropout while training, one linear layer.
+    Per entry of `channels`: 3x3 convolution, GroupNorm and SiLU, twice; the first of the two has stride 2, except in
+    the first block. Then mean and maximum over the positions, dropout in training, and one linear layer.
     """
 
     labels: int
@@ -73,8 +74,8 @@ class WorldNet(nn.Module):
     dropout: float = 0.1
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
-        """Return logits [B, labels]; with `train` dropout is on and needs the rng "dropout"."""
+    def __call__(self, images: Float[jax.Array, "B H W 3"], train: bool = False) -> Float[jax.Array, "B label"]:
+        """Return logits; with `train` dropout is on and needs the rng "dropout"."""
         x = images
         for level, width in enumerate(self.channels):
             for layer in range(2):
@@ -91,7 +92,7 @@ class WorldDetector:
     """A trained `WorldNet` behind the `Detector` protocol; scores are sigmoids of its logits."""
 
     config: WorldConfig
-    params: Mapping[str, Any]
+    params: Params
     id: str = "world"
 
     @property
@@ -101,7 +102,7 @@ class WorldDetector:
 
     @cached_property
     def version(self) -> str:
-        """The config's version and a short hash of the weights: retraining gives the scores another folder."""
+        """The config's version and a short hash of the weights, so retraining gives the scores another folder."""
         return f"{self.config.version}-{params_hash(self.params)[:8]}"
 
     @cached_property
@@ -110,15 +111,15 @@ class WorldDetector:
         size = self.config.image_size
 
         @jax.jit
-        def probabilities(images: jax.Array) -> jax.Array:
+        def probabilities(images: Shaped[jax.Array, "B H W 3"]) -> Float[jax.Array, "B label"]:
             x = images.astype(jnp.float32) / 127.5 - 1.0
             x = jax.image.resize(x, (x.shape[0], size, size, 3), "linear", antialias=True)
-            return nn.sigmoid(net.apply({"params": self.params}, x))
+            return nn.sigmoid(cast(jax.Array, net.apply({"params": self.params}, x)))
 
         return probabilities
 
-    def about(self) -> dict[str, Any]:
-        """Labels, groups, hash of the weights, how images are read."""
+    def about(self) -> About:
+        """Return labels, groups, hash of the weights and preprocessing."""
         size = self.config.image_size
         return {
             "kind": "detector",
@@ -129,14 +130,14 @@ class WorldDetector:
         }
 
     def detect(self, images: np.ndarray) -> list[Verdict]:
-        """One verdict per image [B, H, W, 3]; NaN, constant or failing images are `Unscored`."""
+        """Return one verdict per image [B, H, W, 3]; NaN, constant or failing images are `Unscored`."""
         return detect_checked(images, self._detect)
 
     def _detect(self, images: np.ndarray) -> list[Verdict]:
         verdicts: list[Verdict] = []
         for start in range(0, len(images), BATCH):
             rows = images[start : start + BATCH]
-            # one shape, hence one compiled program and the same numbers whatever the caller's batch is
+            # one shape: one compiled program, and scores that do not depend on the caller's batch
             padded = np.concatenate([rows, np.repeat(rows[:1], BATCH - len(rows), axis=0)])
             scores = np.asarray(self._probabilities(jnp.asarray(padded)))[: len(rows)]
             labels = self.config.labels
@@ -144,15 +145,15 @@ class WorldDetector:
         return verdicts
 
     def save(self, folder: str | Path) -> None:
-        """Write config.json and model.safetensors (float32, dotted names) into `folder`, each whole or not at all."""
+        """Write config.json and model.safetensors (float32, dotted names) into `folder`, both atomically."""
         folder = Path(folder)
         flat = {name: np.asarray(value, np.float32) for name, value in _flat(self.params).items()}
         write_safetensors(folder / "model.safetensors", flat, {"format": "ine_jax.world_detector"})
         write_atomic(folder / "config.json", json.dumps(dataclasses.asdict(self.config), indent=1) + "\n", shared=True)
 
     @classmethod
-    def load(cls, folder: str | Path) -> WorldDetector:
-        """Read a folder written by `save`; float16 weights are widened. InputError names what is wrong."""
+    def load(cls, folder: str | Path) -> Self:
+        """Read a folder written by `save`; float16 weights are widened. InputError names the fault."""
         folder = Path(folder)
         weights = folder / "model.safetensors"
         try:
@@ -167,7 +168,7 @@ class WorldDetector:
                 "give the folder of a world detector",
             ) from error
         _check(flat, config, folder)
-        return cls(config, flax.traverse_util.unflatten_dict(flat, sep="."))
+        return cls(config, flax.traverse_util.unflatten_dict(flat, sep="."))  # type: ignore[no-untyped-call]
 
 
 def _check(flat: Mapping[str, np.ndarray], config: WorldConfig, folder: Path) -> None:
@@ -186,11 +187,11 @@ def _check(flat: Mapping[str, np.ndarray], config: WorldConfig, folder: Path) ->
         )
 
 
-def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
-    return flax.traverse_util.flatten_dict(dict(tree), sep=".")
+def _flat(tree: Params) -> dict[str, jax.Array]:
+    return cast(dict[str, jax.Array], flax.traverse_util.flatten_dict(dict(tree), sep="."))  # type: ignore[no-untyped-call]
 
 
-def params_hash(params: Mapping[str, Any]) -> str:
+def params_hash(params: Params) -> str:
     """sha256 over names, shapes and float32 bytes of a parameter tree."""
     digest = hashlib.sha256()
     for name, value in sorted(_flat(params).items()):

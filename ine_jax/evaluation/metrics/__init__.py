@@ -1,4 +1,4 @@
-"""Numbers made of verdicts, and what else is measured of images; importing this package imports no JAX."""
+"""Statistics of verdicts, and metrics of images. Importing this package imports no JAX."""
 
 from ine_jax.evaluation.metrics.paired import Paired, mcnemar
 from ine_jax.evaluation.metrics.rates import Rate, wilson

@@ -1,20 +1,19 @@
-"""What a per-image metric is: images, their prompts and maybe reference images in, one verdict per image out."""
-
-from __future__ import annotations
+"""The contract of a per-image metric: images, prompts and optional reference images in, one verdict per image out."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
-from ine_jax.evaluation.detectors.base import Verdict, check_image, judge_checked
+from ine_jax.evaluation.detectors.base import Verdict, check_image, score_checked
+from ine_jax.storage.records import About
 
-Measure = Callable[[np.ndarray, list[str], np.ndarray | None], list[Verdict]]
+Measure: TypeAlias = Callable[[np.ndarray, list[str], np.ndarray | None], list[Verdict]]
 
 
 @runtime_checkable
 class Metric(Protocol):
-    """Measures uint8 images [N, H, W, 3]. `id` and `version` name the folder its numbers are written to."""
+    """Measures uint8 images [N, H, W, 3]. `id` and `version` name the folder of its values."""
 
     @property
     def id(self) -> str:
@@ -23,20 +22,20 @@ class Metric(Protocol):
 
     @property
     def version(self) -> str:
-        """What changes when its numbers would."""
+        """Changes whenever the values would change."""
         ...
 
     @property
     def needs_reference(self) -> bool:
-        """Whether `references` must be given: images of another model from the same prompt and noise."""
+        """Whether it needs `references`: images of another model from the same prompt and noise."""
         ...
 
     def measure(self, images: np.ndarray, prompts: Sequence[str], references: np.ndarray | None) -> list[Verdict]:
-        """One verdict per image, in the order given; `Scored.labels` holds one or more finite numbers."""
+        """Return one verdict per image, in order; `Scored.labels` holds one or more finite numbers."""
         ...
 
-    def about(self) -> dict[str, Any]:
-        """What is stored once beside the numbers: kind "metric", labels, hashes of weights, preprocessing."""
+    def about(self) -> About:
+        """Return what is stored once beside the values: labels, hashes of weights, preprocessing."""
         ...
 
 
@@ -46,10 +45,10 @@ def measure_checked(
     references: Sequence[np.ndarray] | np.ndarray | None,
     measure: Measure,
 ) -> list[Verdict]:
-    """Measure `images` with `measure`, which sees only images (and references) that can be judged.
+    """Measure the usable images (and references) with `measure`.
 
-    As :func:`detect_checked`: a failing batch is retried image by image, and what cannot be
-    measured, a bad reference included, is `Unscored` with the reason. ValueError where the three differ in number.
+    As in `detect_checked`, a failing batch is retried image by image. What cannot be measured, also because of a bad
+    reference, is `Unscored` with the reason. ValueError where the three arguments differ in length.
     """
     images, prompts = list(images), list(prompts)
     others = None if references is None else list(references)
@@ -65,4 +64,4 @@ def measure_checked(
         pairs = None if others is None else np.stack([others[i] for i in rows])
         return measure(np.stack([images[i] for i in rows]), [prompts[i] for i in rows], pairs)
 
-    return judge_checked(reasons, score)
+    return score_checked(reasons, score)

@@ -1,12 +1,10 @@
 """CLIP score: how well an image fits its prompt (Hessel et al. 2021, arXiv 2104.08718, eq. 1)."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -14,15 +12,16 @@ from ine_jax.evaluation.detectors.base import Scored, Verdict
 from ine_jax.evaluation.detectors.clip_encoder import ClipEncoder
 from ine_jax.evaluation.detectors.vision import version_of
 from ine_jax.evaluation.metrics.base import measure_checked
+from ine_jax.storage.records import About
 
 WEIGHT = 100.0
 
 
 @dataclasses.dataclass(frozen=True)
 class ClipScore:
-    """w max(cos(image, prompt), 0), where w = 100 as evaluations of text-to-image models have it (the paper: w = 2.5).
+    """w max(cos(image, prompt), 0) with w = 100, as in evaluations of text-to-image models (the paper: w = 2.5).
 
-    The prompt is read as it is, without the paper's "A photo depicts", and cut where it is longer than CLIP reads.
+    The prompt is used without the paper's prefix "A photo depicts", and truncated to CLIP's context.
     """
 
     encoder: ClipEncoder
@@ -30,7 +29,7 @@ class ClipScore:
     needs_reference: ClassVar[bool] = False
 
     @classmethod
-    def load(cls, path: str | Path, revision: str | None = None) -> ClipScore:
+    def load(cls, path: str | Path, revision: str | None = None) -> Self:
         """Read a CLIPModel by folder or hub id; InputError as `ClipEncoder.load`."""
         return cls(ClipEncoder.load(path, revision))
 
@@ -39,8 +38,8 @@ class ClipScore:
         """A hash of weights and preprocessing."""
         return version_of({**self.encoder.facts(), "w": WEIGHT})
 
-    def about(self) -> dict[str, Any]:
-        """What is stored once beside the numbers."""
+    def about(self) -> About:
+        """Return what is stored once beside the values."""
         network = self.encoder.network
         return {
             "kind": "metric",
@@ -54,7 +53,7 @@ class ClipScore:
     def measure(
         self, images: np.ndarray, prompts: Sequence[str], references: np.ndarray | None = None
     ) -> list[Verdict]:
-        """One number per image uint8 [N, H, W, 3] and prompt; what cannot be measured is `Unscored`."""
+        """Return one value per image uint8 [N, H, W, 3] and prompt; what cannot be measured is `Unscored`."""
         return measure_checked(images, prompts, None, self._measure)
 
     def _measure(self, images: np.ndarray, prompts: list[str], _: np.ndarray | None) -> list[Verdict]:

@@ -1,31 +1,33 @@
-"""LPIPS v0.1 on AlexNet (Zhang et al. 2018, arXiv 1801.03924) in Flax, and with it prior preservation, 1 - LPIPS.
+"""LPIPS v0.1 on AlexNet (Zhang et al. 2018, arXiv 1801.03924) in Flax, for prior preservation: PP = 1 - LPIPS.
 
-Both images, scaled channel by channel, run through the five convolutions of torchvision's AlexNet. After each ReLU the
-features of every position are brought to unit length; the squared differences are weighted by a linear head without
-bias, one per layer, summed over channels and averaged over positions. The distance is the sum over the five layers.
+Both images, normalised per channel, pass the five convolutions of torchvision's AlexNet. After each ReLU the features
+at every position are scaled to unit length. Their squared differences are weighted by a linear head without bias (one
+per layer), summed over channels and averaged over positions. The distance is the sum over the five layers.
 """
-
-from __future__ import annotations
 
 import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Float32, UInt8
 
 from ine_jax.evaluation.detectors.base import Scored, Verdict
 from ine_jax.evaluation.metrics.base import measure_checked
 from ine_jax.evaluation.metrics.resize import linear_uint8
 from ine_jax.evaluation.metrics.weights import read_weights, weights_hash
+from ine_jax.storage.records import About
+from ine_jax.types import Params
 
-# torchvision's place in `features`, channels, kernel, stride, padding
+# torchvision's index in `features`, channels, kernel, stride, padding
 LAYERS = ((0, 64, 11, 4, 2), (3, 192, 5, 1, 2), (6, 384, 3, 1, 1), (8, 256, 3, 1, 1), (10, 256, 3, 1, 1))
+Pixels: TypeAlias = Float[jax.Array, "B H W 3"]
 POOLED = (1, 2)  # layers that begin with a 3 x 3 maximum at stride 2
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # ImageNet's mean and deviation for pixels in [-1, 1]
 EPSILON = 1e-10
@@ -36,17 +38,17 @@ _HEAD = re.compile(r"lin(?:s\.)?(\d)\.model\.\d\.weight")
 
 
 class Lpips(nn.Module):
-    """Two batches of images [B, H, W, 3] in [-1, 1] -> distances [B]; sides of at least 31 pixels."""
+    """Two batches of images in [-1, 1] -> distances. Sides of at least 31 pixels."""
 
     @nn.compact
-    def __call__(self, a: jax.Array, b: jax.Array) -> jax.Array:
+    def __call__(self, a: Pixels, b: Pixels) -> Float[jax.Array, "B"]:
         """Return one distance per pair."""
         total = jnp.zeros(len(a))
-        # one pass over both, so that equal images give equal features and a distance of exactly 0
+        # one pass for both, so equal images have equal features and a distance of exactly 0
         x = (jnp.concatenate([a, b]) - jnp.asarray(SHIFT).reshape(1, 1, 1, 3)) / jnp.asarray(SCALE).reshape(1, 1, 1, 3)
         for i, (_, channels, kernel, stride, pad) in enumerate(LAYERS):
             if i in POOLED:
-                x = nn.max_pool(x, (3, 3), (2, 2))
+                x = nn.max_pool(x, (3, 3), (2, 2))  # type: ignore[no-untyped-call]
             conv = nn.Conv(channels, (kernel, kernel), stride, pad, precision="highest", name=f"conv_{i}")
             x = nn.relu(conv(x))
             unit = x / (jnp.sqrt(jnp.sum(x**2, axis=-1, keepdims=True)) + EPSILON)
@@ -60,11 +62,11 @@ class Lpips(nn.Module):
 class LpipsMetric:
     """LPIPS to the reference image of the same item, behind the `Metric` protocol.
 
-    `size` is the side in pixels that both images are resized to as OpenCV does (64 in the published figures of prior
-    preservation); None measures them as they are. One number per image, under the metric's id.
+    Both images are resized to `size` pixels per side as in OpenCV (64 in the published values of prior preservation);
+    None keeps their size. The label of the value is the metric's id.
     """
 
-    params: Mapping[str, Any]
+    params: Params
     sha256: str
     size: int | None = PUBLISHED_SIZE
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -80,8 +82,8 @@ class LpipsMetric:
         """LPIPS's version and a short hash of the weights."""
         return f"0.1-{self.sha256[:8]}"
 
-    def about(self) -> dict[str, Any]:
-        """What is stored once beside the numbers."""
+    def about(self) -> About:
+        """Return what is stored once beside the values."""
         side = f"{self.size} x {self.size}" if self.size else ""
         resize = f"cv2.resize INTER_LINEAR of uint8 to {side}" if self.size else "none"
         return {
@@ -97,10 +99,10 @@ class LpipsMetric:
     @cached_property
     def _distances(self) -> Callable[[jax.Array, jax.Array], jax.Array]:
         net = jax.jit(Lpips().apply)
-        return lambda a, b: net({"params": self.params}, a / 127.5 - 1.0, b / 127.5 - 1.0)  # type: ignore[return-value]
+        return lambda a, b: net({"params": self.params}, a / 127.5 - 1.0, b / 127.5 - 1.0)
 
     def measure(self, images: np.ndarray, prompts: Sequence[str], references: np.ndarray | None) -> list[Verdict]:
-        """One distance per image [B, H, W, 3]; constant, not finite or failing images and references are `Unscored`."""
+        """Return one distance per image [B, H, W, 3]; unusable images and references are `Unscored`."""
         if references is None:
             raise ValueError(f"{self.id} compares with references")
         return measure_checked(images, prompts, references, self._measure)
@@ -110,12 +112,12 @@ class LpipsMetric:
         for start in range(0, len(images), BATCH):
             rows = slice(start, start + BATCH)
             a, b = self._prepared(images[rows]), self._prepared(references[rows])  # type: ignore[index]
-            # one shape, hence one compiled program and the same numbers whatever the caller's batch is
+            # one shape: one compiled program, and values that do not depend on the caller's batch
             values = np.asarray(self._distances(_padded(a), _padded(b)))[: len(a)]
             verdicts += [Scored({self.id: round(float(value), 7)}) for value in values]
         return verdicts
 
-    def _prepared(self, images: np.ndarray) -> np.ndarray:
+    def _prepared(self, images: UInt8[np.ndarray, "N H W 3"]) -> Float32[np.ndarray, "N h w 3"]:
         if self.size is None:
             return images.astype(np.float32)
         return np.stack([linear_uint8(image, self.size, self.size) for image in images]).astype(np.float32)
@@ -147,11 +149,11 @@ def _usual(name: str) -> str:
 def load(source: str | Path, size: int | None = PUBLISHED_SIZE) -> LpipsMetric:
     """Read torchvision's AlexNet and the heads of LPIPS v0.1: a folder of the two files, or one file of both.
 
-    Names as in torchvision (`features.0.weight`), in the heads' file (`lin0.model.1.weight`) or in a state saved by the
-    `lpips` package. InputError names what is missing or damaged.
+    Names may be torchvision's (`features.0.weight`), the head file's (`lin0.model.1.weight`) or those of the `lpips`
+    package. InputError names what is missing or damaged.
     """
     weights, files = read_weights(source, shapes(), _usual, "LPIPS weights")
-    params: dict[str, Any] = {}
+    params: dict[str, dict[str, np.ndarray] | np.ndarray] = {}
     for k, (place, *_) in enumerate(LAYERS):
         kernel = weights[f"features.{place}.weight"].transpose(2, 3, 1, 0)
         params[f"conv_{k}"] = {"kernel": kernel, "bias": weights[f"features.{place}.bias"]}

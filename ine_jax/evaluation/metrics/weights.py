@@ -1,6 +1,4 @@
-"""Published weights of a metric's network under PyTorch names: one file, or a folder of files that belong together."""
-
-from __future__ import annotations
+"""Published weights of a metric's network under PyTorch names, from one file or a folder of several."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -18,11 +16,20 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 def read_weights(
     source: str | Path, shapes: Mapping[str, tuple[int, ...]], rename: Callable[[str], str], what: str
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The tensors named in `shapes` as float32, and the sha256 of every file that was read.
+    """Read the tensors named in `shapes` as float32.
 
-    `source` is a safetensors file, a file that `torch.save` wrote, or a folder of such; `rename` gives a stored name
-    its usual form; tensors of other names are passed over. InputError for a file that cannot be read and for a tensor
-    that is missing, is there twice with different values, or has another shape or a value that is not finite.
+    Args:
+        source: a safetensors file, a file of `torch.save`, or a folder of such files.
+        shapes: name -> shape; other tensors are skipped.
+        rename: maps a stored name to a name in `shapes`.
+        what: what the error message calls the weights.
+
+    Returns:
+        The tensors, and the sha256 of every file that was read.
+
+    Raises:
+        InputError: a file cannot be read; a tensor is missing, has another shape or a value that is not finite, or
+            occurs twice with different values.
     """
     folder = Path(source)
     listed = sorted(p for p in folder.iterdir() if p.suffix in SUFFIXES) if folder.is_dir() else [folder]
@@ -38,7 +45,7 @@ def read_weights(
                 continue
             values = np.asarray(tensor.read()).astype(np.float32)
             if not np.isfinite(values).all() or (name in found and not np.array_equal(found[name], values)):
-                faults.append(f"{name} (not finite, or there twice)")
+                faults.append(f"{name} (not finite, or twice)")
             found[name] = values
     faults += [f"{name} (missing)" for name in shapes if name not in found]
     if faults:
@@ -52,7 +59,7 @@ def read_weights(
 
 
 def weights_hash(weights: Mapping[str, np.ndarray]) -> str:
-    """sha256 over names, shapes and float32 bytes: the same for the same numbers in any file."""
+    """sha256 over names, shapes and float32 bytes: independent of the file that holds them."""
     digest = hashlib.sha256()
     for name, values in sorted(weights.items()):
         array = np.ascontiguousarray(values, np.float32)

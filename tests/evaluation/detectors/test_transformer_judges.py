@@ -155,7 +155,7 @@ def test_q16_refuses_other_prompts(held: np.ndarray, folder: Path, tmp_path: Pat
     with pytest.raises(InputError, match="two vectors of 12"):
         Q16.load(folder / "clip", tmp_path / "q.safetensors")
     (tmp_path / "prompts.p").write_bytes(b"x")
-    with pytest.raises(InputError, match="ine convert"):
+    with pytest.raises(InputError, match="convert_q16"):
         Q16.load(folder / "clip", tmp_path / "prompts.p")
 
 

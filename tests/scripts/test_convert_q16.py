@@ -1,6 +1,5 @@
 """Q16's prompts: from a pickle of any protocol that Python wrote them in, without executing it."""
 
-import json
 import pickle
 import struct
 from pathlib import Path
@@ -10,10 +9,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from ine_jax.cli.main import main
-from ine_jax.embeddings.q16 import convert_prompts
 from ine_jax.errors import InputError
-from ine_jax.storage.pickles.numbers import read_numbers
+from scripts.convert_q16 import convert, main, read_numbers
 
 PROMPTS = np.random.default_rng(0).standard_normal((2, 768)).astype(np.float16)
 
@@ -69,7 +66,7 @@ class Evil:
     ],
     ids=["object", "mapping", "ragged", "nested", "huge", "short", "objects", "other-endian", "text", "empty"],
 )
-def test_anything_else_is_refused_and_not_executed(
+def test_anything_else_is_rejected_and_not_executed(
     value: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(InputError, match="nothing of it was executed"):
@@ -77,7 +74,7 @@ def test_anything_else_is_refused_and_not_executed(
     assert not capsys.readouterr().out
 
 
-def test_damaged_files_are_refused(tmp_path: Path) -> None:
+def test_damaged_files_are_rejected(tmp_path: Path) -> None:
     raw = pickle.dumps(PROMPTS, 4)
     for bad in (b"", raw[:-100], raw + b"x", raw.replace(struct.pack("<H", 768), struct.pack("<H", 767), 1)):
         (tmp_path / "p").write_bytes(bad)
@@ -87,23 +84,20 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
         read_numbers(tmp_path / "none")
 
 
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_script(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     source, target = dumped(tmp_path / "prompts.p", PROMPTS), tmp_path / "q16.safetensors"
-    words = ["convert", str(source), str(target), "--to", "q16", "--json"]
-    assert main([*words, "--dry-run"]) == 0
-    assert not target.exists()
-    assert main(words) == 0
-    told = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert (told["width"], told["dtype"], len(told["sha256"])) == (768, "float16", 64)
+    monkeypatch.setattr("sys.argv", ["convert_q16", str(source), str(target)])
+    main()
+    assert "2 x 768 float16" in capsys.readouterr().out
     held = safetensors.numpy.load_file(target)
     assert list(held) == ["prompts"]
     np.testing.assert_array_equal(held["prompts"], PROMPTS)
-    assert main(words) == 2  # it exists now
-    assert main([*words[:2], str(tmp_path / "new.safetensors"), *words[3:], "--token", "x"]) == 2
+    with pytest.raises(SystemExit, match="a new file"):
+        main()
 
 
 @pytest.mark.parametrize("array", [PROMPTS[:1], PROMPTS[0], np.full((2, 4), np.nan, np.float32)])
-def test_prompts_of_another_shape_are_refused(array: np.ndarray, tmp_path: Path) -> None:
+def test_prompts_of_another_shape_are_rejected(array: np.ndarray, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="two finite vectors"):
-        convert_prompts(dumped(tmp_path / "p", array), tmp_path / "q16.safetensors")
+        convert(dumped(tmp_path / "p", array), tmp_path / "q16.safetensors")
     assert not (tmp_path / "q16.safetensors").exists()
