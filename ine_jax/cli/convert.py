@@ -52,10 +52,10 @@ class Convert(Command):
             clip_g=self.clip_g or "",
             dry_run=dry_run,
         )
-        found, state = done.item.embedding, "not written (dry run)" if dry_run else "read back equal"
-        count, width = done.item.vectors.shape
-        about = f"{found.space} {found.token}, {count} x {width} {done.item.vectors.dtype}"
+        found, state = done.stored.embedding, "not written (dry run)" if dry_run else "read back equal"
+        count, width = done.stored.vectors.shape
+        about = f"{found.space} {found.token}, {count} x {width} {done.stored.vectors.dtype}"
         head = f"{self.source} ({done.source_format}) -> {done.path} ({done.target_format}): {about}, {state}"
         values = {"path": str(done.path), "from": done.source_format, "to": done.target_format, "token": found.token}
-        shape = {"space": found.space, "vectors": count, "width": width, "dtype": str(done.item.vectors.dtype)}
+        shape = {"space": found.space, "vectors": count, "width": width, "dtype": str(done.stored.vectors.dtype)}
         return Outcome((head, *done.use, *done.notes), {**values, **shape, "use": done.use, "notes": done.notes})

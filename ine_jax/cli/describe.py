@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from ine_jax.embeddings import read
+from ine_jax.embeddings import read_embedding
 from ine_jax.embeddings.containers import SUFFIXES
-from ine_jax.embeddings.learned import WIDTHS
-from ine_jax.embeddings.nearest import nearest_words
+from ine_jax.embeddings.nearest_words import nearest_words
+from ine_jax.embeddings.stored import WIDTHS
 from ine_jax.errors import InputError
 from ine_jax.models.checkpoints.describe import checkpoint_facts
 from ine_jax.models.checkpoints.model_files import model_id
@@ -145,13 +145,13 @@ def _last_line(path: Path) -> Facts:
 
 def _embedding(path: Path, base: str = "") -> Facts:
     """Format, token, space, norms and provenance of an embedding, and the words of `base` nearest to it."""
-    found, form = read(path)
+    found, form = read_embedding(path)
     item, vectors = found.embedding, np.asarray(found.vectors, np.float32)
     count, width = vectors.shape
     family = next((_FAMILIES[name] for name, size in WIDTHS.items() if size == width), "unknown")
     facts: Facts = {"kind": "embedding", "format": form.name, "space": item.space, "concept": item.concept}
     facts |= {"token": item.token, "vectors": count, "width": width, "dtype": str(found.vectors.dtype)}
-    facts["family"] = family if found.second is None else "SDXL"
+    facts["family"] = family if found.clip_g is None else "SDXL"
     facts["norms"] = [round(float(norm), 4) for norm in np.linalg.norm(vectors, axis=1)[:8]]
     if base and item.space == "token":
         facts["nearest"], median = nearest_words(vectors, base)

@@ -1,6 +1,4 @@
-"""Opening a file of unknown kind: safetensors, torch, npz or npy, within bounds of size and without executing it."""
-
-from __future__ import annotations
+"""Opening an embedding file of unknown kind: safetensors, torch, npz or npy, with bounds on size, executing nothing."""
 
 import io
 import json
@@ -8,25 +6,84 @@ import math
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal, TypeAlias
 
 import numpy as np
 import safetensors
 
-from ine_jax.embeddings.learned import MAX_BYTES, Content, FormatError
 from ine_jax.errors import InputError
 from ine_jax.storage.dtypes import dtype_of_code
 from ine_jax.storage.pickles import read_pickle
 
+MAX_BYTES = 64 * 1024 * 1024
 MAX_TENSORS = 64
 SUFFIXES = (".safetensors", ".pt", ".bin", ".pth", ".npy", ".npz")
 _STORED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_NPZ_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    OSError,
+    NotImplementedError,
+    RuntimeError,
+    EOFError,
+    struct.error,
+    ValueError,
+    OverflowError,
+)
+
+Container: TypeAlias = Literal["safetensors", "torch", "npz", "npy"]
 
 
-def bad_file(path: Path, reason: str) -> InputError:
-    """The error of a file that is no embedding."""
+class FormatError(ValueError):
+    """The file can be read and does not hold an embedding of the format."""
+
+
+@dataclass(frozen=True)
+class OpenedFile:
+    """What a file's container holds: the value of a pickle, arrays by name, or one array.
+
+    Attributes:
+        metadata: the texts of a safetensors header.
+        space: what the user says about a format that does not record its space.
+    """
+
+    path: Path
+    container: Container
+    value: object
+    metadata: Mapping[str, str]
+    space: str = ""
+
+    @property
+    def entries(self) -> dict[object, object]:
+        """Entries of a mapping; empty for any other value."""
+        return self.value if isinstance(self.value, dict) else {}
+
+    def single_array(self) -> tuple[str, np.ndarray] | None:
+        """Return key and array where the value maps one text to one array."""
+        if len(self.entries) == 1:
+            ((key, array),) = self.entries.items()
+            if isinstance(key, str) and isinstance(array, np.ndarray):
+                return key, array
+        return None
+
+    def provenance(self) -> dict[str, str]:
+        """Return the provenance that our own safetensors files record; empty for other files.
+
+        Raises:
+            FormatError: the field is not a JSON object.
+        """
+        try:
+            found = json.loads(self.metadata.get("provenance", "{}"))
+            return {str(key): str(value) for key, value in found.items()}
+        except (ValueError, AttributeError, RecursionError) as error:
+            raise FormatError("its provenance is not a JSON object") from error
+
+
+def not_an_embedding(path: Path, reason: str) -> InputError:
+    """Make the error for a file that is not an embedding."""
     return InputError(
         f"{path}: {reason}",
         "an embedding of diffusers, A1111, ComfyUI or SDXL, or one plain array",
@@ -34,42 +91,58 @@ def bad_file(path: Path, reason: str) -> InputError:
     )
 
 
-def open_content(path: Path, space: str = "") -> Content:
-    """Return what the container at `path` holds; its kind is told by its first bytes, not by its name.
+def read_capped(path: Path) -> bytes:
+    """Return the bytes of a file of at most 64 MiB.
 
     Raises:
-        InputError: no such file, over 64 MiB, none of the four containers, or a damaged one.
+        FormatError: the file is missing, larger, or cannot be read.
     """
     if not path.is_file():
-        raise bad_file(path, "no such file")
+        raise FormatError("no such file")
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise bad_file(path, error.strerror or "cannot be read") from error
+        raise FormatError(error.strerror or "cannot be read") from error
     if len(raw) > MAX_BYTES:
-        raise bad_file(path, f"larger than {MAX_BYTES >> 20} MiB, too large for an embedding")
+        raise FormatError(f"larger than {MAX_BYTES >> 20} MiB, too large for an embedding")
+    return raw
+
+
+def open_file(path: Path, space: str = "") -> OpenedFile:
+    """Return what the container at `path` holds. The first bytes decide its kind, not its name.
+
+    Raises:
+        InputError: the file is missing, over 64 MiB, damaged, or none of the four containers.
+    """
     try:
+        raw = read_capped(path)
         if raw[:6] == b"\x93NUMPY":
-            return Content(path, "npy", npy_array(raw), {}, space)
+            return OpenedFile(path, "npy", parse_npy(raw), {}, space)
         if raw[:4] == b"PK\x03\x04" and path.suffix == ".npz":
-            return Content(path, "npz", _npz(raw), {}, space)
-        # A safetensors file begins with its header's length, which may look like a pickle's first bytes.
+            return OpenedFile(path, "npz", _parse_npz(raw), {}, space)
+        # A safetensors file begins with the length of its header, which can look like a pickle's first bytes.
         header = raw[8:9] == b"{" and int.from_bytes(raw[:8], "little") < len(raw)
         if raw[:4] == b"PK\x03\x04" or (raw[:1] == b"\x80" and not header):
-            return Content(path, "torch", read_pickle(path, strict=True), {}, space)
-        return Content(path, "safetensors", *_safetensors(raw), space)
+            return OpenedFile(path, "torch", read_pickle(path, strict=True), {}, space)
+        arrays, metadata = parse_safetensors(raw)
+        return OpenedFile(path, "safetensors", arrays, metadata, space)
     except FormatError as error:
-        raise bad_file(path, str(error)) from error
+        raise not_an_embedding(path, str(error)) from error
 
 
-def _safetensors(raw: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def parse_safetensors(raw: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Return the arrays and the metadata of a safetensors file.
+
+    Raises:
+        FormatError: it is damaged, or holds too many tensors or another dtype.
+    """
     try:
-        found = list(safetensors.deserialize(raw))
+        found = list(safetensors.deserialize(raw))  # type: ignore[no-untyped-call]
         (length,) = struct.unpack("<Q", raw[:8])
         metadata = json.loads(raw[8 : 8 + length]).get("__metadata__", {})
-    except Exception as error:  # the parser's exceptions are not one family
-        raise FormatError(f"not a safetensors, torch, npy or npz file ({str(error)[:100]})") from error
+    except Exception as error:  # the parser's exceptions have no common base
+        raise FormatError(f"not a safetensors file, nor torch, npy or npz ({str(error)[:100]})") from error
     if len(found) > MAX_TENSORS:
         raise FormatError(f"{len(found)} tensors, too many for an embedding")
     arrays: dict[str, np.ndarray] = {}
@@ -81,10 +154,14 @@ def _safetensors(raw: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     return arrays, {str(key): str(value) for key, value in metadata.items()}
 
 
-def npy_array(raw: bytes) -> np.ndarray:
-    """The array of an npy file; FormatError where its header and its size disagree, or it holds objects."""
+def parse_npy(raw: bytes) -> np.ndarray:
+    """Return the array of an npy file.
+
+    Raises:
+        FormatError: its header is damaged or does not fit its size, or it holds objects.
+    """
     stream = io.BytesIO(raw)
-    readers: dict[tuple[int, int], Callable[[Any], Any]] = {
+    readers: dict[tuple[int, int], Callable[[io.BytesIO], tuple[tuple[int, ...], bool, np.dtype]]] = {
         (1, 0): np.lib.format.read_array_header_1_0,
         (2, 0): np.lib.format.read_array_header_2_0,
     }
@@ -102,27 +179,19 @@ def npy_array(raw: bytes) -> np.ndarray:
     return array.astype(dtype.newbyteorder("="))
 
 
-def _npz(raw: bytes) -> dict[str, np.ndarray]:
+def _parse_npz(raw: bytes) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(io.BytesIO(raw)) as archive:
             entries = archive.infolist()
             if len(entries) > MAX_TENSORS or sum(entry.file_size for entry in entries) > MAX_BYTES:
-                raise FormatError(f"{len(entries)} arrays of together more than an embedding needs")
+                raise FormatError(f"{len(entries)} arrays, together larger than an embedding")
             if any(entry.compress_type not in _STORED for entry in entries):
                 raise FormatError("an unknown compression")
             members = {entry.filename.removesuffix(".npy"): archive.read(entry) for entry in entries}
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        OSError,
-        NotImplementedError,
-        RuntimeError,
-        EOFError,
-        struct.error,
-    ) as error:
+    except FormatError:
+        raise
+    except _NPZ_ERRORS as error:
         raise FormatError(f"a damaged npz file ({str(error)[:100]})") from error
-    except (ValueError, OverflowError) as error:
-        raise FormatError(str(error)[:100]) from error
     if len(members) != len(entries):
-        raise FormatError("an array that stands twice")
-    return {name: npy_array(data) for name, data in members.items()}
+        raise FormatError("two arrays of one name")
+    return {name: parse_npy(data) for name, data in members.items()}

@@ -9,10 +9,9 @@ import pytest
 from ine_jax.cli import main as cli
 from ine_jax.cli.convert import Formats
 from ine_jax.cli.describe import describe
-from ine_jax.embeddings import FORMATS, convert, formats, read
-from ine_jax.embeddings.embedding import Embedding
+from ine_jax.embeddings import FORMATS, conversion, convert, read_embedding
+from ine_jax.embeddings.embedding import Embedding, write_shared
 from ine_jax.errors import InputError
-from ine_jax.storage.atomic import write_atomic
 from tests.embeddings.test_convert_matrix import vectors
 
 SHARP, WEAPON = "<sharp>", "<weapon>"
@@ -62,7 +61,7 @@ def test_the_command_prints_what_it_did_and_how_to_use_it(place: Path, capsys: C
     assert all(expected in line for expected, line in zip(USES[form], use, strict=True))
     facts = json.loads(result)
     assert (facts["ok"], facts["path"], facts["to"], facts["vectors"]) == (True, target, form, 2)
-    np.testing.assert_array_equal(read(target)[0].vectors, vectors(2))
+    np.testing.assert_array_equal(read_embedding(target)[0].vectors, vectors(2))
 
 
 def test_an_sdxl_pair_prints_the_loader_of_diffusers(place: Path, capsys: Capture) -> None:
@@ -77,7 +76,7 @@ def test_an_sdxl_pair_prints_the_loader_of_diffusers(place: Path, capsys: Captur
 def test_a_folder_gets_a_file_named_by_the_embedding(place: Path) -> None:
     done = convert("weapon.safetensors", place, "a1111-pt", token=SHARP)
     assert done.path == place / "sharp.pt"
-    assert read(done.path)[0].embedding.token == SHARP
+    assert read_embedding(done.path)[0].embedding.token == SHARP
 
 
 def test_a_dry_run_checks_everything_and_writes_nothing(place: Path, capsys: Capture) -> None:
@@ -135,13 +134,13 @@ def test_names_with_spaces_are_rejected_for_tools_that_split_there(place: Path) 
     for form in ("a1111", "a1111-pt", "comfyui"):
         with pytest.raises(InputError, match="cannot read in a prompt"):
             convert("weapon.safetensors", place / f"sharp things{FORMATS[form].suffixes[0]}", form)
-    assert convert("weapon.safetensors", place / "sharp things.bin", "diffusers-bin").item.embedding.token == WEAPON
+    assert convert("weapon.safetensors", place / "sharp things.bin", "diffusers-bin").stored.embedding.token == WEAPON
 
 
 def test_a_bare_array_is_what_the_user_says(place: Path) -> None:
-    assert read("rows.npy", space="token")[0].embedding.space == "token"
-    assert read("rows.npy", space="context")[0].embedding.space == "context"
-    item, _ = read("sequence.npy")
+    assert read_embedding("rows.npy", space="token")[0].embedding.space == "token"
+    assert read_embedding("rows.npy", space="context")[0].embedding.space == "context"
+    item, _ = read_embedding("sequence.npy")
     assert (item.embedding.space, item.vectors.shape, item.embedding.concept) == ("context", (77, 768), "sequence")
 
 
@@ -158,12 +157,12 @@ def test_a_conversion_that_cannot_be_exact_says_so(place: Path, capsys: Capture)
 
 
 def test_a_file_that_reads_back_otherwise_is_taken_away(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def damage(path: Path, data: bytes, *, shared: bool) -> None:
+    def damage(path: Path, data: bytes) -> None:
         changed = bytearray(data)
         changed[-1] ^= 1
-        write_atomic(path, bytes(changed), shared=shared)
+        write_shared(path, bytes(changed))
 
-    monkeypatch.setattr(formats, "write_atomic", damage)
+    monkeypatch.setattr(conversion, "write_shared", damage)
     with pytest.raises(RuntimeError, match="another embedding"):
         convert("weapon.safetensors", "out.safetensors", "native")
     assert not Path("out.safetensors").exists()
@@ -208,5 +207,5 @@ def test_a_header_as_long_as_a_pickle_s_first_bytes_is_still_safetensors(tmp_pat
         if source.read_bytes()[:2] == b"\x80\x03":
             break
     assert source.read_bytes()[:2] == b"\x80\x03"
-    learned, _ = read(source)
+    learned, _ = read_embedding(source)
     np.testing.assert_array_equal(np.asarray(learned.vectors), rows)

@@ -2,6 +2,7 @@
 
 import pickle
 import sys
+import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,10 @@ class Watch:
         if not self.on:
             return
         writes = event == "open" and isinstance(args[2], int) and args[2] & 0o3103  # write, create or truncate
-        late = event == "exec" and args[0].co_filename.endswith(".py")  # the library's own modules, when first needed
+        # Not the file's doing: modules of the library that are imported late, and annotations that typing evaluates.
+        late = event == "exec" and (
+            args[0].co_filename.endswith(".py") or sys._getframe(1).f_code.co_filename == typing.__file__
+        )
         if (event in FORBIDDEN and not late) or writes:
             self.events.append((event, str(args)[:200]))
 

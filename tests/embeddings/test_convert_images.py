@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ine_jax.embeddings import FORMATS, convert, read
+from ine_jax.embeddings import FORMATS, convert, read_embedding
 from ine_jax.embeddings.embedding import Embedding
 from ine_jax.guidance.cfg import Cfg
 from ine_jax.pipeline import pipeline
@@ -78,6 +78,6 @@ def test_a_converted_context_embedding_draws_the_same_in_diffusers(
     origin = Embedding(rows, "context", "weapon").save(tmp_path / "weapon.safetensors")
     path = convert(origin, tmp_path / "weapon.pt", "tensor").path
     embeds = torch.load(path, weights_only=True)[None].expand(len(PROMPTS), -1, -1)
-    back = read(path, space="context")[0].embedding
+    back = read_embedding(path, space="context")[0].embedding
     here = ours(PROMPTS, guidance=Cfg(7.5), negative=back, noise=latents(), steps=STEPS, output="latents")
     assert far(drawn(oracle, negative_prompt_embeds=embeds), here) <= 1e-3

@@ -7,7 +7,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from ine_jax.embeddings import FORMATS, convert, read
+from ine_jax.embeddings import FORMATS, convert, read_embedding
 from ine_jax.embeddings.embedding import Embedding
 from ine_jax.errors import InputError
 
@@ -46,8 +46,8 @@ def test_every_pair_of_formats_keeps_token_and_bits(tmp_path: Path, dtype: str, 
         target = file_of(tmp_path / f"{one}-{other}", other)
         done = convert(firsts[one], target, other, space="token" if one in ("npy", "tensor") else "")
         assert done.source_format == one
-        assert (done.item.embedding.space, done.item.embedding.token) == ("token", "<weapon>")
-        same(done.item.vectors, rows, widened=bool({one, other} & WIDENED))
+        assert (done.stored.embedding.space, done.stored.embedding.token) == ("token", "<weapon>")
+        same(done.stored.vectors, rows, widened=bool({one, other} & WIDENED))
     assert len(firsts) ** 2 == (64 if k <= 75 else 36)
 
 
@@ -60,8 +60,8 @@ def test_context_goes_through_every_format_that_can_hold_it(tmp_path: Path, dtyp
     for one, other in itertools.product(holding, holding):
         bare = one in ("npy", "tensor")
         done = convert(firsts[one], file_of(tmp_path / f"{one}-{other}", other), other, space="context" if bare else "")
-        assert (done.source_format, done.item.embedding.space) == (one, "context")
-        same(done.item.vectors, rows, widened=bool({one, other} & WIDENED))
+        assert (done.source_format, done.stored.embedding.space) == (one, "context")
+        same(done.stored.vectors, rows, widened=bool({one, other} & WIDENED))
     for form in SINGLE:
         if form not in holding:
             with pytest.raises(InputError, match="before CLIP") as refused:
@@ -86,17 +86,17 @@ def test_sdxl_pairs_come_from_and_go_to_every_format(tmp_path: Path, dtype: str,
                     convert(pair.path, target, form, part=part)
                 continue
             alone = convert(pair.path, target, form, part=part)
-            same(alone.item.vectors, rows, widened)
+            same(alone.stored.vectors, rows, widened)
             if part == "clip_l":
                 back = convert(alone.path, file_of(tmp_path / f"back-{form}", "sdxl"), "sdxl", clip_g=other)
-                same(back.item.vectors, first, widened)
-                same(np.asarray(back.item.second), second, widened=False)
+                same(back.stored.vectors, first, widened)
+                same(np.asarray(back.stored.clip_g), second, widened=False)
     both = convert(pair.path, tmp_path / "weapon.npz", "npz")
     again = convert(both.path, file_of(tmp_path / "again", "sdxl"), "sdxl")
-    same(again.item.vectors, first, widened=True)
-    same(np.asarray(again.item.second), second, widened=True)
+    same(again.stored.vectors, first, widened=True)
+    same(np.asarray(again.stored.clip_g), second, widened=True)
     as_pt = convert(pair.path, tmp_path / "weapon.pt", "sdxl")
-    same(np.asarray(read(as_pt.path)[0].second), second, widened=False)
+    same(np.asarray(read_embedding(as_pt.path)[0].clip_g), second, widened=False)
 
 
 def test_provenance_survives_where_the_format_has_room_for_it(tmp_path: Path) -> None:
@@ -104,8 +104,8 @@ def test_provenance_survives_where_the_format_has_room_for_it(tmp_path: Path) ->
     origin = Embedding(vectors(1), "token", "weapon", "tiny", facts).save(tmp_path / "weapon.safetensors")
     for form, kept in (("native", facts), ("a1111", facts), ("comfyui", facts), ("a1111-pt", {"step": "3000"})):
         done = convert(origin, file_of(tmp_path / form, form), form)
-        assert done.item.embedding.base_model == "tiny"
-        assert dict(done.item.embedding.provenance) == kept
+        assert done.stored.embedding.base_model == "tiny"
+        assert dict(done.stored.embedding.provenance) == kept
 
 
 def test_equal_embeddings_give_equal_bytes_in_every_format(tmp_path: Path) -> None:

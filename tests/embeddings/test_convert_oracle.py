@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from ine_jax.embeddings import convert, read, torch_bytes
+from ine_jax.embeddings import convert, read_embedding, torch_bytes
 from ine_jax.embeddings.embedding import Embedding
 from tests.embeddings.test_convert_matrix import DTYPES, SINGLE, file_of, vectors
 
@@ -24,7 +24,7 @@ KINDS = [(dtype, k) for dtype in DTYPES for k in (1, 4, 75)]
 @pytest.fixture(scope="module")
 def tool_readers() -> Any:
     """The readers of A1111 and ComfyUI; they need torch."""
-    return importlib.import_module("tool_readers")
+    return importlib.import_module("tests.support.tool_readers")
 
 
 def bits(tensor: Any) -> np.ndarray:
@@ -100,7 +100,7 @@ def test_what_torch_and_safetensors_write_is_read(tmp_path: Path, dtype: str, k:
     for form, value in files.items():
         path = tmp_path / f"{form}.pt"
         torch.save(value, path, _use_new_zipfile_serialization=new)
-        item, found = read(path)
+        item, found = read_embedding(path)
         assert found.name == form
         np.testing.assert_array_equal(item.vectors.view(np.uint8), bits(rows).view(np.uint8))
 
@@ -109,7 +109,7 @@ def test_the_first_trainers_module_of_parameters_is_read(tmp_path: Path) -> None
     held = torch.nn.ParameterDict({"*": torch.nn.Parameter(torch.from_numpy(vectors(2)))})
     tokens = {"*": torch.tensor(265)}
     torch.save({"string_to_token": tokens, "string_to_param": held}, tmp_path / "old.pt")
-    item, form = read(tmp_path / "old.pt")
+    item, form = read_embedding(tmp_path / "old.pt")
     assert form.name == "a1111-pt"
     np.testing.assert_array_equal(item.vectors, vectors(2))
 

@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from ine_jax.embeddings.embedding import MAX_BYTES, SCHEMA, Embedding, slug
+from ine_jax.embeddings.containers import MAX_BYTES
+from ine_jax.embeddings.embedding import SCHEMA, Embedding, slug
 from ine_jax.errors import InputError
 
 
@@ -103,7 +104,7 @@ WRONG = {
     "nan": ({"x": f32([1, 1], 4)}, struct.pack("<f", float("nan")), "NaN"),
     "infinity": ({"x": f32([1, 1], 4)}, struct.pack("<f", float("inf")), "NaN or infinity"),
     "int8": ({"x": {"dtype": "I8", "shape": [1, 4], "data_offsets": [0, 4]}}, b"\0" * 4, "dtype I8"),
-    "float64": ({"x": {"dtype": "F64", "shape": [1, 1], "data_offsets": [0, 8]}}, b"\0" * 8, "dtype F64"),
+    "float64": ({"x": {"dtype": "F64", "shape": [1, 1], "data_offsets": [0, 8]}}, b"\0" * 8, "dtype float64"),
     "float8": ({"x": {"dtype": "F8_E4M3", "shape": [1, 4], "data_offsets": [0, 4]}}, b"\0" * 4, "dtype F8"),
     "too short": ({"x": f32([1, 2], 8)}, b"\0" * 4, "not a safetensors file"),
     "unknown space": ({"__metadata__": {"space": "pixel"}, "x": f32([1, 1], 4)}, b"\0" * 4, "space 'pixel'"),

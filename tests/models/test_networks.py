@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from ine_jax.embeddings.torchfile import torch_bytes
+from ine_jax.embeddings.torch_writer import torch_bytes
 from ine_jax.errors import InputError
 from ine_jax.models.checkpoints import configs, hub, names, networks
 from ine_jax.models.checkpoints.names import WeightMismatch

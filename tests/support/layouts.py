@@ -16,7 +16,7 @@ import flax.serialization
 import numpy as np
 import safetensors.numpy
 
-from ine_jax.embeddings.torchfile import torch_bytes
+from ine_jax.embeddings.torch_writer import torch_bytes
 from ine_jax.models.checkpoints import compvis, names
 from ine_jax.models.checkpoints.names import ModelConfig
 from ine_jax.models.checkpoints.recognize import STEMS

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from ine_jax.embeddings.torchfile import torch_bytes
+from ine_jax.embeddings.torch_writer import torch_bytes
 from ine_jax.evaluation.metrics import lpips
 from ine_jax.models.checkpoints import names, pipeline_folder
 from tests.support import layouts, tiny_pipeline

@@ -1,10 +1,8 @@
-"""Words of a model's vocabulary near learned vectors, read from its files alone: no model is built."""
-
-from __future__ import annotations
+"""Words of a model's vocabulary near learned vectors, read from its files; no model is built."""
 
 from pathlib import Path
 
-import ml_dtypes  # noqa: F401  registers bfloat16 with numpy, which safetensors needs to read it
+import ml_dtypes  # noqa: F401  registers bfloat16 with NumPy, for safetensors
 import numpy as np
 import safetensors
 
@@ -17,8 +15,15 @@ _WORD_END = "</w>"  # CLIP's mark of a piece that ends a word
 
 
 def nearest_words(vectors: np.ndarray, model: str, count: int = 5) -> tuple[list[list[str]], float]:
-    """For each row of `vectors` [k, d] the `count` vocabulary entries of largest cosine, as ``word 0.812``, and the
-    median norm of the vocabulary. A piece that does not end a word is shown with a hyphen behind it.
+    """Find the vocabulary entries nearest to each vector.
+
+    Args:
+        vectors: `[k, d]`.
+        model: a bundled name or a model folder.
+
+    Returns:
+        For each row the `count` entries of largest cosine, as "word 0.812" (a piece that does not end a word has a
+        hyphen behind it), and the median norm of the vocabulary.
 
     Raises:
         InputError: `model` is neither bundled nor a model folder, its files cannot be read, or its width is not d.
@@ -49,7 +54,7 @@ def _folder(model: str) -> Path:
 
 
 def _table(folder: Path) -> np.ndarray:
-    """The token table in float32, from whichever safetensors file of the text encoder holds it."""
+    """Return the token table in float32, from the safetensors file of the text encoder that holds it."""
     files = sorted((folder / "text_encoder").glob("*.safetensors"))
     try:
         for file in files:

@@ -1,16 +1,13 @@
-"""Writing what ``torch.load(weights_only=True)`` opens, without torch.
+"""Writing files that `torch.load(weights_only=True)` opens, without torch.
 
-The layout is that of ``torch.save`` since PyTorch 1.6: an uncompressed zip with the pickle of the value (protocol 2)
-and one member of plain numbers per tensor, each aligned to 64 bytes. Equal values give equal bytes.
+The layout is that of `torch.save` since PyTorch 1.6: an uncompressed zip with the pickle of the value (protocol 2) and
+one member of plain numbers per tensor, each aligned to 64 bytes. Equal values give equal bytes.
 """
-
-from __future__ import annotations
 
 import io
 import struct
 import zipfile
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -24,12 +21,14 @@ _REBUILD = b"ctorch._utils\n_rebuild_tensor_v2\n"
 _NO_HOOKS = b"ccollections\nOrderedDict\n)R"
 
 
-def torch_bytes(value: Any) -> bytes:
-    """The bytes of a torch file of `value`: nested dict, list, tuple, str, int, float, bool and None, with an array for
-    every tensor.
+def torch_bytes(value: object) -> bytes:
+    """Return the bytes of a torch file.
+
+    Args:
+        value: nested dict, list, tuple, str, int, float, bool and None, with an array for every tensor.
 
     Raises:
-        TypeError: anything else, or an array of a dtype that torch has no storage class for.
+        TypeError: any other value, or an array of a dtype that torch has no storage class for.
     """
     tensors: list[np.ndarray] = []
     stream = b"\x80\x02" + _pickled(value, tensors) + b"."
@@ -47,10 +46,10 @@ def torch_bytes(value: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _pickled(value: Any, tensors: list[np.ndarray]) -> bytes:
-    """Opcodes that push `value`; its arrays are appended to `tensors` in their order."""
+def _pickled(value: object, tensors: list[np.ndarray]) -> bytes:
+    """Return opcodes that push `value`; its arrays are appended to `tensors` in order."""
     if value is None or isinstance(value, bool):
-        return {None: b"N", True: b"\x88", False: b"\x89"}[value]
+        return b"N" if value is None else b"\x88" if value else b"\x89"
     if isinstance(value, int):
         data = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
         return b"\x8a" + bytes([len(data)]) + data

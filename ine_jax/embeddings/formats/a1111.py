@@ -1,0 +1,105 @@
+"""Stable Diffusion web UI (A1111): `.pt` with `string_to_param`, and `.safetensors` with one tensor.
+
+The word in the prompt is the file's stem. diffusers uses the `name` inside instead, so both are written alike. The
+`.pt` has exactly one entry in `string_to_param`; in the oldest files it is a module with parameters. The tool ignores
+vectors of another width than the loaded model's, without an error.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from ine_jax.embeddings.containers import FormatError, OpenedFile
+from ine_jax.embeddings.formats.base import Format
+from ine_jax.embeddings.stored import (
+    WIDTHS,
+    StoredEmbedding,
+    encoder_of,
+    require_one_encoder,
+    require_one_prompt,
+    require_plain_stem,
+    require_token_space,
+    stem_name,
+    stored_embedding,
+)
+from ine_jax.embeddings.torch_writer import torch_bytes
+from ine_jax.storage.safetensors_writer import safetensors_bytes
+
+TOOL = "A1111"
+KEY = "emb_params"
+_PLACEHOLDER = 265  # id of "*", the token that the first trainer replaced by the vectors
+_WIDTHS = {name: WIDTHS[name] for name in ("clip_l", "clip_h")}
+
+
+def _claims_pt(file: OpenedFile) -> bool:
+    return file.container == "torch" and "string_to_param" in file.entries
+
+
+def _read_pt(file: OpenedFile) -> StoredEmbedding:
+    held = file.entries["string_to_param"]
+    if not isinstance(held, dict) or len(held) != 1:
+        raise FormatError("string_to_param without exactly one entry")
+    (vectors,) = held.values()
+    facts = {key: str(file.entries[key]) for key in ("step", "sd_checkpoint") if _plain(file.entries.get(key))}
+    base = file.entries.get("sd_checkpoint_name")
+    base_model = base[:2000] if isinstance(base, str) else ""
+    return stored_embedding(file, vectors, stem_name(file), "token", provenance=facts, base_model=base_model)
+
+
+def _plain(value: object) -> bool:
+    return isinstance(value, str | int)
+
+
+def _write_pt(item: StoredEmbedding, path: Path) -> bytes:
+    vectors, facts = _fitting(item), item.embedding.provenance
+    step = facts.get("step", facts.get("steps", ""))
+    return torch_bytes(
+        {
+            "string_to_token": {"*": _PLACEHOLDER},
+            "string_to_param": {"*": vectors},
+            "name": require_plain_stem(path, TOOL),
+            "step": int(step) if step.isascii() and step.isdigit() and len(step) < 10 else None,
+            "sd_checkpoint": facts.get("sd_checkpoint"),
+            "sd_checkpoint_name": item.embedding.base_model or None,
+        }
+    )
+
+
+def _claims_safetensors(file: OpenedFile) -> bool:
+    return file.container == "safetensors" and set(file.entries) == {KEY}
+
+
+def _read_safetensors(file: OpenedFile) -> StoredEmbedding:
+    return stored_embedding(file, file.entries[KEY], stem_name(file), "token")
+
+
+def _write_safetensors(item: StoredEmbedding, path: Path) -> bytes:
+    vectors = _fitting(item)
+    return safetensors_bytes({KEY: vectors}, item.renamed(require_plain_stem(path, TOOL)).embedding.header())
+
+
+def _fitting(item: StoredEmbedding) -> np.ndarray:
+    require_token_space(item, TOOL)
+    require_one_encoder(item, TOOL)
+    require_one_prompt(item, TOOL)
+    encoder_of(item.vectors, _WIDTHS, TOOL)
+    return item.vectors
+
+
+def _use(_: StoredEmbedding, path: Path) -> tuple[str, str]:
+    return (
+        f"{TOOL}: copy {path} to stable-diffusion-webui/embeddings/ and keep its name",
+        f"then: write {path.stem} into the negative prompt",
+    )
+
+
+PT = Format("a1111-pt", "embedding of A1111, .pt", (".pt", ".bin"), _claims_pt, _read_pt, _write_pt, _use)
+SAFETENSORS = Format(
+    "a1111",
+    "embedding of A1111, .safetensors",
+    (".safetensors",),
+    _claims_safetensors,
+    _read_safetensors,
+    _write_safetensors,
+    _use,
+)
