@@ -7,7 +7,6 @@ import contextlib
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,10 +18,11 @@ from ine_jax.errors import InputError
 from ine_jax.models.checkpoints.describe import checkpoint_facts
 from ine_jax.models.checkpoints.model_files import model_id
 from ine_jax.models.checkpoints.tensors import NotWeights
+from ine_jax.storage.records import CellSpec
 from ine_jax.storage.runs import Run, open_run
 from ine_jax.storage.weight_files import read_json, sha256
 
-Facts = dict[str, Any]
+Facts = dict[str, object]
 
 KINDS = "an embedding, a checkpoint of weights, a model folder, a run, demo or training directory"
 _WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".msgpack")
@@ -114,13 +114,11 @@ def _demo(path: Path) -> Facts:
     return facts | {"finished": report and _is_finished(run), "report": report}
 
 
-def _cell_text(spec: Facts, drawn: int) -> str:
+def _cell_text(spec: CellSpec, done: int) -> str:
     total = sum(spec["lists"].values())
     kind = f"{spec['negative']} from {spec['embedding_from']}" if spec["embedding_from"] else spec["negative"]
     role = ", control" if spec["role"] == "control" else ""
-    return (
-        f"{spec['model']}, {kind}{role}: {'finished' if drawn == total else 'not finished'}, {drawn} of {total} images"
-    )
+    return f"{spec['model']}, {kind}{role}: {'finished' if done == total else 'not finished'}, {done} of {total} images"
 
 
 def _training(path: Path) -> Facts:

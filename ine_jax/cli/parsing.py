@@ -56,7 +56,7 @@ Exit codes: 0 done, 2 wrong input, 3 numerical failure, 4 failed items, 5 corrup
 75 interrupted (the same command continues), 1 a bug."""
 _YAML = (".yaml", ".yml")
 _SHORTHANDS = (ModelConfig, PromptsConfig, DetectorConfig, MetricConfig)
-_KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
+_KINDS: dict[object, str] = {int: "a whole number", float: "a number", bool: "true or false"}
 _REGISTRY = ConstructorRegistry()
 
 

@@ -1,25 +1,10 @@
 """Range checks of records: one line per rule, one three-line `InputError` per violation."""
 
 import math
-from typing import Protocol
 
 from ine_jax.errors import InputError
 
 MAX_SEED = 2**32 - 1  # every random generator here takes one unsigned 32-bit word
-
-
-class Seeded(Protocol):
-    """A record with a seed."""
-
-    @property
-    def seed(self) -> int: ...
-
-
-class Templated(Protocol):
-    """A record with a template."""
-
-    @property
-    def template(self) -> str: ...
 
 
 def check(record: object, name: str, ok: bool, allowed: str) -> None:
@@ -36,11 +21,13 @@ def check_min(record: object, least: int | float, *names: str, exclusive: bool =
         check(record, name, ok, f"a finite number {'greater than' if exclusive else 'of at least'} {least:g}")
 
 
-def check_seed(record: Seeded) -> None:
+def check_seed(record: object) -> None:
     """Raise `InputError` unless the seed is 0 to 2^32 - 1."""
-    check(record, "seed", 0 <= record.seed <= MAX_SEED, f"0 to {MAX_SEED}")
+    seed: int = getattr(record, name := "seed")
+    check(record, name, 0 <= seed <= MAX_SEED, f"0 to {MAX_SEED}")
 
 
-def check_template(record: Templated) -> None:
+def check_template(record: object) -> None:
     """Raise `InputError` unless the template has exactly one {}."""
-    check(record, "template", record.template.count("{}") == 1, "text with exactly one {}")
+    template: str = getattr(record, name := "template")
+    check(record, name, template.count("{}") == 1, "text with exactly one {}")

@@ -1,7 +1,7 @@
-"""Strict YAML: a file becomes exactly one config record, or one three-line error that names file and field.
+"""Strict YAML: a file becomes one config record, or one three-line error that names file and field.
 
-A config is data from outside: it is read with the safe loader only, its size, depth and aliases are capped, and a
-duplicate or unknown key is an error, never a guess.
+A config is untrusted input: only the safe loader reads it, its size, depth and aliases are limited, and a duplicate or
+unknown key is an error.
 """
 
 import dataclasses
@@ -9,6 +9,7 @@ import difflib
 import math
 import types
 import typing
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,45 +22,45 @@ MAX_BYTES = 256 * 1024
 MAX_DEPTH = 16
 MAX_ALIASES = 16
 
-_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+_KINDS: dict[object, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader with caps on nesting and aliases, where a repeated key is an error."""
+    """The safe loader with limits on nesting and aliases, where a repeated key is an error."""
 
     depth = 0
     aliases = 0
 
-    def compose_node(self, parent: Any, index: Any) -> Any:
+    def compose_node(self, parent: yaml.Node | None, index: int | yaml.Node | None) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             self.aliases += 1
         self.depth += 1
         if self.depth > MAX_DEPTH or self.aliases > MAX_ALIASES:
-            mark = self.peek_event().start_mark
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise yaml.MarkedYAMLError(
                 problem=f"more than {MAX_DEPTH} levels or {MAX_ALIASES} aliases", problem_mark=mark
             )
-        node = super().compose_node(parent, index)
+        node = super().compose_node(parent, index)  # type: ignore[arg-type]  # the stub knows no keys that are nodes
         self.depth -= 1
         return node
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+    def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Hashable, Any]:
         if isinstance(node, yaml.MappingNode):
-            seen: set[Any] = set()
+            seen: set[str] = set()
             for key, _ in node.value:
                 name = key.value if isinstance(key, yaml.ScalarNode) else None
                 if name is None or (name in seen and name != "<<"):
                     problem = "a key that is not text" if name is None else f"key {name!r} given twice"
                     raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
                 seen.add(name)
-        return super().construct_mapping(node, deep)
+        return super().construct_mapping(node, deep)  # type: ignore[arg-type]  # reports other nodes itself
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, object]:
     """Parse one YAML mapping from `path`.
 
     Raises:
-        InputError: missing, too large, not UTF-8, not YAML, beyond the caps, a repeated key, or not a mapping.
+        InputError: missing, too large, not UTF-8, not YAML, beyond the limits, a repeated key, or not a mapping.
     """
     try:
         with path.open("rb") as file:
@@ -68,11 +69,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
         reason = error.strerror or "cannot be read"
         raise InputError(f"{path}: {reason}", "a YAML file; some are in configs/", "check the path") from error
     if len(raw) > MAX_BYTES:
-        raise InputError(f"{path}: more than {MAX_BYTES // 1024} KiB", "a config is small", "check that it is a config")
+        raise InputError(f"{path}: more than {MAX_BYTES // 1024} KiB", "a smaller file", "check that it is a config")
     return _parse(raw, str(path))
 
 
-def _parse(raw: bytes, path: str) -> dict[str, Any]:
+def _parse(raw: bytes, path: str) -> dict[str, object]:
     try:
         data = yaml.load(raw.decode("utf-8"), Loader=_Loader)  # noqa: S506  a subclass of SafeLoader
     except yaml.YAMLError as error:
@@ -97,7 +98,7 @@ def load(path: str | Path, cls: type[T]) -> T:
 
 
 def loads(text: str, cls: type[T]) -> T:
-    """Read the words of a YAML mapping as one `cls`.
+    """Read the text of a YAML mapping as one `cls`.
 
     Raises:
         InputError: as `read_yaml` and `build`.
@@ -105,21 +106,21 @@ def loads(text: str, cls: type[T]) -> T:
     return build(cls, _parse(text.encode("utf-8", "replace"), text), text)
 
 
-def build(cls: type[T], data: Any, where: str) -> T:
+def build(cls: type[T], data: object, where: str) -> T:
     """Make one config record of type `cls` from parsed YAML, checking every key and type.
 
     Args:
         cls: a dataclass of `ine_jax.config`.
-        data: what the YAML held.
+        data: the content of the YAML.
         where: the file, for messages; the field's dotted path is added.
 
     Raises:
         InputError: an unknown key (with the nearest known one), a wrong type, or a value out of range.
     """
-    return typing.cast("T", _record(cls, data, where, ""))
+    return typing.cast(T, _record(cls, data, where, ""))
 
 
-def _record(cls: Any, data: Any, where: str, path: str) -> Any:
+def _record(cls: type[Any], data: object, where: str, path: str) -> object:
     label = f"{where}: {path}" if path else where
     if isinstance(data, str) and getattr(cls, "shorthand", False):
         data = {dataclasses.fields(cls)[0].name: data}
@@ -140,7 +141,7 @@ def _record(cls: Any, data: Any, where: str, path: str) -> Any:
         raise InputError(f"{where}: {_dotted(path, error.given)}", error.allowed, error.todo) from error
 
 
-def _value(kind: Any, value: Any, where: str, path: str) -> Any:
+def _value(kind: object, value: object, where: str, path: str) -> object:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         return _union(arguments, value, where, path)
@@ -152,13 +153,13 @@ def _value(kind: Any, value: Any, where: str, path: str) -> Any:
         if not isinstance(value, list):
             raise _wrong(value, "a list", where, path)
         return tuple(_value(arguments[0], item, where, f"{path}[{i}]") for i, item in enumerate(value))
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return _record(kind, value, where, path)
     return _scalar(kind, value, where, path)
 
 
-def _union(arguments: tuple[Any, ...], value: Any, where: str, path: str) -> Any:
-    kinds: list[Any] = [kind for kind in arguments if kind is not type(None)]
+def _union(arguments: tuple[object, ...], value: object, where: str, path: str) -> object:
+    kinds = [kind for kind in arguments if kind is not type(None)]
     if value is None and len(kinds) < len(arguments):
         return None
     if isinstance(value, list):
@@ -166,15 +167,15 @@ def _union(arguments: tuple[Any, ...], value: Any, where: str, path: str) -> Any
     return _value(kinds[0], value, where, path)
 
 
-def _scalar(kind: Any, value: Any, where: str, path: str) -> Any:
+def _scalar(kind: object, value: object, where: str, path: str) -> object:
     if kind is float and type(value) is int and abs(value) < 2**53:
         return float(value)
-    if type(value) is not kind or (kind is float and not math.isfinite(value)):
+    if type(value) is not kind or (isinstance(value, float) and not math.isfinite(value)):
         raise _wrong(value, _KINDS[kind], where, path)
     return value
 
 
-def _wrong(value: Any, allowed: str, where: str, path: str) -> InputError:
+def _wrong(value: object, allowed: str, where: str, path: str) -> InputError:
     todo = f"change {path}"
     if isinstance(value, str) and allowed in ("a number", "a whole number") and _number(value):
         todo = f"write {_number(value)} (no quotes; YAML reads {clean(value, 20)} as text)"
@@ -191,7 +192,7 @@ def _number(text: str) -> str:
     return f"{number:.12g}" if math.isfinite(number) and 1e-4 <= abs(number) < 1e12 else f"{number:.6f}"
 
 
-def _name(value: Any) -> str:
+def _name(value: object) -> str:
     if value is None:
         return "empty"
     if isinstance(value, dict | list):
