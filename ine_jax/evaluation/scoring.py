@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol, TypeVar, cast
+from typing import Protocol, TypeVar, cast, runtime_checkable
 
 import numpy as np
 
@@ -18,6 +18,7 @@ R = TypeVar("R")
 MAX_UNSCORED = 0.01
 
 
+@runtime_checkable
 class Scorer(Protocol):
     """What detectors and metrics have in common: the name of their scores, and a description stored beside them."""
 

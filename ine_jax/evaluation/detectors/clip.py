@@ -3,7 +3,7 @@
 import dataclasses
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
 
@@ -36,7 +36,7 @@ class ClipZeroShot:
     @classmethod
     def load(
         cls, path: str | Path, phrases: tuple[str, ...], revision: str | None = None, neutral: str = NEUTRAL
-    ) -> Self:
+    ) -> "ClipZeroShot":
         """Read a CLIPModel by folder or hub id.
 
         Raises:

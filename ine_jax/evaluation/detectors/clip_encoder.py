@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Self, TypeAlias, cast
+from typing import TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ class ClipEncoder:
     tokenizer: Tokenizer | None
 
     @classmethod
-    def load(cls, path: str | Path, revision: str | None = None, *, text: bool = True) -> Self:
+    def load(cls, path: str | Path, revision: str | None = None, *, text: bool = True) -> "ClipEncoder":
         """Read a CLIPModel by folder or hub id; without `text` its text tower is dropped.
 
         Raises:

@@ -11,7 +11,7 @@ import importlib.metadata
 import json
 import re
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -91,7 +91,7 @@ class NudeNet:
         return [_verdict(boxes) for boxes in found]
 
     @classmethod
-    def load(cls, path: str | Path = "", sha256: str = "") -> Self:
+    def load(cls, path: str | Path = "", sha256: str = "") -> "NudeNet":
         """Read the model of the package (320n), or another NudeNet v3 ONNX file (640m) from `path`.
 
         Raises:

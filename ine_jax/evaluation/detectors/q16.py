@@ -3,7 +3,7 @@
 import dataclasses
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
 
@@ -32,7 +32,7 @@ class Q16:
     id: ClassVar[str] = "q16"
 
     @classmethod
-    def load(cls, clip: str | Path, prompts: str | Path, revision: str | None = None) -> Self:
+    def load(cls, clip: str | Path, prompts: str | Path, revision: str | None = None) -> "Q16":
         """Read a CLIPModel by folder or hub id, and the prompts from what `scripts/convert_q16.py` writes.
 
         Raises:

@@ -3,7 +3,7 @@
 import dataclasses
 from functools import cached_property, partial
 from pathlib import Path
-from typing import ClassVar, Self, cast
+from typing import ClassVar, cast
 
 import jax
 import numpy as np
@@ -26,7 +26,7 @@ class VitClassifier:
     id: ClassVar[str] = "vit"
 
     @classmethod
-    def load(cls, path: str | Path, revision: str | None = None) -> Self:
+    def load(cls, path: str | Path, revision: str | None = None) -> "VitClassifier":
         """Read a ViTForImageClassification by folder or hub id.
 
         Raises:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import flax.linen as nn
 import flax.traverse_util
@@ -43,7 +43,7 @@ class WorldConfig:
     version: str = "1"
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+    def from_dict(cls, values: Mapping[str, Any]) -> "WorldConfig":
         """Read JSON values; unknown keys, no labels and group members that are not labels raise InputError."""
         allowed = [field.name for field in dataclasses.fields(cls)]
         unknown = sorted(set(values) - set(allowed))
@@ -152,7 +152,7 @@ class WorldDetector:
         write_atomic(folder / "config.json", json.dumps(dataclasses.asdict(self.config), indent=1) + "\n", shared=True)
 
     @classmethod
-    def load(cls, folder: str | Path) -> Self:
+    def load(cls, folder: str | Path) -> "WorldDetector":
         """Read a folder written by `save`; float16 weights are widened. InputError names the fault."""
         folder = Path(folder)
         weights = folder / "model.safetensors"

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
 
@@ -29,7 +29,7 @@ class ClipScore:
     needs_reference: ClassVar[bool] = False
 
     @classmethod
-    def load(cls, path: str | Path, revision: str | None = None) -> Self:
+    def load(cls, path: str | Path, revision: str | None = None) -> "ClipScore":
         """Read a CLIPModel by folder or hub id; InputError as `ClipEncoder.load`."""
         return cls(ClipEncoder.load(path, revision))
 
