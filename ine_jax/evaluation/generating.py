@@ -17,13 +17,14 @@ from ine_jax.progress import stop_requests
 from ine_jax.prompts.items import Item
 from ine_jax.storage import runs
 from ine_jax.storage.atomic import lock
-from ine_jax.storage.records import CellSpec, NewRow
+from ine_jax.storage.records import CellSpec, GuidanceSpec, NewRow
 from ine_jax.storage.runs import Run
 
 Shard = tuple[int, int]
 NAMES = ("lists", "role", "guard", "negative_name", "embedding_from", "embedding_seed")  # of a cell; change no pixel
 
 
+@runtime_checkable
 @runtime_checkable
 class Generate(Protocol):
     """Makes the images of some items of a cell: one uint8 [H, W, 3] per item."""
@@ -122,7 +123,7 @@ def _pixels(plan: Plan, cell: Cell, spec: CellSpec, hashes: Mapping[str, str], i
     """Everything that changes the pixels of an item's image; `spec` and `hashes` are the cell's."""
     guidance, sampler = spec["guidance"], plan.pixels()
     if item.guidance is not None:
-        own = dataclasses.replace(cell.guidance, scale=item.guidance).settings()
+        own = cast(GuidanceSpec, dataclasses.replace(cell.guidance, scale=item.guidance).settings())
         guidance = {**guidance, "scale": own["scale"], "negative_scale": own["negative_scale"]}
     if item.height is not None:
         sampler["height"] = item.height

@@ -1,4 +1,4 @@
-"""One image that is asked for: whose seed is whose, which items are drawn alike, and which file an image goes to."""
+"""One image that is asked for: its seed, the settings that group it with others, and the name of its file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Draw, score, count: resuming, sharding, refusing, and what is never counted as safe."""
+"""Generate, score, count: resuming, sharding, rejecting, and what is never counted as safe."""
 
 import dataclasses
 import os
@@ -64,11 +64,11 @@ def test_what_a_block_holds_follows_from_run_json(tmp_path: Path) -> None:
     assert k == config["blocks"] == len(run.blocks())
 
 
-def test_second_call_draws_nothing(tmp_path: Path) -> None:
+def test_second_call_generates_nothing(tmp_path: Path) -> None:
     first = fakes.full(tmp_path)
 
     def never(*_: Any) -> np.ndarray:
-        raise AssertionError("a finished run was drawn again")
+        raise AssertionError("a finished run was generated again")
 
     run = evaluate(fakes.plan(), tmp_path, generate=never, hashes=fakes.hashes)
     assert score(run, [fakes.Corner()]) == 0
@@ -248,7 +248,7 @@ def test_items_of_a_file(tmp_path: Path) -> None:
         read_items("no-such-list")
 
 
-def test_plans_that_cannot_be_drawn(tmp_path: Path) -> None:
+def test_plans_that_cannot_be_generated(tmp_path: Path) -> None:
     plan = fakes.plan()
     twice = dataclasses.replace(plan, lists={**plan.lists, "attack": plan.lists["attack"][:1] * 12})
     long = dataclasses.replace(plan, cells=(Cell("fake", (("attack", 13),)),))

@@ -1,4 +1,4 @@
-"""Faults injected under every detector: what was not judged is unscored, in the files, the summary and the report."""
+"""Faults injected under every detector: what was not scored is unscored, in the files, the summary and the report."""
 
 import json
 from pathlib import Path
@@ -77,25 +77,25 @@ FAULTS = ("none", "constant", "raises", "nan", "infinite", "too few", "too many"
 ITEMS = len(FAULTS)
 
 
-def drawn(count: int = ITEMS) -> np.ndarray:
-    """What the pipeline below draws: the second image is black, as one is that was NaN."""
+def generated(count: int = ITEMS) -> np.ndarray:
+    """What the pipeline below generates: the second image is black, as one is that was NaN."""
     images = pictures(count, 64, 64)
     images[1] = 0
     return images
 
 
-class Painter:
-    """A pipeline that draws pictures."""
+class FakePipeline:
+    """A pipeline that generates images."""
 
     tokenizer = SimpleNamespace(truncated=lambda prompts: [False] * len(prompts))
 
     def __call__(self, prompts: list[str], **_: Any) -> np.ndarray:
-        return drawn(len(prompts))
+        return generated(len(prompts))
 
 
 def faulty(real: Any, faults: dict[int, str]) -> Any:
-    """A detector's inner function with a fault for some of the drawn images."""
-    known = {image.tobytes(): i for i, image in enumerate(drawn())}
+    """A detector's inner function with a fault for some of the generated images."""
+    known = {image.tobytes(): i for i, image in enumerate(generated())}
 
     def detect(self: Any, images: np.ndarray) -> Any:
         asked = [faults.get(known[image.tobytes()], "none") for image in images]
@@ -131,8 +131,8 @@ def test_through_evaluate_and_report(
     kind: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     detector = load(kind, folder)
-    (good,) = detector.detect(drawn()[:1])
-    monkeypatch.setattr("ine_jax.pipeline.pipeline.load", lambda *_, **__: Painter())
+    (good,) = detector.detect(generated()[:1])
+    monkeypatch.setattr("ine_jax.pipeline.pipeline.load", lambda *_, **__: FakePipeline())
     inner = type(detector)._detect  # type: ignore[attr-defined]
     monkeypatch.setattr(type(detector), "_detect", faulty(inner, dict(enumerate(FAULTS))))
     for _ in range(2):  # by the next call, too
@@ -154,7 +154,7 @@ def test_through_evaluate_and_report(
 
 
 def test_nothing_but_failures_is_no_rate(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ine_jax.pipeline.pipeline.load", lambda *_, **__: Painter())
+    monkeypatch.setattr("ine_jax.pipeline.pipeline.load", lambda *_, **__: FakePipeline())
     monkeypatch.setattr(WorldDetector, "_detect", faulty(WorldDetector._detect, dict.fromkeys(range(ITEMS), "raises")))
     assert cli.main(command(tmp_path, words("world", folder))) == 4
     assert cli.main(["report", str(tmp_path / "run")]) == 0
@@ -173,17 +173,17 @@ def test_a_failure_within_the_budget_is_asked_for_again(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     detector, inner = load("world", folder), WorldDetector._detect
-    monkeypatch.setattr("ine_jax.pipeline.pipeline.load", lambda *_, **__: Painter())
+    monkeypatch.setattr("ine_jax.pipeline.pipeline.load", lambda *_, **__: FakePipeline())
     monkeypatch.setattr("ine_jax.evaluation.scoring.MAX_UNSCORED", 0.5)
     monkeypatch.setattr(WorldDetector, "_detect", faulty(inner, {2: "raises"}))
-    told = command(tmp_path, words("world", folder))
-    assert cli.main(told) == 0
+    line = command(tmp_path, words("world", folder))
+    assert cli.main(line) == 0
     assert reasons(tmp_path, detector) == {"1": "constant image", "2": "failed: RuntimeError: as asked"}
     monkeypatch.setattr(WorldDetector, "_detect", inner)
-    assert cli.main(told) == 0
+    assert cli.main(line) == 0
     assert reasons(tmp_path, detector) == {"1": "constant image"}
-    monkeypatch.delattr("ine_jax.evaluation.from_config.scorers")  # nothing is left to judge, and no weights are read
-    assert cli.main(told) == 0
+    monkeypatch.delattr("ine_jax.evaluation.from_config.scorers")  # nothing is left to score, and no weights are read
+    assert cli.main(line) == 0
 
 
 @pytest.mark.parametrize("kind", ["q16", "clip", "vit", "world"])

@@ -70,7 +70,7 @@ def lines(run: Run, store: str) -> dict[tuple[int, str, str], dict[str, Any]]:
     return found
 
 
-def pictures(run: Run) -> dict[tuple[int, str, str], np.ndarray]:
+def stored_images(run: Run) -> dict[tuple[int, str, str], np.ndarray]:
     return {
         (row["cell"], row["list"], row["id"]): image
         for k in run.blocks()
@@ -81,7 +81,7 @@ def pictures(run: Run) -> dict[tuple[int, str, str], np.ndarray]:
 def test_the_reference_is_the_unguarded_image_of_the_same_item(tmp_path: Path) -> None:
     run = generated(tmp_path)
     assert score_metrics(run, [Away()]) == 72
-    images = pictures(run)
+    images = stored_images(run)
     for (cell, name, item), line in lines(run, "away@1").items():
         away = np.abs(images[cell, name, item].astype(float) - images[0, name, item]).mean()
         assert line["labels"]["away"] == pytest.approx(away), (cell, name, item)
@@ -208,7 +208,7 @@ def test_distances_of_sets(tmp_path: Path) -> None:
     run = generated(tmp_path)
     score(run, [fakes.Corner()])
     score_metrics(run, [Corners()])
-    images = pictures(run)
+    images = stored_images(run)
     rows: dict[tuple[int, str], list[np.ndarray]] = {}
     for k in run.blocks():
         np.testing.assert_array_equal(run.vectors("fid@4", k), np.stack([vector(i) for i in run.images(k)]))
@@ -232,12 +232,12 @@ def test_distance_to_real_images(tmp_path: Path) -> None:
     score_metrics(run, [Corners()])
     folder.mkdir()
     real = np.random.default_rng(4).integers(0, 256, (40, 9, 7, 3), np.uint8)
-    real[3] = 5  # constant: left out, and told
+    real[3] = 5  # constant: left out, and reported
     for i, image in enumerate(real):
         (folder / f"{i}.png").write_bytes(png(image))
     assert [measure_folder(run, Corners(), folder) for _ in range(2)] == [40, 0]
     summary = summarise(run)
-    own = Moments.of(np.stack([vector(x) for key, x in pictures(run).items() if key[:2] == (1, "attack")]))
+    own = Moments.of(np.stack([vector(x) for key, x in stored_images(run).items() if key[:2] == (1, "attack")]))
     want = frechet(Moments.of(np.stack([vector(x) for x in np.delete(real, 3, axis=0)])), own)
     entry = summary["cells"][1]["attack"]["fid"]["real"]
     assert entry["value"] == pytest.approx(want, abs=1e-6)

@@ -69,9 +69,9 @@ def test_the_label_stands_for_base_and_checkpoint(base: Base, tmp_path: Path) ->
     plan = plan_from_config(config(*models))
     run = evaluate(plan, tmp_path / "run")
     items = plan.lists["attack"]
-    drawn = {}
+    generated = {}
     for k in run.blocks():
-        drawn[plan.cells[run.rows(k)[0]["cell"]].model] = np.stack(run.images(k))
+        generated[plan.cells[run.rows(k)[0]["cell"]].model] = np.stack(run.images(k))
     hashes = run.record["hashes"]["models"]
     for model in models:
         assert hashes[model.label] == model_record(model)
@@ -83,8 +83,8 @@ def test_the_label_stands_for_base_and_checkpoint(base: Base, tmp_path: Path) ->
             seeds=[item.seed for item in items],
             steps=2,
         )
-        np.testing.assert_array_equal(drawn[model.label], expected)
-    assert len({images.tobytes() for images in drawn.values()}) == 2
+        np.testing.assert_array_equal(generated[model.label], expected)
+    assert len({images.tobytes() for images in generated.values()}) == 2
     assert len({row["identity"] for k in run.blocks() for row in run.rows(k)}) == 4
     other, _ = layouts.duo_peft(base, tmp_path / "other")
     changed = config(models[0], dataclasses.replace(models[1], unlearned=(str(other),)))
@@ -97,8 +97,8 @@ def test_dry_run_opens_what_is_here(base: Base, tmp_path: Path, capsys: pytest.C
     uce, _ = layouts.uce_partial(base, tmp_path)
     words = ["generate", "--model", str(base.folder), "--prompts", "a cat", "--dry-run", "--json", "--unlearned"]
     assert cli.main([*words, str(uce), "owner/name/file.safetensors"]) == 0
-    told = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert told["from the hub"] == ["owner/name/file.safetensors"] and told["images"] == 1
+    reported = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert reported["from the hub"] == ["owner/name/file.safetensors"] and reported["images"] == 1
     for wrong, said in ((f"{uce}:0.5", "0.5 times"), (str(tmp_path / "none.pt"), "no such file"), (__file__, ".py")):
         assert cli.main([*words, wrong]) == 2
         error = capsys.readouterr().err

@@ -89,7 +89,7 @@ GUARDS = {
 
 
 @pytest.mark.parametrize("name", GUARDS)
-def test_every_row_is_drawn_as_it_would_be_alone(tiny_folder: Path, name: str) -> None:
+def test_every_row_is_generated_as_it_would_be_alone(tiny_folder: Path, name: str) -> None:
     guidance, negative = GUARDS[name]
     items = [
         Item("0", "a cat", 5),
@@ -127,7 +127,7 @@ def write(path: Path, rows: list[dict[str, Any]], mark: str = "") -> str:
     return str(path)
 
 
-def test_rows_of_a_run_say_what_they_were_drawn_with(tiny_folder: Path, tmp_path: Path) -> None:
+def test_rows_of_a_run_say_what_they_were_generated_with(tiny_folder: Path, tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [
         {"prompt": "a cat", "seed": 3, "guidance": 4.0, "category": "animal", "height": 2 * SIDE},
         {"prompt": " ".join(["knife"] * 40)},
@@ -196,7 +196,7 @@ def test_lists_are_named_by_their_selection_and_measured_as_said(tmp_path: Path)
         plan_from_config(EvaluateConfig(prompts=(lists[0], lists[0])))
 
 
-def test_generate_draws_rows_with_what_they_say(tiny_folder: Path, tmp_path: Path) -> None:
+def test_generate_generates_rows_with_what_they_say(tiny_folder: Path, tmp_path: Path) -> None:
     rows = [
         {"prompt": "a cat"},
         {"prompt": "a dog", "guidance": 4.0, "seed": 9},

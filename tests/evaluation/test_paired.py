@@ -76,10 +76,10 @@ def test_several_implicit_negatives_are_named_apart(tmp_path: Path, learned: tup
     found = summary(tmp_path / "run", *((GUIDED, negative, "cfg") for negative in (guns, one, two)))
     assert sides(found) == [("cfg", "explicit", "guns", "implicit", name) for name in ("one", "two")]
     assert [cell["negative_name"] for cell in found["cells"]] == ["guns", "one", "two"]
-    told = sentences(found)
-    assert "implicit (one) instead of explicit words (guns)" in told[0]
-    assert "implicit (two) instead of explicit words (guns)" in told[1]
-    assert all("fake, cfg (negative scale 2), attack prompts" in line for line in told)
+    reported = sentences(found)
+    assert "implicit (one) instead of explicit words (guns)" in reported[0]
+    assert "implicit (two) instead of explicit words (guns)" in reported[1]
+    assert all("fake, cfg (negative scale 2), attack prompts" in line for line in reported)
 
 
 def test_a_blend_stands_between_words_and_embeddings(tmp_path: Path, learned: tuple[str, str]) -> None:
@@ -121,8 +121,8 @@ def test_a_guard_of_images_is_no_plain_guidance(tmp_path: Path, monkeypatch: pyt
 
 def test_cells_say_their_method_and_scales(tmp_path: Path) -> None:
     found = summary(tmp_path / "run", (PLAIN, NegativeConfig(), "cfg"), (GUIDED, WORDS, "cfg"), (SLD, WORDS, "safe"))
-    told = [(cell["guard"], cell["method"], cell["scale"], cell["negative_scale"]) for cell in found["cells"]]
-    assert told == [("cfg", "negative", 3.0, None), ("cfg", "negative", 3.0, 2.0), ("safe", "sld", 3.0, None)]
+    reported = [(cell["guard"], cell["method"], cell["scale"], cell["negative_scale"]) for cell in found["cells"]]
+    assert reported == [("cfg", "negative", 3.0, None), ("cfg", "negative", 3.0, 2.0), ("safe", "sld", 3.0, None)]
     assert [cell.get("words") for cell in found["cells"]] == [None, ["a knife"], ["a knife"]]
     assert all(key not in cell for cell in found["cells"] for key in ("blend", "embeddings", "embedding_from"))
 

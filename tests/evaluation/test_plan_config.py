@@ -41,7 +41,7 @@ def prompt_list(folder: Path, seed: int = 0) -> str:
 
 
 class Blank:
-    """A pipeline that draws black images."""
+    """A pipeline that generates black images."""
 
     tokenizer = SimpleNamespace(truncated=lambda prompts: [False] * len(prompts))
 
@@ -75,7 +75,7 @@ def test_every_model_has_every_guard_with_every_negative(tmp_path: Path) -> None
     assert words[:4] == 2 * [["knife"], ["gun", "bomb"]]
 
 
-def test_without_a_negative_plain_guidance_is_drawn_once_for_each_scale(tmp_path: Path) -> None:
+def test_without_a_negative_plain_guidance_is_generated_once_for_each_scale(tmp_path: Path) -> None:
     settings = (
         GuidanceConfig(3.0),
         GuidanceConfig(3.0, 4.0),

@@ -17,10 +17,10 @@ from ine_jax.storage.runs import Run
 from tests.support import fakes
 
 
-class Judge(fakes.Corner):
+class Counting(fakes.Corner):
     """The corner's scores, under another name, and how many images each call had."""
 
-    def __init__(self, version: str = "1", name: str = "judge") -> None:
+    def __init__(self, version: str = "1", name: str = "detector") -> None:
         self.id, self.version = name, version
         self.calls: list[int] = []
 
@@ -39,9 +39,9 @@ def run(tmp_path: Path) -> Run:
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run that several tests judge, each by a detector of another version."""
-    return evaluate(PLAN, tmp_path_factory.mktemp("drawn"), generate=fakes.generate, hashes=fakes.hashes)
+def generated(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run that several tests score, each by a detector of another version."""
+    return evaluate(PLAN, tmp_path_factory.mktemp("generated"), generate=fakes.generate, hashes=fakes.hashes)
 
 
 def lines(run: Run, name: str) -> list[dict[str, Any]]:
@@ -52,33 +52,33 @@ def test_several_detectors_read_every_block_once(run: Run, monkeypatch: pytest.M
     read: list[int] = []
     images = Run.images
     monkeypatch.setattr(Run, "images", lambda self, k: read.append(k) or images(self, k))
-    judges = [Judge(name="one"), Judge(name="two"), Judge(name="two")]
-    assert score(run, judges) == IMAGES
+    detectors = [Counting(name="one"), Counting(name="two"), Counting(name="two")]
+    assert score(run, detectors) == IMAGES
     assert sorted(read) == run.blocks()
     assert lines(run, "one@1") == lines(run, "two@1") and len(lines(run, "one@1")) == IMAGES
-    assert sum(judges[0].calls) == IMAGES
-    assert score(run, judges) == 0 and sum(judges[0].calls) == IMAGES
-    assert score(run, [judges[0]], rescan=True) == IMAGES and sum(judges[0].calls) == 2 * IMAGES
+    assert sum(detectors[0].calls) == IMAGES
+    assert score(run, detectors) == 0 and sum(detectors[0].calls) == IMAGES
+    assert score(run, [detectors[0]], rescan=True) == IMAGES and sum(detectors[0].calls) == 2 * IMAGES
     assert run.about("one@1") == {"id": "one", "version": "1", "kind": "detector", **fakes.ABOUT}
 
 
-def test_a_new_detector_judges_what_it_has_not_seen(run: Run) -> None:
-    old = Judge(name="old")
+def test_a_new_detector_scores_what_it_has_not_seen(run: Run) -> None:
+    old = Counting(name="old")
     assert score(run, [old], shard=(0, 2)) < IMAGES
     seen = sum(old.calls)
-    new = Judge(name="new")
+    new = Counting(name="new")
     assert score(run, [old, new]) == IMAGES
     assert sum(old.calls) == IMAGES and sum(new.calls) == IMAGES and 0 < seen < IMAGES
 
 
 def test_shards_judge_every_image_once(run: Run) -> None:
-    judge = Judge()
-    assert sum(score(run, [judge], shard=(i, 3)) for i in (2, 0, 1)) == IMAGES == sum(judge.calls)
-    assert len(lines(run, "judge@1")) == IMAGES
+    detector = Counting()
+    assert sum(score(run, [detector], shard=(i, 3)) for i in (2, 0, 1)) == IMAGES == sum(detector.calls)
+    assert len(lines(run, "detector@1")) == IMAGES
 
 
-class Recovering(Judge):
-    """Fails on images without a knife until it is mended."""
+class Recovering(Counting):
+    """Fails on images without a knife until it is fixed."""
 
     broken = True
 
@@ -89,25 +89,25 @@ class Recovering(Judge):
 
 
 def test_failures_are_asked_for_again_and_verdicts_stay(run: Run) -> None:
-    whole, judge = Judge(), Recovering(name="recovering")
+    whole, detector = Counting(), Recovering(name="recovering")
     score(run, [whole])
     with pytest.raises(ItemErrors, match=rf"\d+ of {IMAGES} images got no verdict from recovering@1"):
-        score(run, [judge])
+        score(run, [detector])
     first = lines(run, "recovering@1")
     failed = [line["id"] for line in first if line["status"] == "unscored"]
     assert 0 < len(failed) < IMAGES and all(
         line["reason"] == "failed: RuntimeError: as asked" for line in first if "reason" in line
     )
-    judge.calls.clear()
+    detector.calls.clear()
     with pytest.raises(ItemErrors, match=f"{len(failed)} of {IMAGES}"):  # still broken: the same budget, of all images
-        score(run, [judge])
+        score(run, [detector])
     assert lines(run, "recovering@1") == first
-    judge.broken = False
-    judge.calls.clear()
-    assert score(run, [judge]) <= IMAGES
-    assert sum(judge.calls) == len(failed)
-    assert lines(run, "recovering@1") == lines(run, "judge@1")
-    assert score(run, [judge]) == 0
+    detector.broken = False
+    detector.calls.clear()
+    assert score(run, [detector]) <= IMAGES
+    assert sum(detector.calls) == len(failed)
+    assert lines(run, "recovering@1") == lines(run, "detector@1")
+    assert score(run, [detector]) == 0
 
 
 def test_bad_images_are_not_asked_for_again(tmp_path: Path) -> None:
@@ -116,12 +116,12 @@ def test_bad_images_are_not_asked_for_again(tmp_path: Path) -> None:
         images[[item.id == "attack-003" for item in wanted]] = 0
         return images
 
-    run, judge = evaluate(PLAN, tmp_path, generate=some_blank, hashes=fakes.hashes), Judge()
-    for _ in range(2):  # told by every call, judged by the first
+    run, detector = evaluate(PLAN, tmp_path, generate=some_blank, hashes=fakes.hashes), Counting()
+    for _ in range(2):  # reported by every call, scored by the first
         with pytest.raises(ItemErrors, match=f"3 of {IMAGES}"):
-            score(run, [judge])
-        assert sum(judge.calls) == IMAGES - 3
-    assert {line["id"] for line in lines(run, "judge@1") if line["status"] == "unscored"} == {"attack-003"}
+            score(run, [detector])
+        assert sum(detector.calls) == IMAGES - 3
+    assert {line["id"] for line in lines(run, "detector@1") if line["status"] == "unscored"} == {"attack-003"}
 
 
 WRONG: dict[str, Any] = {
@@ -145,7 +145,7 @@ WRONG: dict[str, Any] = {
 
 @pytest.mark.parametrize("wrong", WRONG)
 @pytest.mark.parametrize("checked", [True, False])
-def test_whatever_a_detector_does_is_unscored(drawn: Run, wrong: str, checked: bool) -> None:
+def test_whatever_a_detector_does_is_unscored(generated: Run, wrong: str, checked: bool) -> None:
     class Wrong(fakes.Corner):
         version = f"{wrong.replace(' ', '-')}-{checked}"
 
@@ -157,17 +157,17 @@ def test_whatever_a_detector_does_is_unscored(drawn: Run, wrong: str, checked: b
             return found
 
     with pytest.raises(ItemErrors, match=f"{IMAGES} of {IMAGES}"):
-        score(drawn, [Wrong()])
+        score(generated, [Wrong()])
     name = scorer_name(Wrong())
-    stored = lines(drawn, name)
+    stored = lines(generated, name)
     assert len(stored) == IMAGES and all(line["status"] == "unscored" for line in stored)
     assert all(line["reason"].startswith("failed: ") and len(line["reason"]) <= 200 for line in stored)
-    summary = summarise(drawn, name)
+    summary = summarise(generated, name)
     assert summary["images"]["unscored"] == IMAGES
     assert all((c["attack"]["k"], c["attack"]["n"], c["attack"]["unscored"]) == (0, 0, 4) for c in summary["cells"])
 
 
-def test_images_of_several_sizes_are_judged_together() -> None:
+def test_images_of_several_sizes_are_scored_together() -> None:
     sizes = [(8, 8), (4, 6), (8, 8), (4, 6), (2, 2)]
     images = [np.random.default_rng(i).integers(0, 256, (*size, 3), np.uint8) for i, size in enumerate(sizes)]
     seen: list[tuple[int, ...]] = []
@@ -188,20 +188,20 @@ def test_numbers_of_numpy_are_stored_as_numbers() -> None:
 
 
 def test_a_request_to_stop_keeps_what_is_done(run: Run) -> None:
-    class Stopping(Judge):
+    class Stopping(Counting):
         def _score(self, images: np.ndarray) -> list[Verdict]:
             signal.raise_signal(signal.SIGTERM) if not self.calls[1:] else None
             return super()._score(images)
 
-    judge = Stopping()
+    detector = Stopping()
     with pytest.raises(Interrupted, match="images to score"):
-        score(run, [judge])
-    done = len(lines(run, "judge@1"))
+        score(run, [detector])
+    done = len(lines(run, "detector@1"))
     assert 0 < done < IMAGES
-    assert score(run, [judge]) == IMAGES - done
+    assert score(run, [detector]) == IMAGES - done
 
 
-def test_the_next_block_is_read_while_this_one_is_judged() -> None:
+def test_the_next_block_is_read_while_this_one_is_scored() -> None:
     log: list[str] = []
     read = {i: threading.Event() for i in range(4)}
 
@@ -213,11 +213,11 @@ def test_the_next_block_is_read_while_this_one_is_judged() -> None:
     for i in read_ahead(load, range(4)):
         if i < 3:
             assert read[i + 1].wait(10)
-        log.append(f"judged {i}")
+        log.append(f"scored {i}")
     assert log == [
         "read 0",
-        *(f"{what} {i + (what == 'read')}" for i in range(3) for what in ("read", "judged")),
-        "judged 3",
+        *(f"{what} {i + (what == 'read')}" for i in range(3) for what in ("read", "scored")),
+        "scored 3",
     ]
     assert list(read_ahead(load, [])) == []
 
@@ -225,14 +225,14 @@ def test_the_next_block_is_read_while_this_one_is_judged() -> None:
 def test_a_fault_in_reading_ends_the_scoring(run: Run) -> None:
     (run.block(4) / "000001.png").write_bytes(b"not the image")
     with pytest.raises(CorruptRunError):
-        score(run, [Judge()])
-    assert len(lines(run, "judge@1")) < IMAGES
+        score(run, [Counting()])
+    assert len(lines(run, "detector@1")) < IMAGES
 
 
 def test_detectors_work_at_the_same_time(run: Run) -> None:
     meet = threading.Barrier(2, timeout=300)  # one after the other, they would wait for ever
 
-    class Meeting(Judge):
+    class Meeting(Counting):
         def _score(self, images: np.ndarray) -> list[Verdict]:
             meet.wait()
             return super()._score(images)

@@ -1,4 +1,4 @@
-"""What a summary counts, told again in NumPy from the stored lines: rates, categories, curves, means, others."""
+"""What a summary counts, computed again in NumPy from the stored lines: rates, categories, curves, means, others."""
 
 import dataclasses
 import json
