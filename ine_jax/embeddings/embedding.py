@@ -14,7 +14,7 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import jax
 import numpy as np
@@ -126,7 +126,7 @@ class Embedding:
         return safetensors_bytes({CONTEXT_KEY: vectors, "schema": np.asarray([1], np.int32)}, self.header())
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
+    def load(cls, path: str | os.PathLike[str]) -> "Embedding":
         """Read a `.safetensors` file of `save`, or of any textual-inversion trainer for diffusers.
 
         Files of other tools, and pickles, first go through `ine convert`.

@@ -4,7 +4,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 
@@ -41,7 +40,7 @@ class StoredEmbedding:
         """Return the arrays by the names that every tool gives to the two encoders of SDXL."""
         return {"clip_l": self.vectors} | ({} if self.clip_g is None else {"clip_g": self.clip_g})
 
-    def renamed(self, concept: str) -> Self:
+    def renamed(self, concept: str) -> "StoredEmbedding":
         """Return the same vectors under another name."""
         return replace(self, embedding=replace(self.embedding, concept=concept))
 
