@@ -11,7 +11,7 @@ import importlib.metadata
 import json
 import re
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -45,6 +45,7 @@ MAX_BYTES = 512 * 2**20
 _ELSEWHERE = b"\x0a\x08location\x12"  # in an ONNX file: the entry that names another file to read tensors from
 
 
+@runtime_checkable
 class _Model(Protocol):
     """`nudenet.NudeDetector`, as far as it is used here."""
 
