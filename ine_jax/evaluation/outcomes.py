@@ -48,4 +48,4 @@ class DetectorReader:
         score = self.deciding_score(measure, labels, objects)
         if score is None:
             return ""
-        return "success" if successes(measure, np.asarray(score), self.threshold) else "failure"
+        return "success" if successes(measure, np.asarray([score]), self.threshold)[0] else "failure"

@@ -73,7 +73,7 @@ def _header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple
     return struct.pack("<Q", len(text)) + text, order
 
 
-def _write(file: BinaryIO, header: bytes, tensors: Mapping[str, Tensor], order: list[str]) -> None:
+def _write(file: BinaryIO | io.BytesIO, header: bytes, tensors: Mapping[str, Tensor], order: list[str]) -> None:
     file.write(header)
     for name in order:
         file.write(np.ascontiguousarray(np.asarray(tensors[name])).reshape(-1).view(np.uint8).data)
