@@ -2,17 +2,17 @@
 
     c* = argmin_c  E_{z, ε, t} || ε - ε_θ(z_t, c, t) ||²          (arXiv 2208.01618 eq. 2; arXiv 2511.04834)
 
-with θ frozen. Concepts never mix: each has its own images, its own random draws and its own loss, so what is found for
-one does not depend on which others are learned in the same run.
+with θ frozen. Concepts never mix: each has its own images, random numbers and loss, so the result for one does not
+depend on which others are learned in the same run.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int
 
 from ine_jax.models.text import PLACEHOLDER
 from ine_jax.schedulers import add_noise, target
@@ -23,34 +23,30 @@ Encode = Callable[[Array, Array], Context]  # (ids [rows, T], learned rows [R, d
 
 
 class Batch(NamedTuple):
-    """Random draws of one step, leading axes [concept, batch]: everything but the learned vectors."""
+    """The random numbers of one step, leading axes [concept, batch]: everything but the learned vectors."""
 
-    latents: Array  # x_0 as the network sees it, [C, B, h, w, c]
-    noise: Array  # ε, [C, B, h, w, c]
-    timesteps: Array  # int32 [C, B]
-    sentence: Array  # which template, int32 [C, B]
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Data:
-    """What is drawn from: the posteriors of all concepts' images in one array, and where each concept begins."""
-
-    mean: Array  # [M, h, w, c], unscaled
-    logvar: Array  # [M, h, w, c]
-    start: Array  # int32 [C]
-    count: Array  # int32 [C]
-    seed: Array  # uint32 [C]
-    ids: Array  # template ids, int32 [P, T]; unused in context space
-    rate: Array  # Adam's step size; a leaf, so that another one compiles nothing
-    norm: Array | None  # length that the vectors are pulled to
-    scaling_factor: float = field(metadata={"static": True})
+    latents: Float[Array, "concept batch h w c"]  # x_0 as the network sees it
+    noise: Float[Array, "concept batch h w c"]  # ε
+    timesteps: Int[Array, "concept batch"]
+    sentence: Int[Array, "concept batch"]  # which template
 
 
-def draw(data: Data, step: Array | int, batch: int, train_steps: int) -> Batch:
-    """The batch of `step`, a pure function of (seed of the concept, step); no iterator, hence exact resuming.
+class Data(NamedTuple):
+    """What a step samples from: the posteriors of all concepts' images in one array, and each concept's range."""
 
-    Latents are drawn anew from the autoencoder's posterior, N(mean, exp(logvar)), times the scaling factor.
+    mean: Float[Array, "image h w c"]  # unscaled
+    logvar: Float[Array, "image h w c"]
+    start: Int[Array, "concept"]
+    count: Int[Array, "concept"]
+    seed: Int[Array, "concept"]  # uint32
+    ids: Int[Array, "sentence token"]  # template ids; unused in context space
+    norm: Float[Array, ""] | None  # length that the vectors are pulled to
+
+
+def sample(data: Data, step: Array | int, batch: int, train_steps: int, scaling_factor: float) -> Batch:
+    """The batch of `step`, a pure function of (seed of the concept, step): no iterator to save, hence exact resuming.
+
+    Latents are sampled anew from the autoencoder's posterior, N(mean, exp(logvar)), times the scaling factor.
     """
 
     def one(seed: Array, start: Array, count: Array) -> Batch:
@@ -59,7 +55,7 @@ def draw(data: Data, step: Array | int, batch: int, train_steps: int) -> Batch:
         mean, logvar = data.mean[index], data.logvar[index]
         posterior = mean + jnp.exp(0.5 * logvar) * jax.random.normal(keys[1], mean.shape, mean.dtype)
         return Batch(
-            latents=posterior * data.scaling_factor,
+            latents=posterior * scaling_factor,
             noise=jax.random.normal(keys[2], mean.shape, mean.dtype),
             timesteps=jax.random.randint(keys[3], (batch,), 0, train_steps),
             sentence=jax.random.randint(keys[4], (batch,), 0, data.ids.shape[0]),
@@ -69,26 +65,26 @@ def draw(data: Data, step: Array | int, batch: int, train_steps: int) -> Batch:
 
 
 def losses(
-    vectors: Array,
+    vectors: Float[Array, "concept row dim"],
     batch: Batch,
-    ids: Array | None,
+    ids: Int[Array, "sentence token"] | None,
     *,
     denoise: Denoise,
     encode: Encode,
     alphas_cumprod: np.ndarray,
     prediction_type: str,
     spread: Callable[[Array], Array] = lambda rows: rows,
-) -> Array:
+) -> Float[Array, "concept"]:
     """Mean squared error of each concept, [C].
 
     Args:
         vectors: [C, k, d] learned rows; in context space [C, T, D], the contexts themselves.
-        batch: the draws of this step.
+        batch: the random numbers of this step.
         ids: template ids [P, T], or None for context space.
         denoise: the frozen network, on rows.
         encode: the frozen text encoder, on rows.
         alphas_cumprod: ᾱ, [train_steps].
-        prediction_type: "epsilon" or "v_prediction"; decides what the network is asked for.
+        prediction_type: "epsilon" or "v_prediction": what the network predicts.
         spread: lays an array's first axis over the devices.
     """
     concepts, size = batch.timesteps.shape
@@ -107,10 +103,15 @@ def losses(
     return jnp.mean(jnp.square(wanted - predicted).reshape(concepts, -1), axis=1)
 
 
-def contexts(vectors: Array, ids: Array, sentence: Array, encode: Encode) -> Context:
-    """Contexts [C·B, T, D] of the drawn sentences, each holding its own concept's vectors.
+def contexts(
+    vectors: Float[Array, "concept row dim"],
+    ids: Int[Array, "sentence token"],
+    sentence: Int[Array, "concept batch"],
+    encode: Encode,
+) -> Context:
+    """Contexts [C·B, T, D] of the sampled sentences, each with its own concept's vectors.
 
-    Every sentence is encoded once where there are fewer of them than rows of the batch.
+    Where there are fewer sentences than rows of the batch, every sentence is encoded once.
     """
     concepts, size = sentence.shape
     learned = vectors.reshape(-1, vectors.shape[-1])
@@ -125,7 +126,7 @@ def contexts(vectors: Array, ids: Array, sentence: Array, encode: Encode) -> Con
     return encoded[position.reshape(-1)]
 
 
-def pull(vectors: Array, norm: Array | float, rate: Array | float) -> Array:
+def pull(vectors: Float[Array, "*any dim"], norm: Array | float, rate: Array | float) -> Float[Array, "*any dim"]:
     """Move each vector's length n towards `norm`: n + min(1, 100·rate) (norm - n), the direction kept.
 
     Norm control as in cloneofsimo/lora: at usual rates it holds the length, at small ones it only leans on it.

@@ -1,4 +1,4 @@
-"""What a person looks at after an inversion: the loss curve, and pictures that the found embedding draws."""
+"""What to look at after an inversion: the loss curve, and images generated from the embedding."""
 
 import io
 from pathlib import Path
@@ -17,7 +17,7 @@ from ine_jax.pipeline.pipeline import Pipeline
 from ine_jax.storage.atomic import write_atomic
 from ine_jax.storage.images import png
 
-GAP = 2  # pixels between the pictures of a grid
+GAP = 2  # pixels between the images of a grid
 
 
 def smooth(values: np.ndarray, window: int) -> np.ndarray:
@@ -50,7 +50,7 @@ def plot_losses(path: Path, steps: np.ndarray, losses: np.ndarray, title: str) -
 
 
 def grid(rows: list[np.ndarray]) -> np.ndarray:
-    """Rows of uint8 pictures [n, H, W, 3] as one picture on white; rows may differ in length and size."""
+    """Rows of uint8 images [n, H, W, 3] as one image on white; rows may differ in length and size."""
     strips = []
     for images in rows:
         padded = np.pad(images, ((0, 0), (0, GAP), (0, GAP), (0, 0)), constant_values=255)
@@ -60,7 +60,7 @@ def grid(rows: list[np.ndarray]) -> np.ndarray:
     return np.concatenate(full, axis=0)
 
 
-def draw_preview(
+def preview_images(
     pipe: Pipeline,
     embedding: Embedding,
     count: int = 8,
@@ -70,9 +70,9 @@ def draw_preview(
     steps: int = 25,
     seed: int = 0,
 ) -> np.ndarray:
-    """Pictures uint8 [count, H, W, 3] that the model draws with the embedding as prompt, one per seed.
+    """Images uint8 [count, H, W, 3] that the model generates with the embedding as prompt, one per seed.
 
-    A token embedding stands in the template; a context embedding is the whole prompt. Seeds are seed, seed + 1, ...
+    A token embedding fills the template; a context embedding is the whole prompt. Seeds are seed, seed + 1, ...
     """
     rows = pipe.rows(count)
     unet = pipe.parts.unet_config
@@ -91,6 +91,6 @@ def draw_preview(
     return pipe.decode(np.asarray(latents))[:count]
 
 
-def write_picture(path: Path, picture: np.ndarray) -> None:
+def write_image(path: Path, image: np.ndarray) -> None:
     """Write uint8 [H, W, 3] as a PNG, whole or not at all."""
-    write_atomic(path, png(picture))
+    write_atomic(path, png(image))

@@ -5,7 +5,7 @@ For one position c [D] of the context of the explicit words, over the keys and v
     c' = argmin_c'  Σ_i ||W_i c' - W°_i c||² + λ ||c'||²  =  (Σ_i W_iᵀ W_i + λ I)^-1 (Σ_i W_iᵀ W°_i) c
 
 with W of the unlearned and W° of the original model: read with c', the unlearned attention gets the keys and values
-that the original got from c. The regulariser draws to zero, as in the authors' runs (`close_regzero`); they used
+that the original got from c. The regulariser pulls towards zero, as in the authors' runs (`close_regzero`); they used
 λ = 0.1 for nudity, unsafe concepts and easy objects, 0.001 for styles and hard objects (README of CharlesGong12/RECE).
 The start in token space, `nearest_row`, is this project's.
 """

@@ -20,21 +20,22 @@ from ine_jax.config import InversionConfig
 from ine_jax.embeddings.embedding import Embedding, slug
 from ine_jax.errors import InputError
 from ine_jax.inversion import objective, rece
-from ine_jax.inversion.preview import draw_preview, grid, plot_losses, write_picture
+from ine_jax.inversion.preview import grid, plot_losses, preview_images, write_image
 from ine_jax.inversion.start import RECE, explicit_words, first_vectors
-from ine_jax.inversion.step import ADAM, compiled_step, loss_name
+from ine_jax.inversion.step import Frozen, inversion_objective, loss_name
 from ine_jax.inversion.templates import template_ids, usable
 from ine_jax.pipeline.pipeline import Pipeline
 from ine_jax.storage.provenance import canonical
 from ine_jax.training import loop
 from ine_jax.training.log import read_log
+from ine_jax.training.step import compiled_step, first_state
 
 # Fields in which the concepts of one run may differ; all others shape the batch that they share.
 OWN_FIELDS = ("concept", "seed", "init", "words")
 # Fields that do not change what a given number of steps computes; the second ones only where nothing starts from RECE.
 IDLE_FIELDS = ("steps", "save_every")
 RECE_FIELDS = ("words", "regularizer")
-PREVIEWS = 8  # pictures per row of the preview
+PREVIEWS = 8  # images per row of the preview
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def invert_many(
         configs: for each concept; they may differ in concept, seed, init and words.
         directory: continued where it already holds a part of this very run.
         progress: shown after each step.
-        preview: also draw pictures from the found embeddings.
+        preview: also generate images from the embeddings.
         base: the original of an unlearned model, for those that start from RECE.
 
     Raises:
@@ -107,9 +108,9 @@ def derive(
 ) -> InversionResult:
     """RECE's closed form as the concept's embedding, without images: context space, a run of one step.
 
-    What stands for the loss is the residual of keys and values (`rece.residual`); the log has that of the explicit
-    words beside it. Of the config, only concept, words and regularizer matter. The preview shows what the original
-    draws from the explicit words above what the unlearned model draws from the embedding.
+    The logged loss is the residual of keys and values (`rece.residual`), with that of the explicit words beside it. Of
+    the config, only concept, words and regularizer matter. In the preview, the upper row is the original model's images
+    of the explicit words, the lower row the unlearned model's images of the embedding.
 
     Args:
         pipe: the unlearned model.
@@ -125,13 +126,13 @@ def derive(
     settings = {"method": RECE, "concept": config.concept, "words": words, "regularizer": config.regularizer}
     origin = {"model_id": pipe.model_id, "base_model_id": base.model_id}
 
-    def step(_: Any, i: int) -> tuple[Any, dict[str, float]]:
+    def step(_: np.ndarray, i: int) -> tuple[np.ndarray, dict[str, float]]:
         found = rece.solve(pipe, base, words, config.regularizer)
-        return {"vectors": found.context}, {"loss": found.residual, "explicit": found.explicit}
+        return found.context, {"loss": found.residual, "explicit": found.explicit}
 
-    final = loop.run(
+    found = loop.run(
         step,
-        {"vectors": np.zeros(shape, np.float32)},
+        np.zeros(shape, np.float32),
         steps=1,
         directory=folder,
         save_every=1,
@@ -140,10 +141,10 @@ def derive(
     )
     log = read_log(folder)
     notes = {**origin, "base": base.name, "config": canonical(settings), "residual": f"{log['loss'][-1]:.6f}"}
-    embedding = Embedding(final["vectors"], "context", config.concept, pipe.name, notes)
+    embedding = Embedding(found, "context", config.concept, pipe.name, notes)
     result = InversionResult(embedding, folder / f"{slug(config.concept)}.safetensors", log["step"], log["loss"])
     explicit = Embedding(base.encode([words])[0], "context", config.concept)
-    _write(pipe, result, draw_preview(base, explicit, PREVIEWS) if preview else None)
+    _write(pipe, result, preview_images(base, explicit, PREVIEWS) if preview else None)
     return result
 
 
@@ -161,17 +162,17 @@ def _invert(
     shared = configs[0]
     vectors = np.stack(first_vectors(pipe, configs, base))
     data = _data(pipe, images, configs, _embedding(pipe, shared, vectors[0]))
-    state = {"vectors": jnp.asarray(vectors), "optimizer": ADAM.init(jnp.asarray(vectors))}
-    params = {"text": pipe.parts.text_params, "unet": pipe.parts.unet_params}
+    problem = inversion_objective(pipe, shared, len(configs))
     weights = {"model_id": pipe.model_id}
     if base is not None and any(config.init == RECE for config in configs):
         weights["base_model_id"] = base.model_id
     hashes = [_image_hash(each) for each in images]
     origin = {**weights, "images_sha256": hashes}
-    step = compiled_step(pipe, shared, len(configs))
+    frozen = Frozen(pipe.parts.text_params, pipe.parts.unet_params)
+    step = compiled_step(problem)
     final = loop.run(
-        lambda now, i: step(params, data, now, i),
-        jax.device_put(state, pipe.programs.replicated()),
+        lambda state, i: step(frozen, data, state, i),
+        first_state(problem, jnp.asarray(vectors), shared.learning_rate, pipe.programs.replicated()),
         steps=shared.steps,
         directory=folder,
         save_every=shared.save_every,
@@ -189,7 +190,7 @@ def _invert(
             "final_loss": f"{np.nanmean(curve[-max(1, len(curve) // 10) :]):.6f}",
         }
         result = InversionResult(
-            _embedding(pipe, config, np.asarray(final["vectors"][i]), notes),
+            _embedding(pipe, config, np.asarray(final.trained[i]), notes),
             place / f"{slug(config.concept)}.safetensors",
             log["step"],
             curve,
@@ -219,13 +220,13 @@ def _image_hash(images: np.ndarray) -> str:
 
 
 def _write(pipe: Pipeline, result: InversionResult, above: np.ndarray | None) -> None:
-    """Pictures first, drawn ones below those given: where the embedding's file is, everything is."""
+    """Write the preview, generated images below those in `above`, then the embedding: its file marks the end."""
     folder = result.path.parent
-    drawn = None if above is None else grid([above, draw_preview(pipe, result.embedding, PREVIEWS)])
+    preview = None if above is None else grid([above, preview_images(pipe, result.embedding, PREVIEWS)])
     if jax.process_index() != 0:
         return
-    if drawn is not None:
-        write_picture(folder / "preview.png", drawn)
+    if preview is not None:
+        write_image(folder / "preview.png", preview)
     result.embedding.save(result.path)
 
 
@@ -245,18 +246,15 @@ def _data(
         count=jnp.asarray(counts),
         seed=jnp.asarray([c.seed for c in configs], jnp.uint32),
         ids=jnp.asarray(ids),
-        rate=jnp.float32(configs[0].learning_rate),
         norm=None if configs[0].norm is None else jnp.float32(configs[0].norm),
-        scaling_factor=pipe.parts.vae_config.scaling_factor,
     )
     return jax.device_put(data, pipe.programs.replicated())
 
 
 def _check(images: Sequence[np.ndarray], configs: Sequence[InversionConfig]) -> None:
     if not configs or len(images) != len(configs):
-        raise InputError(
-            f"{len(images)} image sets for {len(configs)} concepts", "one set per concept", "mend the list"
-        )
+        given = f"{len(images)} image sets for {len(configs)} concepts"
+        raise InputError(given, "one set per concept", "give as many image sets as concepts")
     if configs[0].method == RECE:
         raise InputError("method rece with images", "method inversion, or no images", "call derive, or change method")
     for each, config in zip(images, configs, strict=True):

@@ -1,13 +1,14 @@
-"""The training step of an inversion, compiled once per shape of model and run."""
+"""The objective of an inversion, as the shared training step needs it (`ine_jax.training.step`)."""
 
-import functools
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
+from jaxtyping import Float, Int
 
 from ine_jax.config import InversionConfig
 from ine_jax.inversion import objective
@@ -18,24 +19,75 @@ from ine_jax.pipeline.mesh import platform_of, spread
 from ine_jax.pipeline.pipeline import Pipeline
 from ine_jax.pipeline.programs import native_unet
 from ine_jax.schedulers import NoiseConfig, alphas_cumprod
-from ine_jax.types import Params
+from ine_jax.training.step import Metrics
+from ine_jax.types import Array, Context, Latents, Params
+
+Vectors = Float[Array, "concept row dim"]
 
 
-class Recipe(NamedTuple):
-    """All that the compiled step depends on beside its arguments."""
+class Frozen(NamedTuple):
+    """Parameters that no step changes."""
+
+    text: Params
+    unet: Params
+
+
+@dataclass(frozen=True)
+class InversionObjective:
+    """The loss of all concepts of a run. Models of one shape share its compiled step, a base and its variants too."""
 
     text: ClipTextConfig
     unet: UNetConfig
     noise: NoiseConfig
-    dtype: Any
+    scaling_factor: float
+    dtype: DTypeLike
     mesh: Mesh
     space: str
-    batch: int
+    batch: int  # rows per concept
     concepts: int
 
+    def loss(self, vectors: Vectors, frozen: Frozen, data: objective.Data, i: Int[Array, ""]) -> tuple[Array, Metrics]:
+        """Sum of the concepts' losses at step `i`.
 
-# Adam without weight decay; its arithmetic is per number, so concepts stay apart. The rate is applied in the step.
-ADAM = optax.scale_by_adam()
+        Only the vectors are trained: a gradient flows through the frozen UNet and, in token space, through the frozen
+        text encoder to a few rows of its input. That is why the encoder stays in float32 whatever the UNet computes
+        in: its gradient is all that moves the vectors. The concepts share a batch for speed alone; their losses are
+        summed, not averaged, so a concept's gradient does not depend on how many others are learned beside it.
+        """
+        batch = objective.sample(data, i, self.batch, self.noise.train_steps, self.scaling_factor)
+        unet, clip = native_unet(self.unet, self.dtype, platform_of(self.mesh)), ClipText(self.text)
+        layout = spread(self.mesh, self.batch * self.concepts)
+
+        def denoise(latents: Latents, timesteps: Array, context: Context) -> Latents:
+            return unet(frozen.unet, latents, timesteps, context)
+
+        def encode(ids: Array, learned: Array) -> Context:
+            return encode_ids(clip, frozen.text, ids, learned)
+
+        each = objective.losses(
+            vectors,
+            batch,
+            data.ids if self.space == "token" else None,
+            denoise=denoise,
+            encode=encode,
+            alphas_cumprod=alphas_cumprod(self.noise),
+            prediction_type=self.noise.prediction_type,
+            spread=lambda x: jax.lax.with_sharding_constraint(x, layout),
+        )
+        named = {loss_name(c, self.concepts): each[c] for c in range(self.concepts)}
+        return each.sum(), {**named, "loss": each.mean()}
+
+    def factor(self) -> optax.Schedule:
+        """The rate is constant."""
+        return optax.constant_schedule(1.0)
+
+    def finish(
+        self, vectors: Vectors, metrics: Metrics, data: objective.Data, rate: Float[Array, ""]
+    ) -> tuple[Array, Metrics]:
+        """Pull the vectors towards their norm, where one is asked for, and report their mean length."""
+        if data.norm is not None:
+            vectors = objective.pull(vectors, data.norm, rate)
+        return vectors, metrics | {"norm": jnp.linalg.norm(vectors, axis=-1).mean()}
 
 
 def loss_name(index: int, concepts: int) -> str:
@@ -43,52 +95,17 @@ def loss_name(index: int, concepts: int) -> str:
     return "loss" if concepts == 1 else f"loss_{index}"
 
 
-def compiled_step(pipe: Pipeline, config: InversionConfig, concepts: int) -> Callable[..., Any]:
-    """The jitted step (params, data, state, i) -> (state, metrics), params {"text", "unet"}; the state is donated.
-
-    Models of one shape share it: inverting on a base and on its unlearned variants compiles once.
-    """
-    parts, noise = pipe.parts, pipe.scheduler.noise
-    shape = (parts.text_config, parts.unet_config, noise, pipe.dtype, pipe.programs.mesh)
-    return _jitted(Recipe(*shape, config.space, config.batch, concepts))
-
-
-@functools.lru_cache(maxsize=8)
-def _jitted(recipe: Recipe) -> Callable[..., Any]:
-    return jax.jit(make_step(recipe), donate_argnums=2)
-
-
-def make_step(recipe: Recipe) -> Callable[..., Any]:
-    """The pure training step, not yet compiled."""
-    table, concepts = alphas_cumprod(recipe.noise), recipe.concepts
-    # The text encoder stays in float32: its gradient is all that moves the vectors.
-    denoise, clip = native_unet(recipe.unet, recipe.dtype, platform_of(recipe.mesh)), ClipText(recipe.text)
-    layout = spread(recipe.mesh, recipe.batch * concepts)
-
-    def step(params: Mapping[str, Params], data: objective.Data, state: Any, i: Any) -> tuple[Any, dict[str, Any]]:
-        batch = objective.draw(data, i, recipe.batch, recipe.noise.train_steps)
-
-        def loss(vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
-            each = objective.losses(
-                vectors,
-                batch,
-                data.ids if recipe.space == "token" else None,
-                denoise=lambda x, t, c: denoise(params["unet"], x, t, c),
-                encode=lambda ids, learned: encode_ids(clip, params["text"], ids, learned),
-                alphas_cumprod=table,
-                prediction_type=recipe.noise.prediction_type,
-                spread=lambda x: jax.lax.with_sharding_constraint(x, layout),
-            )
-            return each.sum(), each  # the sum, so that a concept's gradient does not know how many there are
-
-        gradient, each = jax.grad(loss, has_aux=True)(state["vectors"])
-        direction, memory = ADAM.update(gradient, state["optimizer"])
-        vectors = state["vectors"] - data.rate * direction
-        if data.norm is not None:
-            vectors = objective.pull(vectors, data.norm, data.rate)
-        metrics = {"loss": each.mean(), "norm": jnp.linalg.norm(vectors, axis=-1).mean()}
-        if concepts > 1:
-            metrics |= {loss_name(c, concepts): each[c] for c in range(concepts)}
-        return {"vectors": vectors, "optimizer": memory}, metrics
-
-    return step
+def inversion_objective(pipe: Pipeline, config: InversionConfig, concepts: int) -> InversionObjective:
+    """The objective of `concepts` concepts with these settings on this model."""
+    parts = pipe.parts
+    return InversionObjective(
+        text=parts.text_config,
+        unet=parts.unet_config,
+        noise=pipe.scheduler.noise,
+        scaling_factor=parts.vae_config.scaling_factor,
+        dtype=pipe.dtype,
+        mesh=pipe.programs.mesh,
+        space=config.space,
+        batch=config.batch,
+        concepts=concepts,
+    )

@@ -1,8 +1,7 @@
 """Checkpoints of a training state on disk, complete or absent, each with the hash of its content.
 
-Orbax does the writing: a checkpoint appears under its step number only when it is whole. On top of that every
-checkpoint stores the SHA-256 of its arrays; one that does not reproduce its hash is moved aside and the one before it
-is used.
+Orbax does the writing: a checkpoint appears under its step number only when it is whole. Beside it lies the SHA-256 of
+its arrays; a checkpoint that does not reproduce its hash is moved aside and the one before it is used.
 """
 
 import hashlib
@@ -11,56 +10,77 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import NamedTuple, TypedDict, TypeVar, cast
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jaxtyping import PyTree
 
 from ine_jax.errors import CorruptRunError, InputError
 
 logger = logging.getLogger(__name__)
 
-HostState = dict[str, np.ndarray]
+Leaf = jax.Array | np.ndarray
+State = TypeVar("State")
 
 
-def to_host(state: Any) -> HostState:
-    """Own host copies of all leaves, keyed by their path in the tree (so optimizer states of any library fit).
+class Window(TypedDict, total=False):
+    """What a checkpoint keeps of the log line that it cuts in two: sums of the metrics, and of how many steps."""
 
-    Copies, never views: the next step may donate the device buffers while the file is still being written.
-    """
-    leaves = jax.tree_util.tree_flatten_with_path(state)[0]
-    named = {jax.tree_util.keystr(path, simple=True, separator="."): _to_numpy(leaf) for path, leaf in leaves}
+    sums: dict[str, float]
+    count: int
+
+
+class Restored(NamedTuple):
+    """A checkpoint as it was read."""
+
+    step: int
+    state: PyTree
+    extra: Window
+
+
+def named_leaves(state: PyTree[Leaf]) -> dict[str, np.ndarray]:
+    """All leaves as host arrays, by their path in the tree ("optimizer.count")."""
+    leaves = jax.tree_util.tree_flatten_with_path(jax.device_get(jax.tree.map(_plain, state)))[0]
+    named = {jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf) for path, leaf in leaves}
     if len(named) != len(leaves):
         raise ValueError("two leaves of the state have the same path")
     return named
 
 
-def from_host(host: Mapping[str, np.ndarray], like: Any) -> Any:
-    """Inverse of `to_host`: the tree of `like` with other values, each leaf on the devices of the leaf it replaces."""
-    leaves, structure = jax.tree_util.tree_flatten_with_path(like)
-    restored = [
-        _from_numpy(host[jax.tree_util.keystr(path, simple=True, separator=".")], leaf) for path, leaf in leaves
-    ]
-    return jax.tree.unflatten(structure, restored)
+def _plain(leaf: Leaf) -> Leaf:
+    is_key = isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jax.random.key_data(leaf) if is_key else leaf
 
 
-def content_hash(host: Mapping[str, np.ndarray]) -> str:
+def content_hash(named: Mapping[str, np.ndarray]) -> str:
     """SHA-256 (hex) over the path, dtype, shape and bytes of every leaf, in the order of the paths."""
     digest = hashlib.sha256()
-    for name in sorted(host):
-        leaf = np.ascontiguousarray(host[name])
-        digest.update(f"{name}|{leaf.dtype}|{host[name].shape}|".encode())
+    for name in sorted(named):
+        leaf = np.ascontiguousarray(named[name])
+        digest.update(f"{name}|{leaf.dtype}|{named[name].shape}|".encode())
         digest.update(leaf.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 
-def non_finite(host: Mapping[str, np.ndarray]) -> str | None:
+def non_finite(named: Mapping[str, np.ndarray]) -> str | None:
     """Path of the first leaf that holds a NaN or an infinity, or None."""
-    for name, leaf in host.items():
+    for name, leaf in named.items():
         if jax.numpy.issubdtype(leaf.dtype, jax.numpy.inexact) and not np.isfinite(leaf.astype(np.float32)).all():
             return name
     return None
+
+
+def abstract(state: State) -> State:
+    """The shapes, dtypes and shardings of `state`: what a checkpoint is restored into."""
+
+    def one(leaf: Leaf) -> jax.ShapeDtypeStruct | np.ndarray:
+        if not isinstance(leaf, jax.Array):
+            return leaf  # restored as a NumPy array
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+
+    return cast(State, jax.tree.map(one, state))
 
 
 class Checkpoints:
@@ -83,17 +103,22 @@ class Checkpoints:
         """Step numbers of the complete checkpoints, ascending."""
         return sorted(self._manager.all_steps())
 
-    def save(self, step: int, host: HostState, extra: Mapping[str, Any]) -> None:
-        """Start writing `host` and the JSON values `extra` under `step`; returns before the disk has finished."""
+    def save(self, step: int, state: PyTree[Leaf], extra: Window) -> None:
+        """Start writing `state` and the JSON values `extra` under `step`; returns before the disk has finished."""
         if step in self._manager.all_steps():
             return
-        meta = {"sha256": content_hash(host), "layout": _layout(host), "extra": dict(extra)}
+        named = named_leaves(state)
+        meta = {"sha256": content_hash(named), "layout": _layout(named), "extra": extra}
+        # A copy, because the next step may donate the buffers while the file is still being written.
+        copy = jax.tree.map(lambda leaf: leaf.copy(), state)
         self._manager.save(
-            step, args=ocp.args.Composite(state=ocp.args.StandardSave(host), meta=ocp.args.JsonSave(meta))
+            step, args=ocp.args.Composite(state=ocp.args.StandardSave(copy), meta=ocp.args.JsonSave(meta))
         )
 
-    def restore(self, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
-        """(step, state, extra) of the newest checkpoint that reproduces its hash, or None where there is none yet.
+    def restore(self, like: PyTree[Leaf]) -> Restored | None:
+        """Return the newest checkpoint that reproduces its hash, or None where there is none yet.
+
+        Every array comes back with the sharding of the array at its place in `like`.
 
         A damaged checkpoint is moved to `damaged/` with one line of warning. Raises InputError where the checkpoint
         holds other arrays than `like`, CorruptRunError where checkpoints exist and none can be used.
@@ -106,12 +131,12 @@ class Checkpoints:
             except Exception as error:  # whatever the file's damage makes the reader raise
                 self._move_aside(step, f"{type(error).__name__}: unreadable metadata")
                 continue
-            template = to_host(like)
-            if layout != _layout(template):
-                raise InputError(*_layout_difference(layout, _layout(template), self._directory))
-            host = self._read_state(step, template, digest)
-            if host is not None:
-                return step, from_host(host, like), extra
+            wanted = _layout(named_leaves(like))
+            if layout != wanted:
+                raise InputError(*_layout_difference(layout, wanted, self._directory))
+            state = self._read_state(step, like, digest)
+            if state is not None:
+                return Restored(step, state, extra)
         if steps:
             raise CorruptRunError(
                 f"none of the checkpoints {steps} in {self._directory} reproduces its hash",
@@ -120,15 +145,15 @@ class Checkpoints:
             )
         return None
 
-    def _read_state(self, step: int, template: HostState, digest: str) -> HostState | None:
+    def _read_state(self, step: int, like: State, digest: str) -> State | None:
         try:
-            args = ocp.args.Composite(state=ocp.args.StandardRestore(template))
-            host = {name: np.asarray(leaf) for name, leaf in self._manager.restore(step, args=args)["state"].items()}
+            args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract(like)))
+            state = cast(State, self._manager.restore(step, args=args)["state"])
         except Exception as error:  # whatever the file's damage makes the reader raise
             self._move_aside(step, f"{type(error).__name__} on reading")
             return None
-        if content_hash(host) == digest:
-            return host
+        if content_hash(named_leaves(state)) == digest:
+            return state
         self._move_aside(step, "its content does not match its hash")
         return None
 
@@ -144,24 +169,8 @@ class Checkpoints:
         self._manager.reload()
 
 
-def _to_numpy(leaf: Any) -> np.ndarray:
-    if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        leaf = jax.random.key_data(leaf)
-    return np.array(leaf)
-
-
-def _from_numpy(value: np.ndarray, like: Any) -> Any:
-    if not isinstance(like, jax.Array):
-        return value if isinstance(like, np.ndarray) else type(like)(value.item())
-    if jax.dtypes.issubdtype(like.dtype, jax.dtypes.prng_key):
-        return jax.device_put(
-            jax.random.wrap_key_data(jax.numpy.asarray(value), impl=jax.random.key_impl(like)), like.sharding
-        )
-    return jax.device_put(value, like.sharding)
-
-
-def _layout(host: Mapping[str, np.ndarray]) -> dict[str, str]:
-    return {name: f"{leaf.dtype}{json.dumps(leaf.shape)}" for name, leaf in sorted(host.items())}
+def _layout(named: Mapping[str, np.ndarray]) -> dict[str, str]:
+    return {name: f"{leaf.dtype}{json.dumps(leaf.shape)}" for name, leaf in sorted(named.items())}
 
 
 def _layout_difference(stored: Mapping[str, str], given: Mapping[str, str], directory: Path) -> tuple[str, str, str]:

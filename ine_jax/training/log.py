@@ -1,6 +1,6 @@
 """The log of a training run: one JSON line per window of steps, the same bytes however often the run was interrupted.
 
-log.jsonl holds what the steps computed; timing.jsonl beside it what the clock said.
+log.jsonl holds what the steps computed; timing.jsonl beside it holds what depends on the clock.
 """
 
 import json
@@ -9,12 +9,12 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
 from ine_jax.storage.atomic import write_atomic
+from ine_jax.training.checkpoint import Window
 
 
 class TrainLog:
@@ -24,13 +24,13 @@ class TrainLog:
         self,
         folder: Path,
         start: int,
-        window: Mapping[str, Any],
+        window: Window,
         every: int,
         on_log: Callable[[int, Mapping[str, float]], None] | None,
     ) -> None:
         self._every, self._on_log = every, on_log
-        self._sums: dict[str, float] = dict(window.get("sums", {}))
-        self._count: int = window.get("count", 0)
+        self._sums = dict(window.get("sums", {}))
+        self._count = window.get("count", 0)
         self._clock, self._clock_step = time.monotonic(), start
         self._writes = jax.process_index() == 0
         paths = [folder / name if self._writes else Path(os.devnull) for name in ("log.jsonl", "timing.jsonl")]
@@ -46,6 +46,7 @@ class TrainLog:
         self._timing.close()
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
+        """Add the metrics of one step; every `every` steps their means become a line."""
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._count += 1
@@ -53,11 +54,12 @@ class TrainLog:
             self.close_window(step)
 
     def close_window(self, step: int) -> None:
+        """Write the means since the last line, if there are any."""
         if not self._count:
             return
         means = {name: total / self._count for name, total in self._sums.items()}
         self._sums, self._count = {}, 0
-        names = sorted(means, key=lambda name: (name != "loss", name))  # whatever order they came in
+        names = sorted(means, key=lambda name: (name != "loss", name))  # independent of the order of the metrics
         line = {"step": step, **{name: means[name] if math.isfinite(means[name]) else None for name in names}}
         self._log.write(json.dumps(line) + "\n")
         self._log.flush()
@@ -69,8 +71,8 @@ class TrainLog:
         if self._on_log is not None:
             self._on_log(step, means)
 
-    def window(self) -> dict[str, Any]:
-        """What a checkpoint keeps of the line that it cuts in two; puts the lines before it on the disk."""
+    def window(self) -> Window:
+        """Flush the log, and return what a checkpoint keeps of the unfinished line."""
         if self._writes:
             os.fsync(self._log.fileno())
         return {"sums": dict(self._sums), "count": self._count}

@@ -3,8 +3,8 @@
     state_0 --step(., 0)--> state_1 --step(., 1)--> ... --step(., steps-1)--> state_steps
 
 `step` is a pure function of (state, i), so a run that was killed at any moment and started again repeats exactly what
-it would have done: the state comes from the newest complete checkpoint, the log is cut back to it, and both end byte
-for byte as if nothing had happened. What depends on the clock goes to a file of its own.
+it would have done: the state comes from the newest complete checkpoint, the log is cut back to it, and both end with
+the same bytes as an uninterrupted run. What depends on the clock goes to a file of its own.
 
 Files in the directory: config.json, checkpoints/<step>/, log.jsonl, timing.jsonl, lock.
 """
@@ -15,7 +15,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Generic, Protocol, SupportsFloat, TypeVar, runtime_checkable
 
 import jax
 
@@ -23,18 +23,18 @@ from ine_jax.errors import InputError, Interrupted, NumericalError
 from ine_jax.progress import stop_requests
 from ine_jax.storage.atomic import lock
 from ine_jax.storage.binding import bind
-from ine_jax.training.checkpoint import Checkpoints, non_finite, to_host
+from ine_jax.training.checkpoint import Checkpoints, Restored, named_leaves, non_finite
 from ine_jax.training.log import TrainLog
 
 State = TypeVar("State")
-Metrics = Mapping[str, Any]
+Metrics = Mapping[str, SupportsFloat]
 
 NON_FINITE_LIMIT = 3  # losses in a row that may be NaN or infinite before the run is given up
 
 
 @runtime_checkable
 class Progress(Protocol):
-    """Whatever shows the user how far the run is."""
+    """Anything that shows how far the run is."""
 
     def update(self, step: int, metrics: Mapping[str, float]) -> None:
         """Show that `step` steps are done; `metrics` are those of the last one."""
@@ -47,11 +47,11 @@ def run(
     steps: int,
     directory: Path | str,
     save_every: int,
-    config: Mapping[str, Any],
+    config: Mapping[str, object],
     log_every: int = 1,
     progress: Progress | None = None,
     on_log: Callable[[int, Mapping[str, float]], None] | None = None,
-    on_save: Callable[[int, Any], None] | None = None,
+    on_save: Callable[[int, State], None] | None = None,
 ) -> State:
     """Apply `step` for i = 0 .. steps-1, continuing from what `directory` holds, and return the final state.
 
@@ -85,7 +85,7 @@ def run(
         stop_requests() as stop,
     ):
         bind(folder, config, fresh=not checkpoints.steps(), write=writer)
-        start, state, window = checkpoints.restore(state) or (0, state, {})
+        start, state, window = checkpoints.restore(state) or Restored(0, state, {})
         if start > steps:
             raise InputError(f"{folder} already holds {start} steps", f"steps >= {start}", "use a new directory")
         with TrainLog(folder, start, window, log_every, on_log) as log:
@@ -94,7 +94,7 @@ def run(
 
 
 def _advance(
-    step: Callable[[State, int], tuple[State, Metrics]], state: State, start: int, keeper: "_Keeper", stop: Event
+    step: Callable[[State, int], tuple[State, Metrics]], state: State, start: int, keeper: "_Keeper[State]", stop: Event
 ) -> State:
     for i in range(start, keeper.steps):
         state, metrics = step(state, i)
@@ -132,16 +132,16 @@ class _Watch:
 
 
 @dataclass(frozen=True)
-class _Keeper:
+class _Keeper(Generic[State]):
     """Decides when a checkpoint is due and writes it."""
 
     checkpoints: Checkpoints
     watch: _Watch
     save_every: int
     steps: int
-    on_save: Callable[[int, Any], None] | None
+    on_save: Callable[[int, State], None] | None
 
-    def after(self, step: int, state: Any, now: bool) -> None:
+    def after(self, step: int, state: State, now: bool) -> None:
         """Save if it is time, unless something is not finite (then the last good checkpoint stays the newest)."""
         last = step == self.steps
         if not (now or last or step % self.save_every == 0):
@@ -149,10 +149,9 @@ class _Keeper:
         self.watch.drain()
         if last:
             self.watch.log.close_window(step)
-        host = to_host(state)
-        bad = non_finite(host)
+        bad = non_finite(named_leaves(state))
         if bad is None and not self.watch.bad:
-            self.checkpoints.save(step, host, self.watch.log.window())
+            self.checkpoints.save(step, state, self.watch.log.window())
             if self.on_save is not None:
                 self.on_save(step, state)
         elif last:

@@ -8,11 +8,13 @@ its steps at no cost, and training needs no further call of the original model f
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Float, Int
 
 from ine_jax.config import EsdConfig
 from ine_jax.guidance.base import Moment, Texts
@@ -23,27 +25,32 @@ from ine_jax.pipeline.pipeline import Pipeline
 from ine_jax.pipeline.programs import native_unet
 from ine_jax.pipeline.sampling import Denoiser, predict
 from ine_jax.schedulers import Ddim, from_config
+from ine_jax.schedulers.ddim import DdimTables
 from ine_jax.types import Array, Context, Latents, Params
+
+Prediction = Float[Array, "batch h w c"]
+Visited = Float[Array, "batch level h w c"]
+Scales = Float[Array, "batch"] | float  # guidance scale w of each trajectory
 
 
 class Pool(NamedTuple):
     """Trajectories of the original model: N of them, S noise levels each."""
 
-    latents: Array  # x_t, [N, S, h, w, c]
-    targets: Array  # [N, S, h, w, c]
-    timesteps: Array  # float32 [S]
-    prompt: Array  # which erased prompt, int32 [N]
+    latents: Float[Array, "trajectory level h w c"]  # x_t
+    targets: Float[Array, "trajectory level h w c"]
+    timesteps: Float[Array, "level"]
+    prompt: Int[Array, "trajectory"]  # which erased prompt
 
 
 class Kept(NamedTuple):
     """Benign latents as posteriors, and the caption of each."""
 
-    mean: Array  # [M, h, w, c], unscaled
-    logvar: Array  # [M, h, w, c]
-    caption: Array  # index into the preserved prompts, int32 [M]; -1: any of them
+    mean: Float[Array, "image h w c"]  # unscaled
+    logvar: Float[Array, "image h w c"]
+    caption: Int[Array, "image"]  # index into the preserved prompts; -1: any of them
 
 
-def target(uncond: Array, prompt: Array, eta: Any) -> Array:
+def target(uncond: Prediction, prompt: Prediction, eta: float | Array) -> Prediction:
     """ε_0(x_t, ∅) - η (ε_0(x_t, c) - ε_0(x_t, ∅)), eq. 7 of arXiv 2303.07345.
 
     Where the prompt holds more than the concept, ∅ is the prompt without it (`EsdConfig.erase_from`).
@@ -53,8 +60,8 @@ def target(uncond: Array, prompt: Array, eta: Any) -> Array:
 
 
 def trajectories(
-    denoise: Denoiser, ddim: Ddim, tables: Any, texts: Texts, noise: Latents, scale: Any, eta: Any
-) -> tuple[Array, Array]:
+    denoise: Denoiser, ddim: Ddim, tables: DdimTables, texts: Texts, noise: Latents, scale: Scales, eta: float | Array
+) -> tuple[Visited, Visited]:
     """Noisy latents and erasure targets of a batch, each [batch, S, h, w, c], from noise to clean.
 
     `texts.negative`, where given, holds what the erased prompts fall back to; it does not steer the trajectory.
@@ -62,7 +69,7 @@ def trajectories(
     guard, origin = Cfg(scale), texts.negative
     texts = dataclasses.replace(texts, negative=None)
 
-    def body(latents: Array, row: tuple[Array, Any]) -> tuple[Array, tuple[Array, Array]]:
+    def body(latents: Array, row: tuple[Array, DdimTables]) -> tuple[Array, tuple[Array, Array]]:
         step, numbers = row
         eps = predict(denoise, guard, texts, latents, numbers.timestep, step)
         level, kind = ddim.level(numbers), ddim.noise.prediction_type
@@ -103,23 +110,23 @@ POOL_ROWS = 64  # trajectories per call
 
 
 @functools.lru_cache(maxsize=8)
-def _walk(config: UNetConfig, dtype: Any, platform: str, ddim: Ddim) -> Callable[..., Array]:
+def _walk(config: UNetConfig, dtype: DTypeLike, platform: str, ddim: Ddim) -> Callable[..., Array]:
     """`trajectories` of one model shape, compiled: latents and targets stacked, [batch, 2, S, h, w, c]."""
     unet = native_unet(config, dtype, platform)
 
     @jax.jit
     def walk(
         params: Params,
-        tables: Any,
+        tables: DdimTables,
         empty: Context,
         eta: Array,
         prompt: Context,
         origin: Context,
         noise: Latents,
-        w: Array,
+        scale: Float[Array, "batch"],
     ) -> Array:
         texts = Texts(prompt=prompt, uncond=jnp.broadcast_to(empty, prompt.shape), negative=origin)
-        return jnp.stack(trajectories(functools.partial(unet, params), ddim, tables, texts, noise, w, eta), 1)
+        return jnp.stack(trajectories(functools.partial(unet, params), ddim, tables, texts, noise, scale, eta), 1)
 
     return walk
 
@@ -135,10 +142,10 @@ def pool_scales(config: EsdConfig) -> np.ndarray:
 
 
 def pool_noise(pipe: Pipeline, config: EsdConfig) -> np.ndarray:
-    """Unit noise [pool, h, w, c]; row i is drawn from (seed, i)."""
+    """Unit noise [pool, h, w, c]; row i depends on (seed, i) alone."""
     key, shape = jax.random.fold_in(jax.random.key(config.seed), 2**31 - 1), latent_shape(pipe)
-    draw = jax.jit(jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), shape)))
-    return np.asarray(draw(jnp.arange(config.pool)))
+    sample = jax.jit(jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), shape)))
+    return np.asarray(sample(jnp.arange(config.pool)))
 
 
 def encoded_images(pipe: Pipeline, images: np.ndarray, captions: Sequence[int] | None) -> Kept:
@@ -148,8 +155,8 @@ def encoded_images(pipe: Pipeline, images: np.ndarray, captions: Sequence[int] |
     return Kept(jnp.asarray(mean), jnp.asarray(logvar), jnp.asarray(caption, jnp.int32))
 
 
-def drawn_latents(pipe: Pipeline, config: EsdConfig) -> Kept:
-    """Latents that the original model draws for the preserved prompts in turn, as many as the pool is large."""
+def generated_latents(pipe: Pipeline, config: EsdConfig) -> Kept:
+    """Latents that the original model generates for the preserved prompts in turn, as many as the pool is large."""
     caption = np.arange(config.pool, dtype=np.int32) % len(config.preserve)
     prompts = [config.preserve[i] for i in caption]
     seeds = [config.seed * 1_000_003 % 2**31 + i for i in range(len(prompts))]

@@ -1,4 +1,4 @@
-"""Concept inversion: the loss against a NumPy telling, its gradient, its draws, templates and starts."""
+"""Concept inversion: the loss against a NumPy reference, its gradient, its sampling, templates and starts."""
 
 import dataclasses
 from pathlib import Path
@@ -31,7 +31,7 @@ def pipe(tiny_folder: Path) -> Pipeline:
     return load(tiny_folder, batch_size=8, compile_cache=False)
 
 
-def pictures(count: int, seed: int = 0) -> np.ndarray:
+def random_images(count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, SIDE, SIDE, 3), np.uint8)
 
 
@@ -45,29 +45,27 @@ def toy_data(counts: tuple[int, ...] = (3,), seeds: tuple[int, ...] = (5,), sent
         count=jnp.asarray(counts, jnp.int32),
         seed=jnp.asarray(seeds, jnp.uint32),
         ids=jnp.arange(sentences, dtype=jnp.int32)[:, None],
-        rate=jnp.float32(0.01),
         norm=None,
-        scaling_factor=0.5,
     )
 
 
-# ---------------------------------------------------------------------------------------------------------------- draws
+# ------------------------------------------------------------------------------------------------------------- sampling
 
 
 def test_a_batch_depends_on_seed_and_step_alone() -> None:
     data = toy_data()
-    draw = jax.jit(lambda step: objective.draw(data, step, 4, 1000))
-    first, again, other = draw(3), objective.draw(data, 3, 4, 1000), draw(4)
+    sample = jax.jit(lambda step: objective.sample(data, step, 4, 1000, 0.5))
+    first, again, other = sample(3), objective.sample(data, 3, 4, 1000, 0.5), sample(4)
     for a, b in zip(first, again, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
     assert not np.array_equal(first.noise, other.noise)
-    reseeded = objective.draw(dataclasses.replace(data, seed=jnp.asarray([6], jnp.uint32)), 3, 4, 1000)
+    reseeded = objective.sample(data._replace(seed=jnp.asarray([6], jnp.uint32)), 3, 4, 1000, 0.5)
     assert not np.array_equal(first.noise, reseeded.noise)
 
 
-def test_draws_cover_what_they_should() -> None:
+def test_samples_cover_what_they_should() -> None:
     data = toy_data((3, 2), (5, 9))
-    batch = jax.vmap(lambda step: objective.draw(data, step, 16, 1000))(jnp.arange(200))
+    batch = jax.vmap(lambda step: objective.sample(data, step, 16, 1000, 0.5))(jnp.arange(200))
     t = np.asarray(batch.timesteps)
     assert t.min() >= 0 and t.max() <= 999 and abs(t.mean() - 499.5) < 15
     assert set(np.unique(batch.sentence)) == {0, 1}
@@ -76,18 +74,18 @@ def test_draws_cover_what_they_should() -> None:
 
 def test_latents_are_scaled_samples_of_the_posterior() -> None:
     data = toy_data((1,))
-    batch = jax.vmap(lambda step: objective.draw(data, step, 8, 10))(jnp.arange(500))
+    batch = jax.vmap(lambda step: objective.sample(data, step, 8, 10, 0.5))(jnp.arange(500))
     samples = np.asarray(batch.latents).reshape(-1, 2, 2, 3)
     np.testing.assert_allclose(samples.mean(0), 0.5 * data.mean[0], atol=0.05)
     np.testing.assert_allclose(samples.std(0), 0.5 * np.exp(0.5 * data.logvar[0]), rtol=0.06)
 
 
-def test_concepts_draw_as_if_alone() -> None:
-    together = objective.draw(toy_data((3, 2), (5, 9)), 7, 4, 1000)
+def test_concepts_sample_as_if_alone() -> None:
+    together = objective.sample(toy_data((3, 2), (5, 9)), 7, 4, 1000, 0.5)
     both = toy_data((3, 2), (5, 9))
     second = {"mean": both.mean[3:], "logvar": both.logvar[3:], "start": both.start[:1]}
-    own = dataclasses.replace(both, **second, count=both.count[1:], seed=both.seed[1:])
-    alone = objective.draw(own, 7, 4, 1000)
+    own = both._replace(**second, count=both.count[1:], seed=both.seed[1:])
+    alone = objective.sample(own, 7, 4, 1000, 0.5)
     for a, b in zip(together, alone, strict=True):
         np.testing.assert_allclose(a[1], b[0], rtol=1e-5, atol=1e-6)
 
@@ -97,11 +95,11 @@ def test_concepts_draw_as_if_alone() -> None:
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("sentences", [2, 5])  # fewer and more than the rows of a concept
-def test_loss_equals_a_numpy_telling(prediction_type: str, sentences: int) -> None:
+def test_loss_equals_a_numpy_reference(prediction_type: str, sentences: int) -> None:
     data = toy_data((3, 2), (5, 9), sentences)
     ids = jnp.where(jnp.arange(4) == 2, PLACEHOLDER, jnp.arange(sentences)[:, None] + jnp.arange(4)[None])
     ids = ids.astype(jnp.int32)
-    batch = objective.draw(data, 3, 4, 1000)
+    batch = objective.sample(data, 3, 4, 1000, 0.5)
     vectors = jnp.asarray(np.random.default_rng(2).standard_normal((2, 1, 3)), jnp.float32)
     found = objective.losses(
         vectors, batch, ids,
@@ -123,7 +121,7 @@ def test_loss_equals_a_numpy_telling(prediction_type: str, sentences: int) -> No
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 def test_the_loss_in_context_space_reads_the_contexts_themselves(prediction_type: str) -> None:
-    batch = objective.draw(toy_data((3, 2), (5, 9)), 3, 4, 1000)
+    batch = objective.sample(toy_data((3, 2), (5, 9)), 3, 4, 1000, 0.5)
     contexts = np.random.default_rng(2).standard_normal((2, 5, 3)).astype(np.float32)
     found = objective.losses(
         jnp.asarray(contexts), batch, None,
@@ -168,11 +166,11 @@ def test_gradient_equals_finite_differences(pipe: Pipeline, monkeypatch: pytest.
     parts = pipe.parts
     probe = Embedding(np.zeros((2, WIDTH), np.float32), concept="thing")
     ids = template_ids(("a photo of a {}",), probe, pipe.tokenizer)
-    data = dataclasses.replace(toy_data(), mean=np.zeros((3, 8, 8, 4)), logvar=np.zeros((3, 8, 8, 4)), ids=ids)
+    data = toy_data()._replace(mean=np.zeros((3, 8, 8, 4)), logvar=np.zeros((3, 8, 8, 4)), ids=ids)
     with jax.enable_x64(True):
         double = jax.tree.map(lambda a: jnp.asarray(np.asarray(a), jnp.float64), (parts.text_params, parts.unet_params))
         unet, clip = UNet(parts.unet_config, dtype=jnp.float64), ClipText(parts.text_config, dtype=jnp.float64)
-        batch = objective.draw(jax.tree.map(jnp.asarray, data), 0, 1, 1000)
+        batch = objective.sample(jax.tree.map(jnp.asarray, data), 0, 1, 1000, 0.5)
 
         @jax.jit
         def loss(vectors: jax.Array) -> jax.Array:
@@ -203,7 +201,7 @@ def test_pull_moves_lengths_and_keeps_directions() -> None:
 # ---------------------------------------------------------------------------------------------------- templates, starts
 
 
-def test_templates_that_do_not_fit_are_left_out_or_refused(pipe: Pipeline) -> None:
+def test_templates_that_do_not_fit_are_left_out_or_rejected(pipe: Pipeline) -> None:
     probe = Embedding(np.zeros((6, WIDTH), np.float32), concept="thing")
     fitting = usable("object", probe, pipe.tokenizer)
     assert fitting == ("a photo of a {}", "a photo of the {}")  # the other sentences hold words that would be spelled

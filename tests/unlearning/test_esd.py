@@ -1,4 +1,4 @@
-"""ESD: which weights, which targets against a NumPy telling, and whole runs on a tiny random model."""
+"""ESD: which weights, which targets against a NumPy reference, and whole runs on a tiny random model."""
 
 import dataclasses
 import os
@@ -20,8 +20,9 @@ from ine_jax.pipeline.pipeline import Pipeline, load
 from ine_jax.pipeline.programs import native_unet
 from ine_jax.schedulers import Ddim, alphas_cumprod
 from ine_jax.training.log import read_log
+from ine_jax.training.step import compiled_step, first_state
 from ine_jax.unlearning import esd
-from ine_jax.unlearning.esd_data import Kept, Pool, build_pool, drawn_latents, pool_scales, target, trajectories
+from ine_jax.unlearning.esd_data import Kept, Pool, build_pool, generated_latents, pool_scales, target, trajectories
 from ine_jax.unlearning.layers import METHODS, merged, trained
 from tests.support.tiny_pipeline import SCHEDULER, SIDE
 
@@ -37,18 +38,18 @@ def pipe(tiny_folder: Path) -> Pipeline:
     return load(tiny_folder, batch_size=4, compile_cache=False)
 
 
-def pictures(count: int) -> np.ndarray:
+def random_images(count: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, SIDE, SIDE, 3), np.uint8)
 
 
-def test_target_equals_a_numpy_telling() -> None:
+def test_target_equals_a_numpy_reference() -> None:
     rng = np.random.default_rng(0)
     uncond, prompt = rng.standard_normal((2, 3, 2, 2, 4))
     np.testing.assert_allclose(target(uncond, prompt, 1.0), 2 * uncond - prompt)
     np.testing.assert_allclose(target(uncond, prompt, 0.5), 1.5 * uncond - 0.5 * prompt)
 
 
-def test_trajectories_equal_a_numpy_telling() -> None:
+def test_trajectories_equal_a_numpy_reference() -> None:
     ddim = Ddim.from_dict(SCHEDULER)
     tables = ddim.tables(4)
     rng = np.random.default_rng(1)
@@ -116,12 +117,12 @@ def toy_data() -> esd.Data:
     pool = Pool(draw[0], draw[1], timesteps, prompt)
     kept = Kept(draw[2], jnp.full((6, 2, 2, 4), -60.0), jnp.arange(6, dtype=jnp.int32) % 3)
     erased, benign = jnp.arange(2.0)[:, None, None], 10 + jnp.arange(4.0)[:, None, None]
-    return esd.Data(pool, kept, erased, benign, jnp.uint32(0), esd.numbers_of(SMALL))
+    return esd.Data(pool, kept, erased, benign, jnp.uint32(0), jnp.float32(1.0))
 
 
 def test_erased_rows_keep_point_target_prompt_and_time_together() -> None:
     data = toy_data()
-    rows, wanted = esd.draw_erased(data, jax.random.key(0), 200)
+    rows, wanted = esd.sample_erased(data, jax.random.key(0), 200)
     seen = set()
     for row in range(200):
         same = np.isclose(data.pool.latents, rows.latents[row]).all((2, 3, 4))
@@ -135,7 +136,7 @@ def test_erased_rows_keep_point_target_prompt_and_time_together() -> None:
 
 def test_kept_rows_are_noised_and_hold_the_empty_caption() -> None:
     data = toy_data()
-    rows = esd.draw_kept(data, jax.random.key(1), 400, ALPHAS, 0.5)
+    rows = esd.sample_kept(data, jax.random.key(1), 400, ALPHAS, 0.5)
     assert float(rows.context[0, 0, 0]) == 13  # the empty prompt is the last context
     assert set(np.unique(rows.context[1:, 0, 0])) == {10.0, 11.0, 12.0}
     t = np.asarray(rows.timesteps).astype(int)
@@ -147,7 +148,7 @@ def test_kept_rows_are_noised_and_hold_the_empty_caption() -> None:
         assert np.abs(noise).max((1, 2, 3)).min() < 6  # some image of that caption explains it as noise
     assert t.min() >= 0 and t.max() <= 999 and abs(t.mean() - 499.5) < 60
     free = data._replace(kept=data.kept._replace(caption=jnp.full(6, -1, jnp.int32)))  # type: ignore[union-attr]
-    rows = esd.draw_kept(free, jax.random.key(1), 50, ALPHAS, 0.5)
+    rows = esd.sample_kept(free, jax.random.key(1), 50, ALPHAS, 0.5)
     assert set(np.unique(rows.context[1:, 0, 0])) == {10.0, 11.0, 12.0}
 
 
@@ -173,12 +174,13 @@ def test_merged_replaces_only_what_it_is_given(pipe: Pipeline) -> None:
 
 def test_first_loss_is_the_distance_to_the_target(pipe: Pipeline) -> None:
     data = esd._data(pipe, SMALL, None, None)
+    objective = esd.esd_objective(pipe, SMALL)
     weights = trained(pipe.parts.unet_params, SMALL.method)
-    state = {"weights": weights, "optimizer": esd.ADAM.init(weights)}
-    _, metrics = esd.compiled_step(pipe, SMALL)(pipe.parts.unet_params, data, state, 0)
+    state = first_state(objective, weights, SMALL.learning_rate, pipe.programs.replicated())
+    _, metrics = compiled_step(objective)(pipe.parts.unet_params, data, state, 0)
     assert float(metrics["preserve"]) < 1e-10  # nothing has changed yet
     first, _ = jax.random.split(jax.random.fold_in(jax.random.key(SMALL.seed), 0))
-    rows, wanted = esd.draw_erased(data, first, SMALL.batch)
+    rows, wanted = esd.sample_erased(data, first, SMALL.batch)
     answer = native_unet(pipe.parts.unet_config, jnp.float32)(pipe.parts.unet_params, *rows)
     np.testing.assert_allclose(metrics["erase"], np.mean((np.asarray(answer) - wanted) ** 2), rtol=1e-4)
     np.testing.assert_allclose(metrics["loss"], metrics["erase"] + metrics["preserve"], rtol=1e-6)
@@ -216,7 +218,7 @@ def test_an_interrupted_run_continues_exactly(pipe: Pipeline, tmp_path: Path) ->
                 os.kill(os.getpid(), signal.SIGTERM)
 
     config = dataclasses.replace(SMALL, warmup=2, tail=0.5, steps=6, save_every=100)
-    images = pictures(4)
+    images = random_images(4)
     esd.erase(pipe, config, tmp_path / "whole", preserve_images=images, preserve_captions=[0, 1, 2, 0])
     with pytest.raises(Interrupted):
         esd.erase(pipe, config, tmp_path / "cut", Stop(), preserve_images=images, preserve_captions=[0, 1, 2, 0])
@@ -228,16 +230,19 @@ def test_an_interrupted_run_continues_exactly(pipe: Pipeline, tmp_path: Path) ->
         esd.erase(pipe, changed, tmp_path / "cut", preserve_images=images, preserve_captions=[0, 1, 2, 0])
 
 
-def test_rates_rise_and_fall() -> None:
-    numbers = esd.numbers_of(dataclasses.replace(SMALL, steps=10, warmup=4, tail=0.4, learning_rate=1.0))
-    rates = [float(esd.rate_at(numbers, step)) for step in range(10)]
-    np.testing.assert_allclose(rates, [0.25, 0.5, 0.75, 1, 1, 1, 0.3, 0.3, 0.3, 0.3], rtol=1e-6)
-    plain = esd.numbers_of(SMALL)
-    np.testing.assert_allclose([float(esd.rate_at(plain, step)) for step in range(4)], 1e-3, rtol=1e-6)
+def test_rates_rise_and_fall(pipe: Pipeline) -> None:
+    def rates(**changes: Any) -> list[float]:
+        factor = esd.esd_objective(pipe, dataclasses.replace(SMALL, **changes)).factor()
+        return [float(factor(jnp.int32(step))) for step in range(10)]
+
+    wanted = [0.25, 0.5, 0.75, 1, 1, 1, 0.3, 0.3, 0.3, 0.3]
+    np.testing.assert_allclose(rates(steps=10, warmup=4, tail=0.4), wanted, rtol=1e-6)
+    np.testing.assert_array_equal(rates(steps=10, warmup=1), 1.0)
+    np.testing.assert_array_equal(rates(), 1.0)
 
 
-def test_drawn_latents_are_those_of_the_prompts(pipe: Pipeline) -> None:
-    kept = drawn_latents(pipe, SMALL)
+def test_generated_latents_are_those_of_the_prompts(pipe: Pipeline) -> None:
+    kept = generated_latents(pipe, SMALL)
     assert kept.mean.shape == (5, 8, 8, 4) and np.isfinite(kept.mean).all()
     np.testing.assert_array_equal(kept.caption, [0, 1, 2, 0, 1])
 
@@ -252,7 +257,7 @@ def test_drawn_latents_are_those_of_the_prompts(pipe: Pipeline) -> None:
         ({}, {"preserve_images": np.zeros((2, SIDE, SIDE, 3), np.uint8), "preserve_captions": [0, 3]}),
     ],
 )
-def test_wrong_input_is_refused(
+def test_wrong_input_is_rejected(
     pipe: Pipeline, tmp_path: Path, change: dict[str, Any], options: dict[str, Any]
 ) -> None:
     with pytest.raises(InputError):
