@@ -17,6 +17,8 @@ HostArray: TypeAlias = np.ndarray
 AnyArray: TypeAlias = jax.Array | np.ndarray
 Params: TypeAlias = Mapping[str, Any]  # nested dictionaries whose leaves are arrays
 
+FeatureMap: TypeAlias = Float[Array, "batch h w c"]  # channels last, as in every network here
+Tokens: TypeAlias = Float[Array, "batch token dim"]  # hidden states of a transformer
 Latents: TypeAlias = Float[Array, "batch h w c"]
 Context: TypeAlias = Float[Array, "batch token dim"]
 TokenIds: TypeAlias = Int[Array, "batch token"]

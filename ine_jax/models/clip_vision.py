@@ -1,35 +1,36 @@
 """CLIP with both towers (arXiv 2103.00020 §2): images and texts as vectors of one space.
 
-The parameter tree equals transformers' ``FlaxCLIPModel``; the vision tower is a pre-norm vision transformer
+The parameter tree equals transformers' `FlaxCLIPModel`; the vision tower is a pre-norm vision transformer
 (arXiv 2010.11929 §3.1) with one layer norm more, before the layers.
 """
 
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Float, Int
 
-from ine_jax.models.clip import REFUSED, ClipTextConfig, Encoder, EncoderConfig, TextModel, pooled
-from ine_jax.models.layers import Dtype, config_from_json
-from ine_jax.types import Array
+from ine_jax.models.clip import OPTIONS, ClipTextConfig, Encoder, EncoderConfig, TextModel, pool_at_end_token
+from ine_jax.models.layers import LayerNorm, config_from_json
+from ine_jax.types import Array, Images, TokenIds, Tokens
 
 LOGIT_SCALE = math.log(1 / 0.07)  # where training starts it (§2.5)
 
 
 @dataclasses.dataclass(frozen=True)
 class ClipVisionConfig(EncoderConfig):
-    """Shape of the vision tower; field names and defaults are those of transformers' ``vision_config``."""
+    """Shape of the vision tower; field names and defaults are those of transformers' `vision_config`."""
 
     image_size: int = 224
     patch_size: int = 32
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "ClipVisionConfig":
-        """Read a ``vision_config``; raises :class:`InputError` for an activation that CLIP does not use."""
-        return config_from_json(cls, values, REFUSED)
+    def from_dict(cls, values: Mapping[str, object]) -> "ClipVisionConfig":
+        """Read a `vision_config`; raises InputError for an activation that CLIP does not use."""
+        return config_from_json(cls, values, OPTIONS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,10 +44,10 @@ class ClipConfig:
 
 class _Embeddings(nn.Module):
     config: ClipVisionConfig
-    dtype: Dtype
+    dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, pixels: Array) -> Array:
+    def __call__(self, pixels: Images) -> Tokens:
         cfg, width = self.config, self.config.hidden_size
         patch = (cfg.patch_size, cfg.patch_size)
         first = self.param("class_embedding", nn.initializers.normal(0.02), (width,))
@@ -60,29 +61,30 @@ class _Embeddings(nn.Module):
 
 class _VisionModel(nn.Module):
     config: ClipVisionConfig
-    dtype: Dtype
+    dtype: DTypeLike
 
     def setup(self) -> None:
         eps = self.config.layer_norm_eps
         self.embeddings = _Embeddings(self.config, self.dtype)
-        self.pre_layrnorm = nn.LayerNorm(epsilon=eps, dtype=self.dtype)  # spelt as in every published file
+        self.pre_layrnorm = LayerNorm(epsilon=eps, dtype=self.dtype)  # spelt as in every published file
         self.encoder = Encoder(self.config, False, self.dtype)
-        self.post_layernorm = nn.LayerNorm(epsilon=eps, dtype=self.dtype)
+        self.post_layernorm = LayerNorm(epsilon=eps, dtype=self.dtype)
 
-    def __call__(self, pixels: Array) -> Array:
+    def __call__(self, pixels: Images) -> Float[Array, "batch dim"]:
         hidden = self.encoder(self.pre_layrnorm(self.embeddings(pixels)))
-        return self.post_layernorm(hidden[:, 0])
+        first: Array = self.post_layernorm(hidden[:, 0])
+        return first
 
 
 class Clip(nn.Module):
     """Both towers with their projections; features are not normalised.
 
-    ``image_features`` runs on the parameters without ``text_model`` and ``text_projection``, ``text_features`` on
-    those without ``vision_model`` and ``visual_projection``.
+    `image_features` runs on the parameters without `text_model` and `text_projection`, `text_features` on
+    those without `vision_model` and `visual_projection`.
     """
 
     config: ClipConfig
-    dtype: Dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     def setup(self) -> None:
         self.text_model = TextModel(self.config.text, self.dtype)
@@ -91,16 +93,20 @@ class Clip(nn.Module):
         self.visual_projection = nn.Dense(self.config.projection_dim, use_bias=False, dtype=self.dtype)
         self.logit_scale = self.param("logit_scale", nn.initializers.constant(LOGIT_SCALE), ())
 
-    def image_features(self, pixels: Array) -> Array:
-        """``[batch, projection_dim]`` of normalised pixels ``[batch, side, side, 3]``."""
+    def image_features(self, pixels: Images) -> Float[Array, "batch {self.config.projection_dim}"]:
+        """Features of normalised pixels."""
         return self.visual_projection(self.vision_model(pixels))
 
-    def text_features(self, input_ids: Array) -> Array:
-        """``[batch, projection_dim]`` of token ids ``[batch, token]``, read at the first end token."""
-        return self.text_projection(pooled(self.text_model(input_ids, None), input_ids, self.config.text).pooled)
+    def text_features(self, input_ids: TokenIds) -> Float[Array, "batch {self.config.projection_dim}"]:
+        """Features of texts, read at their first end token."""
+        hidden = self.text_model(input_ids, None)
+        return self.text_projection(pool_at_end_token(hidden, input_ids, self.config.text).pooled)
 
-    def __call__(self, pixels: Array, input_ids: Array) -> Array:
-        """Logits ``[image, text]``: cosines times exp(logit_scale) (§2.3, figure 3)."""
+    def __call__(
+        self, pixels: Float[Array, "image H W 3"], input_ids: Int[Array, "text token"]
+    ) -> Float[Array, "image text"]:
+        """Logits: cosines times exp(logit_scale) (§2.3, figure 3)."""
         images, texts = self.image_features(pixels), self.text_features(input_ids)
         images, texts = (x / jnp.linalg.norm(x, axis=-1, keepdims=True) for x in (images, texts))
-        return jnp.exp(self.logit_scale) * images @ texts.T
+        scale: Array = jnp.exp(self.logit_scale).astype(images.dtype)
+        return scale * images @ texts.T

@@ -1,34 +1,38 @@
 """Building blocks shared by the UNet, the VAE and the text encoder: attention, resnet block, resampling, configs.
 
-Everything is NHWC. ``dtype`` is the compute dtype; parameters keep their own. Normalisation statistics and the
-softmax are computed in float32 whatever ``dtype`` is.
+Everything is NHWC. `dtype` is the compute dtype; parameters keep their own. Normalisation statistics and the
+softmax are computed in float32 for every `dtype`.
 """
 
 import dataclasses
 import functools
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Float
 
 from ine_jax.errors import InputError
-from ine_jax.types import Array
+from ine_jax.types import Array, FeatureMap, PerItem
 
-Dtype = Any
+Options: TypeAlias = Mapping[str, tuple[object, ...]]  # config key -> the values that are supported
 Reference = Literal["torch", "flax"]
 C = TypeVar("C")
 
 
-def config_from_json(cls: type[C], values: Mapping[str, Any], refused: Mapping[str, tuple[Any, ...]]) -> C:
-    """Build the config dataclass ``cls`` from a published ``config.json``.
+def config_from_json(cls: type[C], values: Mapping[str, object], options: Options) -> C:
+    """Build the config dataclass `cls` from a published `config.json`. Lists become tuples.
 
-    Keys that ``cls`` does not know are passed over, except those in ``refused``: they change what the network
-    computes, so any value other than the listed ones raises :class:`InputError`. Lists become tuples.
+    Keys that `cls` does not know are ignored, except those in `options`, which change what the network computes.
+
+    Raises:
+        InputError: a key of `options` has an unsupported value.
     """
-    for key, allowed in refused.items():
+    for key, allowed in options.items():
         if key in values and values[key] not in allowed:
             raise InputError(
                 f"config key {key!r} is {values[key]!r}",
@@ -40,16 +44,23 @@ def config_from_json(cls: type[C], values: Mapping[str, Any], refused: Mapping[s
     return cls(**picked)
 
 
-def attention(query: Array, key: Array, value: Array, platform: str = "cpu") -> Array:
-    """Return scaled dot-product attention over [batch, token, head, dim], softmax in float32 (arXiv 1706.03762, eq. 1).
+def attention(
+    query: Float[Array, "batch q head dim"],
+    key: Float[Array, "batch k head dim"],
+    value: Float[Array, "batch k head dim"],
+    platform: str = "cpu",
+    causal: bool = False,
+) -> Float[Array, "batch q head dim"]:
+    """Return scaled dot-product attention, softmax in float32 (arXiv 1706.03762, eq. 1).
 
     `platform` is that of the devices the program runs on, which need not be JAX's default backend.
     """
     kernel = attention_kernel(platform, query.dtype, query.shape[-1])
-    return jax.nn.dot_product_attention(query, key, value, implementation=kernel)
+    with jax.numpy_dtype_promotion("standard"):  # JAX promotes 16-bit logits to float32 in there
+        return jax.nn.dot_product_attention(query, key, value, is_causal=causal, implementation=kernel)
 
 
-def attention_kernel(platform: str, dtype: Dtype, head_dim: int) -> Literal["cudnn", "xla"]:
+def attention_kernel(platform: str, dtype: DTypeLike, head_dim: int) -> Literal["cudnn", "xla"]:
     """Return which implementation computes attention: cuDNN's fused kernel where it takes the shape, else XLA's.
 
     cuDNN takes 16-bit numbers and head sizes that are a multiple of 8 up to 128, on GPUs.
@@ -59,11 +70,11 @@ def attention_kernel(platform: str, dtype: Dtype, head_dim: int) -> Literal["cud
 
 
 def sinusoidal_embedding(
-    timesteps: Array, dim: int, flip_sin_to_cos: bool, freq_shift: float, reference: Reference = "torch"
-) -> Array:
-    """Timestep features ``[batch, dim]`` in float32 (arXiv 1706.03762 §3.5 with DDPM's geometric frequencies).
+    timesteps: PerItem, dim: int, flip_sin_to_cos: bool, freq_shift: int | float, reference: Reference = "torch"
+) -> Float[Array, "batch {dim}"]:
+    """Timestep features in float32 (arXiv 1706.03762 §3.5 with DDPM's geometric frequencies).
 
-    ``reference`` sets where the exponent is rounded: a last bit of a frequency times t ≈ 1000 is 1e-4 in the angle.
+    `reference` sets where the exponent is rounded: a last bit of a frequency times t ≈ 1000 is 1e-4 in the angle.
     """
     half = dim // 2
     steps = jnp.arange(half, dtype=jnp.float32)
@@ -76,17 +87,37 @@ def sinusoidal_embedding(
     return jnp.concatenate([cos, sin] if flip_sin_to_cos else [sin, cos], axis=-1)
 
 
+class LayerNorm(nn.LayerNorm):
+    """Flax's layer norm, which promotes 16-bit inputs to float32 even where JAX's strict promotion forbids it."""
+
+    def __call__(self, x: Array) -> Array:
+        with jax.numpy_dtype_promotion("standard"):
+            out: Array = super().__call__(x)
+            return out
+
+
+class GroupNorm(nn.GroupNorm):
+    """Flax's group norm; see `LayerNorm`."""
+
+    def __call__(self, x: Array) -> Array:
+        with jax.numpy_dtype_promotion("standard"):
+            out: Array = super().__call__(x)
+            return out
+
+
 class ResnetBlock(nn.Module):
     """GroupNorm → SiLU → conv, twice, with an additive time embedding (UNet) or without one (VAE)."""
 
     channels: int
     groups: int
     epsilon: float
-    dtype: Dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, time: Array | None = None) -> Array:
-        norm = functools.partial(nn.GroupNorm, num_groups=self.groups, epsilon=self.epsilon, dtype=self.dtype)
+    def __call__(
+        self, x: FeatureMap, time: Float[Array, "batch features"] | None = None
+    ) -> Float[Array, "batch h w {self.channels}"]:
+        norm = functools.partial(GroupNorm, num_groups=self.groups, epsilon=self.epsilon, dtype=self.dtype)
         conv = functools.partial(nn.Conv, self.channels, (3, 3), padding=1, dtype=self.dtype)
         h = conv(name="conv1")(nn.silu(norm(name="norm1")(x)))
         if time is not None:
@@ -99,14 +130,14 @@ class ResnetBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """3×3 convolution with stride 2; ``padding`` is symmetric in the UNet, right and bottom only in the VAE."""
+    """3×3 convolution with stride 2; `padding` is symmetric in the UNet, right and bottom only in the VAE."""
 
     channels: int
     padding: tuple[tuple[int, int], tuple[int, int]]
-    dtype: Dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: FeatureMap) -> Float[Array, "batch h/2 w/2 {self.channels}"]:
         return nn.Conv(self.channels, (3, 3), strides=2, padding=self.padding, dtype=self.dtype, name="conv")(x)
 
 
@@ -114,10 +145,10 @@ class Upsample(nn.Module):
     """Nearest-neighbour doubling followed by a 3×3 convolution."""
 
     channels: int
-    dtype: Dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: FeatureMap) -> Float[Array, "batch 2*h 2*w {self.channels}"]:
         b, h, w, c = x.shape
         x = jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
         return nn.Conv(self.channels, (3, 3), padding=1, dtype=self.dtype, name="conv")(x)

@@ -5,12 +5,11 @@ import functools
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import flax.traverse_util
 import numpy as np
 
 from ine_jax.models.clip import ClipTextConfig
+from ine_jax.models.trees import flatten_params
 from ine_jax.models.unet import UNetConfig
 from ine_jax.models.vae import VaeConfig
 from ine_jax.storage.provenance import canonical, file_hash, value_hash
@@ -49,7 +48,7 @@ class ModelParts:
     unet_params: Params
     vae_config: VaeConfig
     vae_params: Params
-    scheduler_config: dict[str, Any]
+    scheduler_config: dict[str, object]
     tokenizer_dir: Path
     hashes: dict[str, str]
     changes: tuple[str, ...] = ()
@@ -78,7 +77,7 @@ def _id_from_tensors(parts: ModelParts) -> str:
     described = [*configs, parts.scheduler_config, [file_hash(path) for path in vocabulary]]
     digest = hashlib.sha256(canonical(described).encode())
     trees = {"text_encoder": parts.text_params, "unet": parts.unet_params, "vae": parts.vae_params}
-    for path, leaf in sorted(flax.traverse_util.flatten_dict(trees, sep="/").items()):
-        digest.update(f"{path}{leaf.shape}".encode())
+    for path, leaf in sorted(flatten_params(trees).items()):
+        digest.update(f"{'/'.join(path)}{leaf.shape}".encode())
         digest.update(np.ascontiguousarray(leaf, np.float32).data)
     return digest.hexdigest()

@@ -1,11 +1,9 @@
 """Prompts to CLIP context: tokenizer, learned rows spliced in, encoding.
 
-A learned token ``<name>`` in a prompt becomes k consecutive placeholder ids, numbered from ``PLACEHOLDER`` on. They
-lie far above any vocabulary, so neither the tokenizer's vocabulary nor the model's table is ever changed; ``splice``
-puts the learned rows in their places after the lookup. A ``<name>`` that no given embedding owns stays ordinary text.
+A learned token `<name>` in a prompt becomes k consecutive placeholder ids, numbered from `PLACEHOLDER` on. They lie far
+above any vocabulary, so neither the tokenizer's vocabulary nor the model's table changes; `splice` puts the learned
+rows in their places after the lookup. A `<name>` without an embedding stays ordinary text.
 """
-
-from __future__ import annotations
 
 import re
 from collections.abc import Sequence
@@ -13,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Float32, Int32
 
 from ine_jax.embeddings.embedding import Embedding
 from ine_jax.errors import InputError
-from ine_jax.models.clip import ClipText, embed_tokens
-from ine_jax.types import Array, Context, Params
+from ine_jax.models.clip import ClipText, ClipTextOutput, embed_tokens
+from ine_jax.types import Array, Context, Params, TokenIds, Tokens
 
 PLACEHOLDER = 1 << 24
 _FILES = ("vocab.json", "merges.txt")
@@ -28,18 +26,17 @@ _FILES = ("vocab.json", "merges.txt")
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """CLIP's byte-pair tokenizer over local files, fixed to sequences of ``max_length`` ids (77 for Stable
-    Diffusion).
-    """
+    """CLIP's byte-pair tokenizer over local files; sequences have `max_length` ids (77 for Stable Diffusion)."""
 
-    backend: Any
+    backend: Any  # transformers.CLIPTokenizer, which is imported only when one is read
     max_length: int
 
     @classmethod
-    def from_dir(cls, path: str | Path, max_length: int) -> Tokenizer:
-        """Read ``vocab.json`` and ``merges.txt`` (or ``tokenizer.json``) from a local folder; never asks a network.
+    def from_dir(cls, path: str | Path, max_length: int) -> "Tokenizer":
+        """Read `vocab.json` and `merges.txt` (or `tokenizer.json`) from a local folder, never from a network.
 
-        Raises ``InputError`` where the folder has no such files, they cannot be read, or ``max_length`` is below 3.
+        Raises:
+            InputError: the files are missing or damaged, or `max_length` is below 3.
         """
         folder = Path(path)
         if max_length < 3:
@@ -61,10 +58,8 @@ class Tokenizer:
             ) from error
         return cls(backend, max_length)
 
-    def ids(self, prompts: Sequence[str], embeddings: Sequence[Embedding] = ()) -> np.ndarray:
-        """Token ids int32 ``[B, T]``: begin, prompt, end, padding; learned tokens as ids from ``PLACEHOLDER`` on, row
-        by row in order.
-        """
+    def ids(self, prompts: Sequence[str], embeddings: Sequence[Embedding] = ()) -> Int32[np.ndarray, "batch token"]:
+        """Token ids: begin, prompt, end, padding. Rows of learned tokens are numbered from `PLACEHOLDER` on."""
         return np.asarray([self._row(pieces) for pieces in self._split(prompts, embeddings)], np.int32).reshape(
             -1, self.max_length
         )
@@ -110,11 +105,11 @@ def _spans(embeddings: Sequence[Embedding]) -> dict[str, list[int]]:
     return spans
 
 
-def learned_rows(embeddings: Sequence[Embedding], dim: int, multiple: int = 8) -> np.ndarray:
-    """All learned vectors one under the other, float32 ``[R, dim]``, zero rows up to the next multiple so that few
-    shapes exist.
+def learned_rows(embeddings: Sequence[Embedding], dim: int, multiple: int = 8) -> Float32[np.ndarray, "row {dim}"]:
+    """All learned vectors, one below the other; zero rows fill up to the next multiple, so that few shapes exist.
 
-    Raises ``InputError`` where an embedding was made for a text model of another width.
+    Raises:
+        InputError: an embedding was made for a text model of another width.
     """
     stacks = [np.asarray(e.vectors, np.float32) for e in embeddings]
     for embedding, rows in zip(embeddings, stacks, strict=True):
@@ -129,10 +124,8 @@ def learned_rows(embeddings: Sequence[Embedding], dim: int, multiple: int = 8) -
     return np.concatenate([*stacks, padding])
 
 
-def splice(params: Params, ids: Array, learned: Array) -> tuple[Array, Array]:
-    """In-vocabulary ids ``[B, T]`` and token embeddings ``[B, T, D]`` in which placeholder i holds row i of ``learned
-    [R, D]``.
-    """
+def splice(params: Params, ids: TokenIds, learned: Float[Array, "row dim"]) -> tuple[TokenIds, Tokens]:
+    """In-vocabulary ids, and token embeddings in which placeholder i holds row i of `learned`."""
     is_learned = ids >= PLACEHOLDER
     known = jnp.where(is_learned, 0, ids)
     # The learned rows keep their own precision: a half-precision table must not round what the optimizer found.
@@ -141,24 +134,9 @@ def splice(params: Params, ids: Array, learned: Array) -> tuple[Array, Array]:
     return known, jnp.where(is_learned[..., None], learned_at, table_rows)
 
 
-def encode_ids(model: ClipText, params: Params, ids: Array, learned: Array) -> Context:
-    """CLIP's context ``[B, T, D]`` (after the final layer norm) of ids that may hold placeholders; pure,
-    differentiable in ``learned``.
-    """
+def encode_ids(model: ClipText, params: Params, ids: TokenIds, learned: Float[Array, "row dim"]) -> Context:
+    """CLIP's context (after the final layer norm) of ids that may hold placeholders; differentiable in `learned`."""
     known, token_embeddings = splice(params, ids, learned)
-    return model.apply({"params": params}, known, token_embeddings=token_embeddings).hidden
-
-
-def encode(
-    model: ClipText, params: Params, tokenizer: Tokenizer, prompts: Sequence[str], embeddings: Sequence[Embedding] = ()
-) -> Context:
-    """The context ``[B, T, D]`` of prompts in which the token of every given embedding means its learned rows."""
-    ids = jnp.asarray(tokenizer.ids(prompts, embeddings))
-    learned = jnp.asarray(learned_rows(embeddings, text_width(params)))
-    return encode_ids(model, params, ids, learned)
-
-
-def text_width(params: Params) -> int:
-    """D, the width of the text model's token table."""
-    one = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    return int(jax.eval_shape(embed_tokens, params, one).shape[-1])
+    output = model.apply({"params": params}, known, token_embeddings=token_embeddings)
+    assert isinstance(output, ClipTextOutput)  # noqa: S101  flax does not type what apply returns
+    return output.hidden

@@ -1,22 +1,26 @@
 """UNet2DConditionModel of Stable Diffusion 1.x and 2.x (arXiv 2112.10752, appendix E), NHWC.
 
-The parameter tree equals diffusers' ``FlaxUNet2DConditionModel``; the arithmetic equals its PyTorch class
-(``reference="torch"``) or, where the two differ, the Flax one (``reference="flax"``): tanh instead of exact GELU in
+The parameter tree equals diffusers' `FlaxUNet2DConditionModel`; the arithmetic equals its PyTorch class
+(`reference="torch"`) or, where the two differ, the Flax one (`reference="flax"`): tanh instead of exact GELU in
 the feed-forward layers, 1e-5 instead of 1e-6 in the transformer's GroupNorm, and the rounding of the timestep
 features.
 """
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import TypeAlias
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Float
 
 from ine_jax.errors import InputError
 from ine_jax.models.layers import (
     Downsample,
-    Dtype,
+    GroupNorm,
+    LayerNorm,
+    Options,
     Reference,
     ResnetBlock,
     Upsample,
@@ -25,9 +29,9 @@ from ine_jax.models.layers import (
     sinusoidal_embedding,
 )
 from ine_jax.models.skips import SkipEdit
-from ine_jax.types import Array
+from ine_jax.types import Array, Context, FeatureMap, Latents, PerItem, Tokens
 
-REFUSED: dict[str, tuple[Any, ...]] = {
+OPTIONS: Options = {
     "act_fn": ("silu", "swish"),
     "mid_block_type": ("UNetMidBlock2DCrossAttn",),
     "only_cross_attention": (False, [False] * 4),
@@ -48,14 +52,15 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "mid_block_scale_factor": (1, 1.0),
 }
 _SYMMETRIC = ((1, 1), (1, 1))
+TimeFeatures: TypeAlias = Float[Array, "batch time"]
 
 
 @dataclasses.dataclass(frozen=True)
 class UNetConfig:
-    """Shape of the UNet; field names are those of diffusers' ``unet/config.json``.
+    """Shape of the UNet; field names are those of diffusers' `unet/config.json`.
 
-    ``attention_head_dim`` holds the *number* of heads, per level or one for all: diffusers' historic misnomer, kept
-    because every published config relies on it. ``num_attention_heads`` wins where a config has it.
+    `attention_head_dim` holds the *number* of heads, per level or one for all: diffusers' historic misnomer, kept
+    because every published config relies on it. `num_attention_heads` wins where a config has it.
     """
 
     sample_size: int = 64
@@ -70,9 +75,9 @@ class UNetConfig:
     cross_attention_dim: int = 768
     use_linear_projection: bool = False
     norm_num_groups: int = 32
-    norm_eps: float = 1e-5
+    norm_eps: int | float = 1e-5
     flip_sin_to_cos: bool = True
-    freq_shift: float = 0
+    freq_shift: int | float = 0
     reference: Reference = "torch"
 
     def __post_init__(self) -> None:
@@ -88,13 +93,13 @@ class UNetConfig:
             raise InputError(
                 f"{len(self.down_block_types)} down and {len(self.up_block_types)} up blocks for {levels} widths",
                 "one down and one up block per entry of block_out_channels",
-                "mend unet/config.json",
+                "change unet/config.json",
             )
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "UNetConfig":
-        """Read ``unet/config.json``; raises :class:`InputError` for a variant that is not SD 1.x/2.x."""
-        return config_from_json(cls, values, REFUSED)
+    def from_dict(cls, values: Mapping[str, object]) -> "UNetConfig":
+        """Read `unet/config.json`; raises InputError for a variant that is not SD 1.x/2.x."""
+        return config_from_json(cls, values, OPTIONS)
 
     def heads(self, level: int) -> int:
         """Number of attention heads at a level (0 = finest)."""
@@ -103,19 +108,19 @@ class UNetConfig:
 
 
 class Attention(nn.Module):
-    """Multi-head attention of ``x`` to ``context`` (to itself where None); queries, keys, values without bias."""
+    """Multi-head attention of `x` to `context` (to itself if None); queries, keys, values without bias."""
 
     heads: int
-    dtype: Dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     platform: str = "cpu"
 
     @nn.compact
-    def __call__(self, x: Array, context: Array | None = None) -> Array:
+    def __call__(self, x: Tokens, context: Float[Array, "batch key width"] | None = None) -> Tokens:
         context = x if context is None else context
         inner = x.shape[-1]
 
-        def project(values: Array, name: str) -> Array:
-            out = nn.Dense(inner, use_bias=False, dtype=self.dtype, name=name)(values)
+        def project(values: Float[Array, "batch key width"], name: str) -> Float[Array, "batch key head dim"]:
+            out: Array = nn.Dense(inner, use_bias=False, dtype=self.dtype, name=name)(values)
             return out.reshape(*out.shape[:2], self.heads, inner // self.heads)
 
         query, key, value = project(x, "to_q"), project(context, "to_k"), project(context, "to_v")
@@ -124,14 +129,14 @@ class Attention(nn.Module):
 
 
 class GatedGelu(nn.Module):
-    """GEGLU (arXiv 2002.05202): ``a · gelu(b)`` with ``[a, b]`` one projection of the input."""
+    """GEGLU (arXiv 2002.05202): `a · gelu(b)` with `[a, b]` one projection of the input."""
 
     dim: int
     tanh: bool
-    dtype: Dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Tokens) -> Float[Array, "batch token {self.dim}"]:
         linear, gate = jnp.split(nn.Dense(2 * self.dim, dtype=self.dtype, name="proj")(x), 2, axis=-1)
         return linear * nn.gelu(gate, approximate=self.tanh)
 
@@ -141,10 +146,10 @@ class FeedForward(nn.Module):
 
     dim: int
     tanh: bool
-    dtype: Dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Tokens) -> Tokens:
         h = GatedGelu(4 * self.dim, self.tanh, dtype=self.dtype, name="net_0")(x)
         return nn.Dense(self.dim, dtype=self.dtype, name="net_2")(h)
 
@@ -154,13 +159,14 @@ class TransformerBlock(nn.Module):
 
     heads: int
     tanh: bool
-    dtype: Dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     platform: str = "cpu"
 
     @nn.compact
-    def __call__(self, x: Array, context: Array) -> Array:
-        def norm(name: str, h: Array) -> Array:
-            return nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name=name)(h)
+    def __call__(self, x: Tokens, context: Float[Array, "batch key width"]) -> Tokens:
+        def norm(name: str, h: Tokens) -> Tokens:
+            out: Array = LayerNorm(epsilon=1e-5, dtype=self.dtype, name=name)(h)
+            return out
 
         x = x + Attention(self.heads, self.dtype, self.platform, name="attn1")(norm("norm1", x))
         x = x + Attention(self.heads, self.dtype, self.platform, name="attn2")(norm("norm2", x), context)
@@ -172,21 +178,21 @@ class SpatialTransformer(nn.Module):
 
     heads: int
     config: UNetConfig
-    dtype: Dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     platform: str = "cpu"
 
     @nn.compact
-    def __call__(self, x: Array, context: Array) -> Array:
+    def __call__(self, x: FeatureMap, context: Context) -> FeatureMap:
         b, h, w, c = x.shape
         as_flax = self.config.reference == "flax"
         epsilon = 1e-5 if as_flax else 1e-6
-        y = nn.GroupNorm(self.config.norm_num_groups, epsilon=epsilon, dtype=self.dtype, name="norm")(x)
+        y = GroupNorm(self.config.norm_num_groups, epsilon=epsilon, dtype=self.dtype, name="norm")(x)
         y = self._project(y, "proj_in").reshape(b, h * w, c)
         block = TransformerBlock(self.heads, as_flax, self.dtype, self.platform, name="transformer_blocks_0")
         y = block(y, context)
         return x + self._project(y.reshape(b, h, w, c), "proj_out")
 
-    def _project(self, x: Array, name: str) -> Array:
+    def _project(self, x: FeatureMap, name: str) -> FeatureMap:
         # A 1×1 convolution and a dense layer compute the same; the published kernels differ in rank.
         if self.config.use_linear_projection:
             return nn.Dense(x.shape[-1], dtype=self.dtype, name=name)(x)
@@ -194,15 +200,17 @@ class SpatialTransformer(nn.Module):
 
 
 class DownBlock(nn.Module):
-    """Resnets (each followed by a transformer where ``cross``), then a strided convolution unless last."""
+    """Resnets (each followed by a transformer where `cross`), then a strided convolution unless last."""
 
     level: int
     config: UNetConfig
-    dtype: Dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     platform: str = "cpu"
 
     @nn.compact
-    def __call__(self, x: Array, time: Array, context: Array) -> tuple[Array, tuple[Array, ...]]:
+    def __call__(
+        self, x: FeatureMap, time: TimeFeatures, context: Context
+    ) -> tuple[Float[Array, "batch h2 w2 width"], tuple[Array, ...]]:
         cfg, skips = self.config, []
         cross = cfg.down_block_types[self.level] == "CrossAttnDownBlock2D"
         width = cfg.block_out_channels[self.level]
@@ -222,11 +230,11 @@ class MidBlock(nn.Module):
     """Resnet, transformer, resnet at the coarsest level."""
 
     config: UNetConfig
-    dtype: Dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     platform: str = "cpu"
 
     @nn.compact
-    def __call__(self, x: Array, time: Array, context: Array) -> Array:
+    def __call__(self, x: FeatureMap, time: TimeFeatures, context: Context) -> FeatureMap:
         cfg, level = self.config, len(self.config.block_out_channels) - 1
         width = cfg.block_out_channels[level]
         x = ResnetBlock(width, cfg.norm_num_groups, cfg.norm_eps, self.dtype, name="resnets_0")(x, time)
@@ -235,20 +243,25 @@ class MidBlock(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """Mirror of :class:`DownBlock`: each resnet takes one skip connection; ``index`` counts from the coarsest.
+    """Mirror of `DownBlock`: each resnet takes one skip connection; `index` counts from the coarsest.
 
-    With an ``edit`` the skips still hold the reference rows that ``x`` has lost.
+    With an `edit` the skips still hold the reference rows that `x` has lost.
     """
 
     index: int
     config: UNetConfig
-    dtype: Dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     platform: str = "cpu"
 
     @nn.compact
     def __call__(
-        self, x: Array, skips: tuple[Array, ...], time: Array, context: Array, edit: SkipEdit | None = None
-    ) -> Array:
+        self,
+        x: FeatureMap,
+        skips: tuple[Array, ...],
+        time: TimeFeatures,
+        context: Context,
+        edit: SkipEdit | None = None,
+    ) -> Float[Array, "batch h2 w2 width"]:
         cfg, level = self.config, len(self.config.block_out_channels) - 1 - self.index
         cross = cfg.up_block_types[self.index] == "CrossAttnUpBlock2D"
         width = cfg.block_out_channels[level]
@@ -264,33 +277,33 @@ class UpBlock(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
-    """Two dense layers on the sinusoidal timestep features; ``[batch, 4 · first width]``."""
+    """Two dense layers on the sinusoidal timestep features; `[batch, 4 · first width]`."""
 
     dim: int
-    dtype: Dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, features: Array) -> Array:
+    def __call__(self, features: Float[Array, "batch features"]) -> TimeFeatures:
         h = nn.silu(nn.Dense(self.dim, dtype=self.dtype, name="linear_1")(features))
         return nn.Dense(self.dim, dtype=self.dtype, name="linear_2")(h)
 
 
 class UNet(nn.Module):
-    """The denoiser ε_θ(z_t, t, c) (or v_θ): what it predicts is the scheduler config's ``prediction_type``."""
+    """The denoiser ε_θ(z_t, t, c) (or v_θ): what it predicts is the scheduler config's `prediction_type`."""
 
     config: UNetConfig
-    dtype: Dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     platform: str = "cpu"  # of the devices it runs on: attention has a kernel of its own on GPUs
 
     @nn.compact
-    def __call__(self, latents: Array, timesteps: Array, context: Array, edit: SkipEdit | None = None) -> Array:
-        """Predict from ``latents [batch, h, w, c]``, ``timesteps [batch]`` and ``context [batch, token, dim]``.
+    def __call__(
+        self, latents: Latents, timesteps: PerItem, context: Context, edit: SkipEdit | None = None
+    ) -> Float[Array, "rows h w {self.config.out_channels}"]:
+        """Predict an array like `latents`, in the compute dtype. h and w must be divisible by 2^(levels - 1).
 
-        Returns an array like ``latents`` in the compute dtype. h and w must be divisible by 2^(levels − 1).
-
-        With an ``edit`` the last of every ``branches + 1`` rows is a reference: it runs through the down path alone,
-        the edit compares the other rows' skip connections with its own where they enter the up path, and the result
-        has ``branches`` rows per item.
+        With an `edit` the last of every `branches + 1` rows is a reference. It runs through the down path only; where
+        skip connections enter the up path, the edit compares those of the other rows with the reference's. The result
+        has `branches` rows per item.
         """
         cfg = self.config
         first = cfg.block_out_channels[0]
@@ -311,5 +324,5 @@ class UNet(nn.Module):
             block = UpBlock(index, cfg, self.dtype, self.platform, name=f"up_blocks_{index}")
             x = block(x, skips[-taken:], time, context, edit)
             skips = skips[:-taken]
-        x = nn.GroupNorm(cfg.norm_num_groups, epsilon=cfg.norm_eps, dtype=self.dtype, name="conv_norm_out")(x)
+        x = GroupNorm(cfg.norm_num_groups, epsilon=cfg.norm_eps, dtype=self.dtype, name="conv_norm_out")(x)
         return nn.Conv(cfg.out_channels, (3, 3), padding=1, dtype=self.dtype, name="conv_out")(nn.silu(x))

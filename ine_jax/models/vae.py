@@ -1,23 +1,33 @@
 """AutoencoderKL of Stable Diffusion (arXiv 2112.10752 §3.1), encoder and decoder, NHWC.
 
-The parameter tree equals diffusers' ``FlaxAutoencoderKL``.
+The parameter tree equals diffusers' `FlaxAutoencoderKL`.
 """
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Float
 
 from ine_jax.errors import InputError
-from ine_jax.models.layers import Downsample, Dtype, Reference, ResnetBlock, Upsample, attention, config_from_json
-from ine_jax.types import Array
+from ine_jax.models.layers import (
+    Downsample,
+    GroupNorm,
+    Options,
+    Reference,
+    ResnetBlock,
+    Upsample,
+    attention,
+    config_from_json,
+)
+from ine_jax.types import Array, FeatureMap, Images, Latents
 
 _EPSILON = 1e-6
 _BOTTOM_RIGHT = ((0, 1), (0, 1))
 _LOGVAR_RANGE = (-30.0, 20.0)
-REFUSED: dict[str, tuple[Any, ...]] = {
+OPTIONS: Options = {
     "act_fn": ("silu", "swish"),
     "use_quant_conv": (True,),
     "use_post_quant_conv": (True,),
@@ -30,10 +40,10 @@ REFUSED: dict[str, tuple[Any, ...]] = {
 
 @dataclasses.dataclass(frozen=True)
 class VaeConfig:
-    """Shape of the autoencoder; field names are those of diffusers' ``vae/config.json``.
+    """Shape of the autoencoder; field names are those of diffusers' `vae/config.json`.
 
-    ``scaling_factor`` multiplies latents so that their standard deviation is about 1 for the UNet.
-    ``reference`` is kept for symmetry with the UNet: the two diffusers implementations agree here.
+    `scaling_factor` multiplies latents so that their standard deviation is about 1 for the UNet.
+    `reference` is kept for symmetry with the UNet: the two diffusers implementations agree here.
     """
 
     sample_size: int = 512
@@ -43,34 +53,35 @@ class VaeConfig:
     block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
     layers_per_block: int = 2
     norm_num_groups: int = 32
-    scaling_factor: float = 0.18215
+    scaling_factor: int | float = 0.18215
     reference: Reference = "torch"
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "VaeConfig":
-        """Read ``vae/config.json``; raises :class:`InputError` for a variant that is not SD 1.x/2.x."""
+    def from_dict(cls, values: Mapping[str, object]) -> "VaeConfig":
+        """Read `vae/config.json`; raises InputError for a variant that is not SD 1.x/2.x."""
         for field, kind in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
-            for given in values.get(field, ()):
-                if given != kind:
-                    raise InputError(f"vae {field} holds {given!r}", f"known: {kind}", "use an SD 1.x/2.x VAE")
-        return config_from_json(cls, values, REFUSED)
+            given = values.get(field) or ()
+            for name in given if isinstance(given, list | tuple) else (given,):
+                if name != kind:
+                    raise InputError(f"vae {field} holds {name!r}", f"known: {kind}", "use an SD 1.x/2.x VAE")
+        return config_from_json(cls, values, OPTIONS)
 
     @property
     def downscale(self) -> int:
         """Pixels per latent cell along one side."""
-        return 2 ** (len(self.block_out_channels) - 1)
+        return 1 << (len(self.block_out_channels) - 1)
 
 
 class SpatialAttention(nn.Module):
     """Single-head self-attention over the pixels, residual."""
 
     groups: int
-    dtype: Dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: FeatureMap) -> FeatureMap:
         b, h, w, c = x.shape
-        y = nn.GroupNorm(self.groups, epsilon=_EPSILON, dtype=self.dtype, name="group_norm")(x).reshape(b, h * w, 1, c)
+        y = GroupNorm(self.groups, epsilon=_EPSILON, dtype=self.dtype, name="group_norm")(x).reshape(b, h * w, 1, c)
         query, key, value = (nn.Dense(c, dtype=self.dtype, name=name)(y) for name in ("query", "key", "value"))
         y = nn.Dense(c, dtype=self.dtype, name="proj_attn")(attention(query, key, value))
         return x + y.reshape(b, h, w, c)
@@ -80,10 +91,10 @@ class MidBlock(nn.Module):
     """Resnet, attention, resnet."""
 
     groups: int
-    dtype: Dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: FeatureMap) -> FeatureMap:
         width = x.shape[-1]
         x = ResnetBlock(width, self.groups, _EPSILON, self.dtype, name="resnets_0")(x)
         x = SpatialAttention(self.groups, self.dtype, name="attentions_0")(x)
@@ -97,10 +108,10 @@ class Level(nn.Module):
     layers: int
     groups: int
     resample: str | None
-    dtype: Dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: FeatureMap) -> Float[Array, "batch H W width"]:
         for i in range(self.layers):
             x = ResnetBlock(self.width, self.groups, _EPSILON, self.dtype, name=f"resnets_{i}")(x)
         if self.resample == "down":
@@ -111,13 +122,13 @@ class Level(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Image to the moments of its latent, before ``quant_conv``."""
+    """Image to the moments of its latent, before `quant_conv`."""
 
     config: VaeConfig
-    dtype: Dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: FeatureMap) -> Float[Array, "batch H W width"]:
         cfg, widths = self.config, self.config.block_out_channels
         x = nn.Conv(widths[0], (3, 3), padding=1, dtype=self.dtype, name="conv_in")(x)
         for i, width in enumerate(widths):
@@ -125,18 +136,18 @@ class Encoder(nn.Module):
             layers, name = cfg.layers_per_block, f"down_blocks_{i}"
             x = Level(width, layers, cfg.norm_num_groups, resample, self.dtype, name=name)(x)
         x = MidBlock(cfg.norm_num_groups, self.dtype, name="mid_block")(x)
-        x = nn.GroupNorm(cfg.norm_num_groups, epsilon=_EPSILON, dtype=self.dtype, name="conv_norm_out")(x)
+        x = GroupNorm(cfg.norm_num_groups, epsilon=_EPSILON, dtype=self.dtype, name="conv_norm_out")(x)
         return nn.Conv(2 * cfg.latent_channels, (3, 3), padding=1, dtype=self.dtype, name="conv_out")(nn.silu(x))
 
 
 class Decoder(nn.Module):
-    """Latent, after ``post_quant_conv``, to image."""
+    """Latent, after `post_quant_conv`, to image."""
 
     config: VaeConfig
-    dtype: Dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: FeatureMap) -> Float[Array, "batch H W width"]:
         cfg, widths = self.config, self.config.block_out_channels[::-1]
         x = nn.Conv(widths[0], (3, 3), padding=1, dtype=self.dtype, name="conv_in")(x)
         x = MidBlock(cfg.norm_num_groups, self.dtype, name="mid_block")(x)
@@ -144,7 +155,7 @@ class Decoder(nn.Module):
             resample = "up" if i < len(widths) - 1 else None
             layers, name = cfg.layers_per_block + 1, f"up_blocks_{i}"
             x = Level(width, layers, cfg.norm_num_groups, resample, self.dtype, name=name)(x)
-        x = nn.GroupNorm(cfg.norm_num_groups, epsilon=_EPSILON, dtype=self.dtype, name="conv_norm_out")(x)
+        x = GroupNorm(cfg.norm_num_groups, epsilon=_EPSILON, dtype=self.dtype, name="conv_norm_out")(x)
         return nn.Conv(cfg.out_channels, (3, 3), padding=1, dtype=self.dtype, name="conv_out")(nn.silu(x))
 
 
@@ -152,7 +163,7 @@ class Vae(nn.Module):
     """Variational autoencoder between images in [−1, 1] and unscaled latents."""
 
     config: VaeConfig
-    dtype: Dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     def setup(self) -> None:
         cfg = self.config
@@ -161,15 +172,15 @@ class Vae(nn.Module):
         self.quant_conv = nn.Conv(2 * cfg.latent_channels, (1, 1), dtype=self.dtype)
         self.post_quant_conv = nn.Conv(cfg.latent_channels, (1, 1), dtype=self.dtype)
 
-    def encode(self, images: Array) -> tuple[Array, Array]:
-        """Mean and log-variance ``[batch, h, w, c]`` of the posterior of ``images [batch, H, W, 3]``, unscaled."""
+    def encode(self, images: Images) -> tuple[Latents, Latents]:
+        """Mean and log-variance of the posterior of `images`, unscaled."""
         mean, logvar = jnp.split(self.quant_conv(self.encoder(images.astype(self.dtype))), 2, axis=-1)
         return mean, jnp.clip(logvar, *_LOGVAR_RANGE)
 
-    def decode(self, latents: Array) -> Array:
-        """Images ``[batch, H, W, 3]`` (about [−1, 1], not clipped) of unscaled ``latents [batch, h, w, c]``."""
+    def decode(self, latents: Latents) -> Images:
+        """Images (about [-1, 1], not clipped) of unscaled `latents`."""
         return self.decoder(self.post_quant_conv(latents.astype(self.dtype)))
 
-    def __call__(self, images: Array) -> Array:
-        """Reconstruction from the posterior mean; what ``init`` traces."""
+    def __call__(self, images: Images) -> Images:
+        """Reconstruction from the posterior mean; what `init` traces."""
         return self.decode(self.encode(images)[0])

@@ -1,34 +1,34 @@
 """Vision transformer with a classifier on its first token (arXiv 2010.11929 §3.1).
 
-The parameter tree equals transformers' ``FlaxViTForImageClassification``.
+The parameter tree equals transformers' `FlaxViTForImageClassification`.
 """
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Float
 
-from ine_jax.models.layers import Dtype, config_from_json
-from ine_jax.types import Array
+from ine_jax.models.layers import LayerNorm, Options, attention, config_from_json
+from ine_jax.types import Array, Images, Tokens
 
-REFUSED: dict[str, tuple[Any, ...]] = {"hidden_act": ("gelu",)}
+OPTIONS: Options = {"hidden_act": ("gelu",)}
 
 
 @dataclasses.dataclass(frozen=True)
 class VitConfig:
-    """Shape and labels; field names and defaults are those of transformers' ``ViTConfig``.
+    """Shape and labels; field names and defaults are those of transformers' `ViTConfig`.
 
-    ``labels`` name the logits. ``independent``: each logit is a label's own (sigmoid), else they share one (softmax).
+    `labels` name the logits. If `independent`, each logit goes through its own sigmoid, else all through one softmax.
     """
 
     hidden_size: int = 768
     intermediate_size: int = 3072
     num_hidden_layers: int = 12
     num_attention_heads: int = 12
-    layer_norm_eps: float = 1e-12
+    layer_norm_eps: int | float = 1e-12
     image_size: int = 224
     patch_size: int = 16
     qkv_bias: bool = True
@@ -36,17 +36,17 @@ class VitConfig:
     independent: bool = False
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "VitConfig":
-        """Read a ``config.json``; raises :class:`InputError` for an activation that published ones do not use."""
-        return config_from_json(cls, values, REFUSED)
+    def from_dict(cls, values: Mapping[str, object]) -> "VitConfig":
+        """Read a `config.json`; raises InputError for an activation that published ones do not use."""
+        return config_from_json(cls, values, OPTIONS)
 
 
 class _Embeddings(nn.Module):
     config: VitConfig
-    dtype: Dtype
+    dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, pixels: Array) -> Array:
+    def __call__(self, pixels: Images) -> Tokens:
         width = self.config.hidden_size
         patches = _Projection(self.config, self.dtype, name="patch_embeddings")(pixels)
         first = self.param("cls_token", nn.initializers.zeros, (1, 1, width))
@@ -57,61 +57,62 @@ class _Embeddings(nn.Module):
 
 class _Projection(nn.Module):
     config: VitConfig
-    dtype: Dtype
+    dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, pixels: Array) -> Array:
+    def __call__(self, pixels: Images) -> Tokens:
         width, patch = self.config.hidden_size, (self.config.patch_size,) * 2
         x = nn.Conv(width, patch, patch, "VALID", dtype=self.dtype, name="projection")(pixels)
         return x.reshape(pixels.shape[0], -1, width)
 
 
 class _Named(nn.Module):
-    """A dense layer under the one name ``dense``, as transformers nests it."""
+    """A dense layer under the one name `dense`, as transformers nests it."""
 
     width: int
-    dtype: Dtype
+    dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Tokens) -> Float[Array, "batch token {self.width}"]:
         return nn.Dense(self.width, dtype=self.dtype, name="dense")(x)
 
 
 class _SelfAttention(nn.Module):
     config: VitConfig
-    dtype: Dtype
+    dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Tokens) -> Tokens:
         b, t, d = x.shape
         heads = self.config.num_attention_heads
 
-        def project(name: str) -> Array:
+        def project(name: str) -> Float[Array, "batch token head width"]:
             dense = nn.Dense(d, use_bias=self.config.qkv_bias, dtype=self.dtype, name=name)
-            return dense(x).reshape(b, t, heads, d // heads)
+            out: Array = dense(x).reshape(b, t, heads, d // heads)
+            return out
 
-        return jax.nn.dot_product_attention(project("query"), project("key"), project("value")).reshape(b, t, d)
+        return attention(project("query"), project("key"), project("value")).reshape(b, t, d)
 
 
 class _Attention(nn.Module):
     config: VitConfig
-    dtype: Dtype
+    dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Tokens) -> Tokens:
         x = _SelfAttention(self.config, self.dtype, name="attention")(x)
         return _Named(self.config.hidden_size, self.dtype, name="output")(x)
 
 
 class _Layer(nn.Module):
     config: VitConfig
-    dtype: Dtype
+    dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Tokens) -> Tokens:
         cfg = self.config
         norms = [
-            nn.LayerNorm(epsilon=cfg.layer_norm_eps, dtype=self.dtype, name=f"layernorm_{place}")
+            LayerNorm(epsilon=cfg.layer_norm_eps, dtype=self.dtype, name=f"layernorm_{place}")
             for place in ("before", "after")
         ]
         x = x + _Attention(cfg, self.dtype, name="attention")(norms[0](x))
@@ -121,10 +122,10 @@ class _Layer(nn.Module):
 
 class _Layers(nn.Module):
     config: VitConfig
-    dtype: Dtype
+    dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Tokens) -> Tokens:
         for i in range(self.config.num_hidden_layers):
             x = _Layer(self.config, self.dtype, name=str(i))(x)
         return x
@@ -132,36 +133,37 @@ class _Layers(nn.Module):
 
 class _Encoder(nn.Module):
     config: VitConfig
-    dtype: Dtype
+    dtype: DTypeLike
 
     def setup(self) -> None:
         self.layer = _Layers(self.config, self.dtype)
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Tokens) -> Tokens:
         return self.layer(x)
 
 
 class _Vit(nn.Module):
     config: VitConfig
-    dtype: Dtype
+    dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, pixels: Array) -> Array:
+    def __call__(self, pixels: Images) -> Float[Array, "batch dim"]:
         x = _Embeddings(self.config, self.dtype, name="embeddings")(pixels)
         x = _Encoder(self.config, self.dtype, name="encoder")(x)
-        return nn.LayerNorm(epsilon=self.config.layer_norm_eps, dtype=self.dtype, name="layernorm")(x[:, 0])
+        first: Array = LayerNorm(epsilon=self.config.layer_norm_eps, dtype=self.dtype, name="layernorm")(x[:, 0])
+        return first
 
 
 class Vit(nn.Module):
-    """Normalised pixels ``[batch, side, side, 3]`` → logits ``[batch, label]``."""
+    """Classifier of normalised pixels."""
 
     config: VitConfig
-    dtype: Dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     def setup(self) -> None:
         self.vit = _Vit(self.config, self.dtype)
         self.classifier = nn.Dense(len(self.config.labels), dtype=self.dtype)
 
-    def __call__(self, pixels: Array) -> Array:
-        """Logits ``[batch, label]``."""
+    def __call__(self, pixels: Images) -> Float[Array, "batch label"]:
+        """Logits of the labels."""
         return self.classifier(self.vit(pixels))

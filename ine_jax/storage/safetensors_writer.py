@@ -29,8 +29,8 @@ class Tensor(Protocol):
         ...
 
     @property
-    def dtype(self) -> np.dtype:
-        """NumPy's dtype, bfloat16 through ml_dtypes."""
+    def dtype(self) -> np.dtype | str:
+        """NumPy's dtype or its name, bfloat16 through ml_dtypes."""
         ...
 
 

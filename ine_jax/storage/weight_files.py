@@ -1,6 +1,6 @@
 """Reading of untrusted model folders: file names that stay inside, JSON with limits, safetensors single or sharded.
 
-No code is ever run; pickles of others are read by :mod:`ine_jax.storage.pickles` as data.
+No code is ever run; pickles of others are read by `pickles` as data.
 """
 
 import hashlib
@@ -22,16 +22,16 @@ _SHARD = re.compile(r"[\w\-][\w.\-]*(\.safetensors|\.bin)")
 
 
 def allowed_root(folder: Path) -> Path:
-    """The folder that files may resolve into: ``folder``, or its repository where it is a snapshot of the hub's cache.
+    """The folder that files may resolve into: `folder`, or its repository where it is a snapshot of the hub's cache.
 
-    The cache keeps ``models--x--y/snapshots/<commit>/file`` as links into ``models--x--y/blobs``.
+    The cache keeps `models--x--y/snapshots/<commit>/file` as links into `models--x--y/blobs`.
     """
     real = folder.resolve()
     return real.parents[1] if real.parent.name == "snapshots" else real
 
 
 def inside(folder: Path, name: str) -> Path:
-    """Path of the file ``name`` of ``folder``; :class:`InputError` for absolute names, ``..`` and links leading out."""
+    """Path of the file `name` of `folder`; `InputError` for absolute names, `..` and links leading out."""
     parts = Path(name).parts
     plain = bool(parts) and not Path(name).is_absolute() and ".." not in parts and "\\" not in name and "\0" not in name
     if plain and (folder / name).resolve().is_relative_to(allowed_root(folder)):
@@ -42,7 +42,7 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file of at most 8 MiB; :class:`InputError` for anything else."""
+    """The object in a JSON file of at most 8 MiB; `InputError` for anything else."""
     try:
         if path.stat().st_size > _JSON_LIMIT:
             raise InputError(f"{path} is larger than {_JSON_LIMIT} bytes", "a JSON object", "check the file")
@@ -59,11 +59,11 @@ def read_json(path: Path) -> dict[str, Any]:
 class Weights(Mapping[str, np.ndarray]):
     """Tensors of one or several safetensors files, each read when it is asked for.
 
-    ``headers`` maps each name to shape and dtype, ``metadata`` is that of all files.
+    `headers` maps each name to shape and dtype, `metadata` is that of all files.
     """
 
     def __init__(self, files: tuple[Path, ...], index: Mapping[str, str] | None = None) -> None:
-        """``index`` (tensor → file name), where given, must name exactly the tensors that the files hold."""
+        """`index` (tensor → file name), where given, must name exactly the tensors that the files hold."""
         self.files = files
         self.headers: dict[str, tuple[tuple[int, ...], str]] = {}
         self.metadata: dict[str, str] = {}
@@ -85,9 +85,10 @@ class Weights(Mapping[str, np.ndarray]):
                 )
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """The tensor ``name`` as a host array in its stored dtype."""
+        """The tensor `name` as a host array in its stored dtype."""
         with safetensors.safe_open(self._owner[name], framework="numpy") as file:
-            return file.get_tensor(name)
+            tensor: np.ndarray = file.get_tensor(name)
+        return tensor
 
     def __iter__(self) -> Iterator[str]:
         """Names in file order."""
@@ -115,10 +116,10 @@ def _headers(file: Path) -> tuple[dict[str, tuple[tuple[int, ...], str]], dict[s
 
 
 def weight_files(folder: Path, component: str, stem: str, variant: str | None) -> Weights:
-    """Weights of a component: ``<stem>.safetensors``, or the shards that ``<stem>.safetensors.index.json`` names.
+    """Weights of a component: `<stem>.safetensors`, or the shards that `<stem>.safetensors.index.json` names.
 
-    With ``variant`` (say ``"fp16"``) only files of that variant; without, the plain files, else the fp16 ones.
-    Raises :class:`InputError` where none is there or a name leads out of the folder.
+    With `variant` (say `"fp16"`) only files of that variant; without, the plain files, else the fp16 ones.
+    Raises `InputError` where none is there or a name leads out of the folder.
     """
     for choice in (variant,) if variant else (None, "fp16"):
         tag = f".{choice}" if choice else ""
@@ -141,7 +142,7 @@ def _sharded(folder: Path, component: str, index: str) -> Weights:
 
 
 def shards(index: Path, suffix: str) -> dict[str, str]:
-    """Tensor → file name of an index; :class:`InputError` unless all are plain names of files with ``suffix``."""
+    """Tensor → file name of an index; `InputError` unless all are plain names of files with `suffix`."""
     table = read_json(index).get("weight_map")
     if not isinstance(table, dict) or not table or not all(isinstance(v, str) for v in table.values()):
         raise InputError(f"{index} has no weight_map", "tensor name → file name", "take an undamaged copy")

@@ -9,7 +9,8 @@ import pytest
 from ine_jax.embeddings.embedding import Embedding
 from ine_jax.models.checkpoints.pipeline_folder import read_pipeline
 from ine_jax.models.clip import ClipText
-from ine_jax.models.text import Tokenizer, encode
+from ine_jax.models.text import Tokenizer
+from tests.support.encoding import encode_prompts
 from tests.support.tiny_pipeline import LENGTH, WIDTH
 
 pytestmark = pytest.mark.oracle
@@ -57,7 +58,7 @@ def test_diffusers_reads_the_file_and_encodes_alike(
         expected = loader.text_encoder(ids["input_ids"]).last_hidden_state.numpy()
     parts = read_pipeline(tiny_folder)
     tokenizer = Tokenizer.from_dir(parts.tokenizer_dir, LENGTH)
-    found = encode(ClipText(parts.text_config), parts.text_params, tokenizer, prompts, [embedding])
+    found = encode_prompts(ClipText(parts.text_config), parts.text_params, tokenizer, prompts, [embedding])
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 

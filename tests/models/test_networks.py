@@ -249,7 +249,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="model_type"):
         networks.read_clip_network(tmp_path)
     rewritten(folder, text_config=7)
-    with pytest.raises(InputError, match="text_config is no object"):
+    with pytest.raises(InputError, match="text_config is not an object"):
         networks.read_clip_network(folder)
     rewritten(folder, text_config={}, projection_dim="wide")
     with pytest.raises(InputError, match="projection_dim"):

@@ -10,8 +10,9 @@ import pytest
 from ine_jax.embeddings.embedding import Embedding
 from ine_jax.errors import InputError
 from ine_jax.models.clip import ClipText, ClipTextConfig
-from ine_jax.models.text import PLACEHOLDER, Tokenizer, encode, encode_ids, learned_rows, splice, text_width
+from ine_jax.models.text import PLACEHOLDER, Tokenizer, encode_ids, learned_rows, splice
 from ine_jax.types import Params
+from tests.support.encoding import encode_prompts
 from tests.support.tiny_pipeline import LENGTH, WIDTH, random_like, text_config
 
 
@@ -79,8 +80,8 @@ def test_rows_of_the_table_as_embedding_encode_like_their_words(
     words = tokenizer.word_ids("red knife")
     assert len(words) == 2
     same = Embedding(np.asarray(table(params))[np.asarray(words)], concept="x")
-    found = encode(clip, params, tokenizer, ["a photo of a <x> and the dog"], [same])
-    expected = encode(clip, params, tokenizer, ["a photo of a red knife and the dog"])
+    found = encode_prompts(clip, params, tokenizer, ["a photo of a <x> and the dog"], [same])
+    expected = encode_prompts(clip, params, tokenizer, ["a photo of a red knife and the dog"])
     assert found.shape == (1, LENGTH, WIDTH)
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
@@ -89,8 +90,8 @@ def test_learned_rows_change_the_context_from_their_place_on(
     tokenizer: Tokenizer, model: tuple[ClipText, Params]
 ) -> None:
     clip, params = model
-    plain = encode(clip, params, tokenizer, ["a cat"])
-    other = encode(clip, params, tokenizer, ["a <knife>"], [learned(1)])
+    plain = encode_prompts(clip, params, tokenizer, ["a cat"])
+    other = encode_prompts(clip, params, tokenizer, ["a <knife>"], [learned(1)])
     np.testing.assert_array_equal(plain[0, :2], other[0, :2])
     assert np.abs(np.asarray(plain[0, 2:] - other[0, 2:])).max() > 1e-2
 
@@ -128,10 +129,6 @@ def test_learned_rows_are_padded_to_few_shapes() -> None:
     assert rows.shape == (16, WIDTH)
     np.testing.assert_array_equal(rows[3:9], learned(6, "b").vectors)
     assert not rows[9:].any()
-
-
-def test_text_width_reads_the_table(model: tuple[ClipText, Params]) -> None:
-    assert text_width(model[1]) == WIDTH
 
 
 def test_misfits_are_refused(tokenizer: Tokenizer, tmp_path: Path) -> None:

@@ -13,13 +13,13 @@ from ine_jax.errors import InputError
 from ine_jax.guidance import Cfg, Negative, NoGuidance, Texts
 from ine_jax.guidance.concept import Concept
 from ine_jax.models.clip import ClipText
-from ine_jax.models.text import encode
 from ine_jax.models.unet import UNet
 from ine_jax.models.vae import Vae
 from ine_jax.pipeline.noise import item_noise
 from ine_jax.pipeline.pipeline import Pipeline, load
 from ine_jax.pipeline.sampling import sample
 from ine_jax.pipeline.torch_noise import torch_noise
+from tests.support.encoding import encode_prompts
 from tests.support.tiny_pipeline import CELLS, LENGTH, SIDE, WIDTH
 
 PROMPTS = ["a photo of a cat", "a dog", "the red knife", "apple and dog", "cat", "", "a red apple", "weapon"]
@@ -71,7 +71,7 @@ def test_the_pipeline_equals_its_parts_written_out(pipe: Pipeline) -> None:
     unet, vae = UNet(parts.unet_config), Vae(parts.vae_config)
     clip = ClipText(parts.text_config)
     prompt, empty, bad = (
-        encode(clip, parts.text_params, pipe.tokenizer, [text]) for text in ("a red cat", "", "knife, weapon")
+        encode_prompts(clip, parts.text_params, pipe.tokenizer, [text]) for text in ("a red cat", "", "knife, weapon")
     )
     texts = Texts(prompt=prompt, uncond=empty, negative=bad)
     latents = sample(

@@ -1,19 +1,19 @@
 """Names of the original Stable Diffusion release (CompVis, Stability AI) ↔ names of diffusers.
 
-One file holds all parts: ``model.diffusion_model.*`` (UNet), ``first_stage_model.*`` (autoencoder) and
-``cond_stage_model.*`` (text encoder: transformers' CLIP in 1.x, OpenCLIP in 2.x). Each name of diffusers becomes its
+One file holds all parts: `model.diffusion_model.*` (UNet), `first_stage_model.*` (autoencoder) and
+`cond_stage_model.*` (text encoder: transformers' CLIP in 1.x, OpenCLIP in 2.x). Each name of diffusers becomes its
 original name by rules; the names of a network follow from the shapes that the network declares.
 
 | part        | diffusers                                  | original                                       |
 |-------------|--------------------------------------------|------------------------------------------------|
-| UNet        | ``down_blocks.i.resnets.j``                | ``input_blocks.{1 + i(L+1) + j}.0``            |
-|             | ``down_blocks.i.downsamplers.0.conv``      | ``input_blocks.{(i+1)(L+1)}.0.op``             |
-|             | ``mid_block.{resnets.0, attentions.0, resnets.1}`` | ``middle_block.{0, 1, 2}``             |
-|             | ``up_blocks.i.resnets.j``                  | ``output_blocks.{i(L+1) + j}.0``               |
-| autoencoder | ``decoder.up_blocks.i.resnets.j``          | ``decoder.up.{N-1-i}.block.j``                 |
-| OpenCLIP    | ``encoder.layers.i.self_attn.q_proj``      | first third of ``resblocks.i.attn.in_proj``    |
+| UNet        | `down_blocks.i.resnets.j`                | `input_blocks.{1 + i(L+1) + j}.0`            |
+|             | `down_blocks.i.downsamplers.0.conv`      | `input_blocks.{(i+1)(L+1)}.0.op`             |
+|             | `mid_block.{resnets.0, attentions.0, resnets.1}` | `middle_block.{0, 1, 2}`             |
+|             | `up_blocks.i.resnets.j`                  | `output_blocks.{i(L+1) + j}.0`               |
+| autoencoder | `decoder.up_blocks.i.resnets.j`          | `decoder.up.{N-1-i}.block.j`                 |
+| OpenCLIP    | `encoder.layers.i.self_attn.q_proj`      | first third of `resblocks.i.attn.in_proj`    |
 
-L is ``layers_per_block``, N the number of levels; attentions are ``.1``, upsamplers come after them.
+L is `layers_per_block`, N the number of levels; attentions are `.1`, upsamplers come after them.
 """
 
 import re
@@ -86,7 +86,7 @@ def ignored(key: str) -> bool:
 
 
 def original_name(name: str, config: names.ModelConfig) -> str:
-    """The original name, without its part's prefix, of what diffusers (transformers) calls ``name``."""
+    """The original name, without its part's prefix, of what diffusers (transformers) calls `name`."""
     match config:
         case UNetConfig():
             return _unet_name(name, config)

@@ -1,13 +1,13 @@
-"""Published ``config.json`` files → our configs, by an allow-list of keys; and back.
+"""Published `config.json` files -> our configs, by an allow-list of keys; and back.
 
 Three kinds of keys are known: the fields of our config; keys whose value must be the one that Stable Diffusion
-uses, since another would change the network; keys that change nothing at inference. Any other key is refused unless
-it is off (null or false), so that no published option is ever silently dropped.
+uses, since another would change the network; keys that change nothing at inference. Any other key is rejected unless
+it is off (null or false), so no published option is silently dropped.
 """
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, TypeVar
+from typing import Never, TypeVar
 
 from ine_jax.errors import InputError
 from ine_jax.models import clip, unet, vae, vit
@@ -24,16 +24,16 @@ _DEPTHS = ("layers_per_block", "num_hidden_layers")
 _ZERO_OK = ("freq_shift", "eos_token_id")
 _INT_OR_LIST = ("attention_head_dim", "num_attention_heads")
 
-# Keys that the configs' own ``from_dict`` checks for their value.
+# Keys that the configs' own `from_dict` checks for their value.
 _CHECKED: dict[type, Collection[str]] = {
-    UNetConfig: unet.REFUSED.keys(),
-    VaeConfig: {*vae.REFUSED, "down_block_types", "up_block_types"},
-    ClipTextConfig: clip.REFUSED.keys(),
-    ClipVisionConfig: clip.REFUSED.keys(),
-    VitConfig: vit.REFUSED.keys(),
+    UNetConfig: unet.OPTIONS.keys(),
+    VaeConfig: {*vae.OPTIONS, "down_block_types", "up_block_types"},
+    ClipTextConfig: clip.OPTIONS.keys(),
+    ClipVisionConfig: clip.OPTIONS.keys(),
+    VitConfig: vit.OPTIONS.keys(),
 }
 # Options with the one value that leaves the network as it is.
-_FIXED: dict[type, dict[str, Any]] = {
+_FIXED: dict[type, dict[str, object]] = {
     UNetConfig: {"resnet_out_scale_factor": 1.0, "attention_type": "default"},
     VaeConfig: {},
     ClipTextConfig: {"model_type": ("clip_text_model", "clip")},
@@ -68,11 +68,11 @@ _BASE_TEXT = {"hidden_size": 512, "intermediate_size": 2048, "num_attention_head
 _MAX_LABELS = 1 << 15
 
 
-def parse_config(cls: type[C], values: Mapping[str, Any], source: str) -> C:
-    """The config dataclass for a published ``config.json``; ``source`` names the file in messages.
+def parse_config(cls: type[C], values: Mapping[str, object], source: str) -> C:
+    """The config dataclass for a published `config.json`; `source` names the file in messages.
 
-    Raises :class:`InputError` for an unknown key that is on, a value of the wrong type or out of range, and for
-    options that the family does not use.
+    Raises:
+        InputError: an unknown key is on, a value has the wrong type or is out of range, or the family does not use it.
     """
     fields = {f.name: f.default for f in dataclasses.fields(cls) if f.name != "reference"}
     family = _FAMILY.get(cls, _SD)
@@ -97,34 +97,40 @@ def parse_config(cls: type[C], values: Mapping[str, Any], source: str) -> C:
     return cls.from_dict({k: v for k, v in values.items() if k in fields or k in _CHECKED[cls]})
 
 
-def parse_clip_config(values: Mapping[str, Any], source: str) -> ClipConfig:
-    """Both towers of a CLIPModel's ``config.json``, keys left out as transformers understands them.
+def parse_clip_config(values: Mapping[str, object], source: str) -> ClipConfig:
+    """Both towers of a CLIPModel's `config.json`; missing keys have transformers' defaults.
 
-    Raises :class:`InputError` as :func:`parse_config` does, and for any other kind of model.
+    Raises:
+        InputError: as `parse_config`, or another kind of model.
     """
     if values.get("model_type", "clip") != "clip":
         raise InputError(f"{source}: model_type is {values['model_type']!r}", "clip", "use a folder of a CLIPModel")
 
-    def tower(name: str) -> dict[str, Any]:
-        parts = [values.get(key) for key in (name, f"{name}_dict")]  # older files say both; the latter prevails
-        if not all(isinstance(part, dict | None) for part in parts):
-            raise InputError(f"{source}: {name} is no object", "an object", "take an undamaged copy")
-        return {key: value for part in parts for key, value in (part or {}).items() if value is not None}
+    def tower(name: str) -> dict[str, object]:
+        found: dict[str, object] = {}
+        for key in (name, f"{name}_dict"):  # older files have both; the latter wins
+            part = values.get(key) or {}
+            if not isinstance(part, Mapping):
+                raise InputError(f"{source}: {name} is not an object", "an object", "take an undamaged copy")
+            found |= {inner: value for inner, value in part.items() if value is not None}
+        return found
 
     vision = parse_config(ClipVisionConfig, tower("vision_config"), source)
     text = parse_config(ClipTextConfig, _BASE_TEXT | tower("text_config"), source)
     width = values.get("projection_dim") or ClipConfig.projection_dim
     _check(source, "projection_dim", ClipConfig.projection_dim, width)
+    assert isinstance(width, int)  # noqa: S101  checked
     return ClipConfig(text, vision, width)
 
 
-def parse_vit_config(values: Mapping[str, Any], source: str) -> VitConfig:
-    """Shape and labels of a ViTForImageClassification's ``config.json``.
+def parse_vit_config(values: Mapping[str, object], source: str) -> VitConfig:
+    """Shape and labels of a ViTForImageClassification's `config.json`.
 
-    Raises :class:`InputError` as :func:`parse_config` does, for another kind of model or problem, and unless
-    ``id2label`` names every logit by a label of its own.
+    Raises:
+        InputError: as `parse_config`, another kind of model or problem, or `id2label` does not give each logit its own
+            label.
     """
-    problem = values.get("problem_type") or "single_label_classification"
+    problem = str(values.get("problem_type") or "single_label_classification")
     if problem not in ("single_label_classification", "multi_label_classification"):
         raise InputError(f"{source}: problem_type {problem!r}", "single or multi_label_classification", "take another")
     rest = {key: value for key, value in values.items() if key not in ("problem_type", "labels", "independent")}
@@ -133,13 +139,15 @@ def parse_vit_config(values: Mapping[str, Any], source: str) -> VitConfig:
     labels = [named.get(str(i)) for i in range(len(named))] if isinstance(named, dict) else []
     good = all(isinstance(label, str) and 0 < len(label) <= 200 for label in labels)
     if not good or not 0 < len(set(labels)) == len(labels) <= _MAX_LABELS:
-        raise InputError(f"{source}: id2label is no list of labels", '{"0": "first", ...}, each once', "mend it")
+        raise InputError(
+            f"{source}: id2label does not list labels", '{"0": "first", ...}, each once', "change id2label"
+        )
     return dataclasses.replace(config, labels=tuple(map(str, labels)), independent=problem.startswith("multi"))
 
 
-def _check(source: str, key: str, default: Any, value: Any) -> None:
-    def fail(allowed: str) -> None:
-        raise InputError(f"{source}: {key} is {value!r}", allowed, "mend config.json")
+def _check(source: str, key: str, default: object, value: object) -> None:
+    def fail(allowed: str) -> Never:
+        raise InputError(f"{source}: {key} is {value!r}", allowed, "change config.json")
 
     if key in _INT_OR_LIST and not isinstance(value, list):
         default = 1
@@ -154,7 +162,7 @@ def _check(source: str, key: str, default: Any, value: Any) -> None:
         _check_scalar(key, default, value, fail)
 
 
-def _check_scalar(key: str, default: Any, value: Any, fail: Callable[[str], None]) -> None:
+def _check_scalar(key: str, default: object, value: object, fail: Callable[[str], Never]) -> None:
     if isinstance(default, bool) or isinstance(value, bool):
         if type(default) is not type(value):
             fail(f"a {type(default).__name__}")
@@ -170,9 +178,9 @@ def _check_scalar(key: str, default: Any, value: Any, fail: Callable[[str], None
             fail(f"a whole number from {low} to {high}")
 
 
-def config_json(config: ClipTextConfig | UNetConfig | VaeConfig) -> dict[str, Any]:
-    """The ``config.json`` object that diffusers or transformers (PyTorch) reads as the same network."""
-    values = {
+def config_json(config: ClipTextConfig | UNetConfig | VaeConfig) -> dict[str, object]:
+    """The `config.json` object that diffusers or transformers (PyTorch) reads as the same network."""
+    values: dict[str, object] = {
         key: list(value) if isinstance(value, tuple) else value
         for key, value in dataclasses.asdict(config).items()
         if key != "reference" and value is not None

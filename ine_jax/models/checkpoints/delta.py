@@ -1,20 +1,19 @@
 """Partial UNet weights in the layout that ESD publishes (arXiv 2303.07345, its released checkpoints).
 
 One safetensors file; keys are the UNet's own PyTorch names without a prefix, such as
-``down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight``; values are the whole new weights, not
+`down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight`; values are the whole new weights, not
 differences.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import flax.traverse_util
 import jax.numpy as jnp
 import numpy as np
 
 from ine_jax.errors import InputError
 from ine_jax.models.checkpoints import names
+from ine_jax.models.trees import flatten_params, unflatten_params
 from ine_jax.storage import weight_files as files
 from ine_jax.storage.safetensors_writer import write_safetensors
 from ine_jax.types import Params
@@ -23,7 +22,8 @@ from ine_jax.types import Params
 def read_unet_delta(path: str | Path) -> dict[str, np.ndarray]:
     """PyTorch-named arrays of a partial UNet file, in their stored dtype.
 
-    Raises :class:`InputError` where the file is missing, is not safetensors or holds no tensor.
+    Raises:
+        InputError: the file is missing, is not safetensors or holds no tensor.
     """
     weights = files.Weights((Path(path),))
     if not weights:
@@ -31,13 +31,14 @@ def read_unet_delta(path: str | Path) -> dict[str, np.ndarray]:
     return dict(weights)
 
 
-def apply_unet_delta(params: Params, partial: Mapping[str, Any]) -> Params:
-    """UNet parameters with the weights in ``partial`` in place of their own, in the dtype of ``params``.
+def apply_unet_delta(params: Params, partial: names.Arrays) -> Params:
+    """A copy of the UNet parameters in which the weights in `partial` replace their own, in the dtype of `params`.
 
-    Raises :class:`ine_jax.models.checkpoints.names.WeightMismatch` for a key that the UNet lacks or a wrong shape, and
-    :class:`InputError` for values that are not finite; ``params`` is left as it is.
+    Raises:
+        WeightMismatch: the UNet lacks a key, or a shape differs.
+        InputError: values are not finite.
     """
-    flat = flax.traverse_util.flatten_dict(params)
+    flat = flatten_params(params)
     paths = {names.torch_name(path): path for path in flat}
     unexpected = [key for key in partial if key not in paths]
     misshapen: list[str] = []
@@ -52,7 +53,7 @@ def apply_unet_delta(params: Params, partial: Mapping[str, Any]) -> Params:
         path = paths[key]
         array = names.to_flax_layout(path, np.asarray(value))
         flat[path] = names.to_array(f"partial UNet weights: {key}", array, flat[path].dtype)
-    return flax.traverse_util.unflatten_dict(flat)
+    return unflatten_params(flat)
 
 
 def write_unet_delta(
@@ -62,13 +63,19 @@ def write_unet_delta(
     metadata: Mapping[str, str] | None = None,
     dtype: str | None = None,
 ) -> tuple[str, ...]:
-    """Write those weights of ``params`` that differ from ``base_params``; returns their PyTorch names.
+    """Write the weights of `params` that differ from `base_params`; returns their PyTorch names.
 
-    ``dtype`` (``"float16"``, ``"bfloat16"``, ``"float32"``; None: as they are) is that of the file; what changed is
-    decided before rounding. Raises :class:`InputError` where the trees differ, a value is not finite or nothing
-    has changed.
+    Args:
+        params: the edited UNet.
+        base_params: the original.
+        path: of the file.
+        metadata: for its header.
+        dtype: of the file; None keeps that of each weight. What changed is decided before rounding.
+
+    Raises:
+        InputError: the trees differ, a value is not finite, or nothing has changed.
     """
-    new, base = flax.traverse_util.flatten_dict(params), flax.traverse_util.flatten_dict(base_params)
+    new, base = flatten_params(params), flatten_params(base_params)
     if new.keys() != base.keys() or any(new[k].shape != base[k].shape for k in new):
         raise InputError(
             "the two UNets have different parameters", "the same architecture", "compare with the right base"

@@ -1,7 +1,7 @@
-"""Legacy Flax weights (``flax_model.msgpack``, ``diffusion_flax_model.msgpack``): arrays mapped from the file; written.
+"""Legacy Flax weights (`flax_model.msgpack`, `diffusion_flax_model.msgpack`): arrays mapped from the file; written.
 
 The format is msgpack (https://github.com/msgpack/msgpack/blob/master/spec.md) of nested maps with text keys; an array
-is extension type 1, whose payload is again msgpack: ``(shape, dtype name, bytes)``, as ``flax.serialization`` has it.
+is extension type 1, whose payload is again msgpack: `(shape, dtype name, bytes)`, as `flax.serialization` has it.
 Only maps, texts, numbers and that extension are read; nothing is executed and no array is copied.
 """
 
@@ -32,7 +32,7 @@ _PLAIN = {0xC0: None, 0xC2: False, 0xC3: True}
 def read_msgpack_leaves(path: Path) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
     """Path of keys and array of every leaf, in the file's order.
 
-    Raises :class:`InputError` for anything but nested maps of arrays, and for lengths that the file does not have.
+    Raises `InputError` for anything but nested maps of arrays, and for lengths that the file does not have.
     """
     try:
         yield from _Reader(np.memmap(path, np.uint8, mode="r")).walk((), 0)
@@ -43,7 +43,7 @@ def read_msgpack_leaves(path: Path) -> Iterator[tuple[tuple[str, ...], np.ndarra
 
 
 def write_msgpack(file: BinaryIO, state: Mapping[tuple[str, ...], Any]) -> None:
-    """Write tensors by path as ``flax.serialization.to_bytes`` writes the nested tree, one in memory at a time."""
+    """Write tensors by path as `flax.serialization.to_bytes` writes the nested tree, one in memory at a time."""
     heads: dict[str, dict[tuple[str, ...], Any]] = {}
     for path, tensor in state.items():
         heads.setdefault(path[0], {})[path[1:]] = tensor
@@ -65,7 +65,7 @@ def write_msgpack(file: BinaryIO, state: Mapping[tuple[str, ...], Any]) -> None:
 
 
 def _head(length: int, short: int | None, below: int, wide: Mapping[int, int]) -> bytes:
-    """The shortest encoding of a length: in the first byte where it is ``below`` a bound, else after it."""
+    """The shortest encoding of a length: in the first byte where it is `below` a bound, else after it."""
     if short is not None and length < below:
         return bytes([short | length])
     code, width = next((code, width) for code, width in wide.items() if length < 256**width)
@@ -136,7 +136,7 @@ class _Reader:
         raise ValueError(f"byte {head:#x}")
 
     def length(self, wide: dict[int, int], short: int, mask: int) -> int:
-        """Length of a text, list or map: in its first byte (``short`` with the bits of ``mask``), or after it."""
+        """Length of a text, list or map: in its first byte (`short` with the bits of `mask`), or after it."""
         head = self.byte()
         if head in wide:
             return self.number(wide[head])
@@ -149,11 +149,11 @@ class _Reader:
         return self.number(1)
 
     def number(self, width: int) -> int:
-        """A big-endian number of ``width`` bytes."""
+        """A big-endian number of `width` bytes."""
         return int.from_bytes(bytes(self.take(width)), "big")
 
     def take(self, count: int) -> np.ndarray:
-        """The next ``count`` bytes."""
+        """The next `count` bytes."""
         found = self.data[self.at : self.at + count]
         if len(found) != count:
             raise ValueError("the file ends too early")

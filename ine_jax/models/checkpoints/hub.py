@@ -22,7 +22,7 @@ _SIDE_FILES = ["model_index.json", "scheduler/*.json", "tokenizer/*.json", "toke
 def pipeline_folder(path_or_id: str | Path, revision: str | None, variant: str | None) -> Path:
     """A local folder if there is one of that name, else the hub's copy; only the files that are read are fetched.
 
-    Components without safetensors come as ``.bin``, or else as ``.msgpack``. Raises :class:`InputError` for a path that
+    Components without safetensors come as `.bin`, or else as `.msgpack`. Raises `InputError` for a path that
     is no folder, and where the hub does not give it.
     """
     folder = Path(path_or_id)
@@ -50,7 +50,7 @@ def model_folder(path_or_id: str | Path, revision: str | None) -> Path:
     """Folder of one model of transformers: a local one if there is one of that name, else the hub's copy.
 
     A full commit hash that is in the cache already is taken from there, without asking the hub. Raises
-    :class:`InputError` where neither has a ``config.json`` with weights.
+    `InputError` where neither has a `config.json` with weights.
     """
     folder = Path(path_or_id)
     if not folder.is_dir():
@@ -86,9 +86,9 @@ def _is_model(folder: Path) -> bool:
 
 
 def checkpoint_path(path_or_id: str | Path) -> Path:
-    """A local file or folder if there is one, else the hub's: ``owner/name[/file or folder][@revision]``.
+    """A local file or folder if there is one, else the hub's: `owner/name[/file or folder][@revision]`.
 
-    Raises :class:`InputError` where neither is there.
+    Raises `InputError` where neither is there.
     """
     path = Path(path_or_id)
     if path.exists():
@@ -108,11 +108,11 @@ def checkpoint_path(path_or_id: str | Path) -> Path:
 
 
 def open_checkpoints(given: Sequence[str | Path]) -> tuple[list[Checkpoint], dict[str, Path]]:
-    """What stands at each of the places, opened in order, and its files: ``unlearned-<number>/<name>`` → path.
+    """What stands at each of the places, opened in order, and its files: `unlearned-<number>/<name>` → path.
 
-    A place is what :func:`checkpoint_path` takes; the text ``place:0.8`` is a LoRA (or a folder of them) added 0.8
-    times, and its files are ``unlearned-<number>:0.8/<name>``. Raises :class:`InputError` as
-    :func:`checkpoints.read` does, and for a multiplier of anything but a LoRA.
+    A place is what `checkpoint_path` takes; the text `place:0.8` is a LoRA (or a folder of them) added 0.8
+    times, and its files are `unlearned-<number>:0.8/<name>`. Raises `InputError` as
+    `checkpoints.read` does, and for a multiplier of anything but a LoRA.
     """
     opened: list[Checkpoint] = []
     files: dict[str, Path] = {}

@@ -2,13 +2,13 @@
 
 | written by            | key of the first factor                                                          |
 |-----------------------|----------------------------------------------------------------------------------|
-| diffusers (DUO)       | ``unet.<module>.lora.down.weight``                                               |
-| diffusers before 0.17 | ``unet.<attention>.processor.to_q_lora.down.weight``                             |
-| peft                  | ``unet.<module>.lora_A.weight``, ``base_model.model.<module>.lora_A.weight``     |
-| kohya (SPM)           | ``lora_unet_<module with _ for .>.lora_down.weight``, beside it ``.alpha``       |
+| diffusers (DUO)       | `unet.<module>.lora.down.weight`                                               |
+| diffusers before 0.17 | `unet.<attention>.processor.to_q_lora.down.weight`                             |
+| peft                  | `unet.<module>.lora_A.weight`, `base_model.model.<module>.lora_A.weight`     |
+| kohya (SPM)           | `lora_unet_<module with _ for .>.lora_down.weight`, beside it `.alpha`       |
 
-Convolutions keep their kernel in the first factor; the second is 1×1. peft's alpha stands in ``adapter_config.json``,
-or under ``lora_adapter_metadata`` in the header of diffusers' files.
+Convolutions keep their kernel in the first factor; the second is 1×1. peft's alpha stands in `adapter_config.json`,
+or under `lora_adapter_metadata` in the header of diffusers' files.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ _TEXT_MODULE = re.compile(r"text_model[._]|encoder\.layers\.")
 
 @dataclasses.dataclass(frozen=True)
 class Factors:
-    """One module's change: ``down [rank, in, ...]``, ``up [out, rank, ...]`` and their scale."""
+    """One module's change: `down [rank, in, ...]`, `up [out, rank, ...]` and their scale."""
 
     down: Tensor
     up: Tensor
@@ -60,9 +60,9 @@ def is_lora(key: str) -> bool:
 def lora_factors(
     what: str, state: State, metadata: Mapping[str, str], adapter: Mapping[str, Any]
 ) -> dict[tuple[str, str], Factors]:
-    """(component, module name with ``_`` for ``.``) → factors, of every module in the file.
+    """(component, module name with `_` for `.`) → factors, of every module in the file.
 
-    ``metadata`` is the file's header, ``adapter`` peft's ``adapter_config.json``. Raises :class:`InputError` for a key
+    `metadata` is the file's header, `adapter` peft's `adapter_config.json`. Raises `InputError` for a key
     that is no factor, a factor without its fellow, and options that are more than a product of two factors.
     """
     found: dict[tuple[str, str], dict[str, Tensor]] = {}

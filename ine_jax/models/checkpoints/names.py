@@ -1,41 +1,43 @@
-"""Weight names and layouts: PyTorch ``state_dict`` (diffusers, transformers) ↔ Flax parameter tree.
+"""Weight names and layouts: PyTorch `state_dict` (diffusers, transformers) <-> Flax parameter tree.
 
-A Flax path becomes a PyTorch name by one rule table, and a leaf's array by one layout rule; both directions follow
-from the shapes that the module itself declares, so no list of names is kept by hand.
+One table of rules turns a Flax path into a PyTorch name, one rule turns an array's layout. Both directions follow from
+the shapes that the module declares, so no list of names is kept by hand.
 
 | PyTorch                          | Flax                             | array                       |
 |----------------------------------|----------------------------------|-----------------------------|
-| ``down_blocks.0.resnets.1``      | ``down_blocks_0/resnets_1``      |                             |
-| ``Linear.weight [out, in]``      | ``Dense kernel [in, out]``       | transposed                  |
-| ``Conv2d.weight [out, in, h, w]``| ``Conv kernel [h, w, in, out]``  | OIHW → HWIO                 |
-| ``GroupNorm/LayerNorm.weight``   | ``scale``                        | as it is                    |
-| ``Embedding.weight``             | ``embedding``                    | as it is                    |
-| VAE ``to_q to_k to_v to_out.0``  | ``query key value proj_attn``    | (older files use these too) |
+| `down_blocks.0.resnets.1`      | `down_blocks_0/resnets_1`      |                             |
+| `Linear.weight [out, in]`      | `Dense kernel [in, out]`       | transposed                  |
+| `Conv2d.weight [out, in, h, w]`| `Conv kernel [h, w, in, out]`  | OIHW → HWIO                 |
+| `GroupNorm/LayerNorm.weight`   | `scale`                        | as it is                    |
+| `Embedding.weight`             | `embedding`                    | as it is                    |
+| VAE `to_q to_k to_v to_out.0`  | `query key value proj_attn`    | (older files use these too) |
 """
 
 import functools
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TypeAlias
 
 import flax.linen as nn
-import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
+from numpy.typing import ArrayLike
 
 from ine_jax.errors import InputError
 from ine_jax.models.clip import ClipText, ClipTextConfig
 from ine_jax.models.clip_vision import Clip, ClipConfig
+from ine_jax.models.trees import Path, flatten_params, unflatten_params
 from ine_jax.models.unet import UNet, UNetConfig
 from ine_jax.models.vae import Vae, VaeConfig
 from ine_jax.models.vit import Vit, VitConfig
-from ine_jax.types import Params
+from ine_jax.types import AnyArray, Params
 
-ModelConfig = ClipTextConfig | UNetConfig | VaeConfig
-Config = ModelConfig | ClipConfig | VitConfig  # the parts of a text-to-image model, and what judges images
-Path = tuple[str, ...]
-Shape = tuple[int, ...]
+ModelConfig: TypeAlias = ClipTextConfig | UNetConfig | VaeConfig
+Config: TypeAlias = ModelConfig | ClipConfig | VitConfig  # the last two score images
+Shape: TypeAlias = tuple[int, ...]
+Arrays: TypeAlias = Mapping[str, ArrayLike]  # by PyTorch name; the values may be read lazily
 
 _NUMBERED = re.compile(
     r"(down_blocks|up_blocks|resnets|attentions|downsamplers|upsamplers|transformer_blocks|net|to_out)_(\d+)"
@@ -50,11 +52,11 @@ _CLIP_IGNORED = re.compile(r"(text|vision)_model\.embeddings\.position_ids")
 _SHOWN = 2  # keys of each kind that the message shows; the exception carries all of them
 
 
-class WeightMismatch(InputError):  # noqa: N818  says what the files are, as the base class's name does not
+class WeightMismatch(InputError):  # noqa: N818  the name describes the files
     """A checkpoint does not fit its config; the attributes hold every key, the message the first few and the counts."""
 
     def __init__(self, what: str, missing: list[str], unexpected: list[str], misshapen: list[str]) -> None:
-        """``misshapen`` entries read ``name (found) not (expected)``."""
+        """`misshapen` entries read `name (found) not (expected)`."""
         self.missing, self.unexpected, self.misshapen = tuple(missing), tuple(unexpected), tuple(misshapen)
         kinds = (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen))
         lines = [f"{len(keys)} {kind}: {_first(keys)}" for kind, keys in kinds if keys]
@@ -69,7 +71,7 @@ def _first(keys: list[str]) -> str:
 
 
 def torch_name(path: Path) -> str:
-    """PyTorch name of the Flax parameter at ``path``."""
+    """PyTorch name of the Flax parameter at `path`."""
 
     def module(before: str, name: str) -> str:
         if before.startswith("attentions_"):  # the VAE's: a vision transformer has a "query" of that name
@@ -81,7 +83,7 @@ def torch_name(path: Path) -> str:
 
 
 def torch_shape(path: Path, shape: Shape) -> Shape:
-    """Shape in PyTorch of the Flax parameter at ``path`` with ``shape``."""
+    """Shape in PyTorch of the Flax parameter at `path` with `shape`."""
     if path[-1] != "kernel":
         return shape
     return (shape[3], shape[2], shape[0], shape[1]) if len(shape) == 4 else shape[::-1]
@@ -102,8 +104,8 @@ def to_flax_layout(path: Path, array: np.ndarray) -> np.ndarray:
 
 
 def _module_and_inputs(config: Config) -> tuple[nn.Module, tuple[jax.ShapeDtypeStruct, ...]]:
-    def array(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, dtype)
+    def array(*shape: int, dtype: DTypeLike = jnp.float32) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype)  # type: ignore[no-untyped-call]
 
     match config:
         case ClipTextConfig():
@@ -122,9 +124,10 @@ def _module_and_inputs(config: Config) -> tuple[nn.Module, tuple[jax.ShapeDtypeS
 
 @functools.lru_cache(maxsize=16)
 def parameter_shapes(config: Config) -> Mapping[Path, Shape]:
-    """Path → shape of every parameter of the network that ``config`` describes; nothing is allocated.
+    """Path -> shape of every parameter of the network that `config` describes; nothing is allocated.
 
-    Raises :class:`InputError` where the numbers do not fit together (heads or groups that do not divide a width).
+    Raises:
+        InputError: the numbers do not fit together (heads or groups that do not divide a width).
     """
     module, inputs = _module_and_inputs(config)
     try:
@@ -133,18 +136,19 @@ def parameter_shapes(config: Config) -> Mapping[Path, Shape]:
         raise InputError(
             f"{type(config).__name__}: {str(error).splitlines()[0]}",
             "widths that are multiples of norm_num_groups and of the number of heads",
-            "mend config.json",
+            "change config.json",
         ) from error
-    return {path: leaf.shape for path, leaf in flax.traverse_util.flatten_dict(tree).items()}
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {tuple(step.key for step in path): leaf.shape for path, leaf in leaves}
 
 
 def torch_shapes(config: Config) -> dict[str, Shape]:
-    """Name → shape of the same network's PyTorch ``state_dict``."""
+    """Name -> shape of the same network's PyTorch `state_dict`."""
     return {torch_name(path): torch_shape(path, shape) for path, shape in parameter_shapes(config).items()}
 
 
 def canonical_name(config: Config, key: str) -> str | None:
-    """Today's name for a key as some release wrote it; None for a key that holds no parameter."""
+    """Current name of a key that any release wrote; None for a key that holds no parameter."""
     match config:
         case ClipTextConfig():
             if _TEXT_IGNORED.fullmatch(key):
@@ -158,16 +162,23 @@ def canonical_name(config: Config, key: str) -> str | None:
 
 
 def same_shape(given: Shape, wanted: Shape) -> bool:
-    """Whether a tensor of shape ``given`` can stand for ``wanted``, 1×1 convolution and dense layer counting as one."""
+    """Whether the shapes agree, where a 1x1 convolution and a dense layer count as equal."""
     short, long = sorted((given, wanted), key=len)
     return given == wanted or (len(short) == 2 and long == (*short, 1, 1))
 
 
-def from_torch(what: str, state: Mapping[str, Any], config: Config, dtype: Any = jnp.float32) -> Params:
-    """Flax parameters of ``config``'s network from a PyTorch ``state_dict`` of arrays, in ``dtype`` (None: as given).
+def from_torch(what: str, state: Arrays, config: Config, dtype: DTypeLike | None = jnp.float32) -> Params:
+    """Flax parameters of `config`'s network from a PyTorch `state_dict` of arrays.
 
-    Raises :class:`WeightMismatch` with every missing, unexpected and misshapen key, and :class:`InputError` for
-    values that are not finite floating-point numbers. ``what`` names the source in messages.
+    Args:
+        what: names the source in messages.
+        state: arrays by PyTorch name.
+        config: of the network.
+        dtype: of the parameters; None keeps that of each array.
+
+    Raises:
+        WeightMismatch: keys are missing, unexpected or misshapen; the error lists all of them.
+        InputError: values are not finite floating-point numbers.
     """
     expected = {torch_name(path): (path, torch_shape(path, s)) for path, s in parameter_shapes(config).items()}
     found: dict[str, str] = {}
@@ -180,7 +191,7 @@ def from_torch(what: str, state: Mapping[str, Any], config: Config, dtype: Any =
             unexpected.append(key)
     missing = [name for name in expected if name not in found]
 
-    flat: dict[Path, jax.Array] = {}
+    flat: dict[Path, AnyArray] = {}
     misshapen: list[str] = []
     for name, key in found.items():
         path, shape = expected[name]
@@ -192,11 +203,11 @@ def from_torch(what: str, state: Mapping[str, Any], config: Config, dtype: Any =
         path, shape = expected[name]
         given = np.asarray(state[key]).reshape(shape)
         flat[path] = to_array(f"{what}: {key}", to_flax_layout(path, given), dtype)
-    return flax.traverse_util.unflatten_dict(flat)
+    return unflatten_params(flat)
 
 
-def to_array(what: str, array: np.ndarray, dtype: Any) -> jax.Array:
-    """``array`` as a device array in ``dtype`` (None: its own); :class:`InputError` unless all are finite floats."""
+def to_array(what: str, array: np.ndarray, dtype: DTypeLike | None) -> jax.Array:
+    """`array` as a device array in `dtype` (None: its own); raises InputError unless all values are finite floats."""
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise InputError(f"{what} holds {array.dtype}", "float32, float16 or bfloat16", "convert the file first")
     # In NumPy: JAX would compile a conversion and a reduction for every distinct shape.
@@ -204,12 +215,12 @@ def to_array(what: str, array: np.ndarray, dtype: Any) -> jax.Array:
         out = array.astype(array.dtype if dtype is None else dtype, copy=False)
     if not np.isfinite(out).all():
         raise InputError(f"{what} holds NaN or infinity in {out.dtype}", "finite numbers", "take an undamaged copy")
-    return jnp.array(out)  # a copy: the caller may go on changing its own
+    return jnp.array(out)  # a copy: the caller may change its own later
 
 
 def to_torch(params: Params) -> dict[str, np.ndarray]:
-    """PyTorch ``state_dict`` of any part's Flax parameters, as contiguous host arrays, dtype kept."""
-    flat = flax.traverse_util.flatten_dict(params)
+    """PyTorch `state_dict` of any part's Flax parameters, as contiguous host arrays; the dtype stays."""
     return {
-        torch_name(path): np.ascontiguousarray(to_torch_layout(path, np.asarray(leaf))) for path, leaf in flat.items()
+        torch_name(path): np.ascontiguousarray(to_torch_layout(path, np.asarray(leaf)))
+        for path, leaf in flatten_params(params).items()
     }

@@ -1,14 +1,15 @@
-"""Networks of transformers that judge images: from a folder or hub id to config, parameters and hashes."""
+"""Networks of transformers that score images: from a folder or hub id to config, parameters and hashes."""
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from ine_jax.models.checkpoints import configs, hub, names, tensors
 from ine_jax.models.clip_vision import ClipConfig
 from ine_jax.models.parts import TOKENIZER_FILES
 from ine_jax.models.vit import VitConfig
 from ine_jax.storage import weight_files as files
+from ine_jax.storage.provenance import file_hash
 from ine_jax.types import Params
 
 C = TypeVar("C", bound=ClipConfig | VitConfig)
@@ -19,8 +20,8 @@ PREPROCESSOR = "preprocessor_config.json"
 class Network(Generic[C]):
     """A model in memory (Flax parameters, float32) and where it came from.
 
-    ``hashes`` maps every file that was read to its SHA-256; ``revision`` is the commit, for a copy of the hub's.
-    ``preprocessor`` holds the values of its ``preprocessor_config.json``, empty where there is none.
+    `hashes` maps every file that was read to its SHA-256; `revision` is the commit, for a copy of the hub's.
+    `preprocessor` holds the values of its `preprocessor_config.json`, empty where there is none.
     """
 
     name: str
@@ -28,15 +29,16 @@ class Network(Generic[C]):
     revision: str
     config: C
     params: Params
-    preprocessor: dict[str, Any]
+    preprocessor: dict[str, object]
     hashes: dict[str, str]
 
 
 def read_clip_network(path_or_id: str | Path, revision: str | None = None) -> Network[ClipConfig]:
-    """Read a CLIPModel: ``config.json`` with ``model.safetensors`` (whole or sharded) or ``pytorch_model.bin``.
+    """Read a CLIPModel: `config.json` with `model.safetensors` (whole or sharded) or `pytorch_model.bin`.
 
-    Raises :class:`InputError` for missing or damaged files and for another kind of model, and
-    :class:`WeightMismatch` for keys that do not fit the config.
+    Raises:
+        InputError: files are missing or damaged, or it is another kind of model.
+        WeightMismatch: keys do not fit the config.
     """
     folder = hub.model_folder(path_or_id, revision)
     config = configs.parse_clip_config(
@@ -46,7 +48,7 @@ def read_clip_network(path_or_id: str | Path, revision: str | None = None) -> Ne
 
 
 def read_vit_network(path_or_id: str | Path, revision: str | None = None) -> Network[VitConfig]:
-    """Read a ViTForImageClassification; files and errors as in :func:`read_clip_network`."""
+    """Read a ViTForImageClassification; files and errors as in `read_clip_network`."""
     folder = hub.model_folder(path_or_id, revision)
     config = configs.parse_vit_config(
         files.read_json(files.inside(folder, "config.json")), f"{folder.name}/config.json"
@@ -67,5 +69,5 @@ def _read(path_or_id: str | Path, folder: Path, config: C) -> Network[C]:
         config=config,
         params=params,
         preprocessor=files.read_json(folder / PREPROCESSOR) if (folder / PREPROCESSOR).is_file() else {},
-        hashes={file.name: files.sha256(file) for file in read},
+        hashes={file.name: file_hash(file) for file in read},
     )

@@ -20,9 +20,9 @@ def apply_checkpoints(
 ) -> tuple[State, tuple[str, ...]]:
     """Tensors of one part of the model with every checkpoint applied in turn, and one line for each that changed it.
 
-    A LoRA's product is computed in float32 and added to what is there, when the tensor is read; with ``keep_dtype`` the
-    sum is rounded to the tensor's own dtype. Raises :class:`names.WeightMismatch` with every unexpected or misshapen
-    key, and every missing one where the checkpoint says to be whole; :class:`InputError` for another ``config.json``.
+    A LoRA's product is computed in float32 and added to what is there, when the tensor is read; with `keep_dtype` the
+    sum is rounded to the tensor's own dtype. Raises `names.WeightMismatch` with every unexpected or misshapen
+    key, and every missing one where the checkpoint says to be whole; `InputError` for another `config.json`.
     """
     changes: list[str] = []
     state = dict(base)
@@ -135,7 +135,7 @@ def _sum(base: Tensor, factors: lora.Factors, keep_dtype: bool) -> Tensor:
     dtype = base.dtype if keep_dtype else "float32"
 
     def read() -> np.ndarray:
-        values = np.asarray(base)
-        return (values.astype(np.float32) + factors.product(base.shape)).astype(dtype)
+        total: np.ndarray = np.asarray(base).astype(np.float32) + factors.product(base.shape)
+        return total.astype(dtype)
 
     return Tensor(base.shape, dtype, read)

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
-import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
 from ine_jax.errors import InputError
+from ine_jax.models import trees
 from ine_jax.models.checkpoints import configs, flax_msgpack, names, overlay, tensors
 from ine_jax.models.checkpoints.model_files import find_model_files
 from ine_jax.models.checkpoints.recognize import STEMS
@@ -28,7 +28,7 @@ from ine_jax.storage import weight_files as files
 from ine_jax.storage.atomic import atomic_file, write_atomic, write_json
 from ine_jax.storage.dtypes import MODEL_DTYPES
 from ine_jax.storage.safetensors_writer import write_safetensors
-from ine_jax.types import Params
+from ine_jax.types import AnyArray, Params
 
 Layout = Literal["diffusers", "flax"]
 
@@ -185,19 +185,19 @@ def _index(parts: ModelParts, layout: Layout) -> dict[str, object]:
     }
 
 
-def _torch_tensors(component: str, params: Params, dtype: str) -> dict[names.Path, tensors.Tensor]:
+def _torch_tensors(component: str, params: Params, dtype: str) -> dict[trees.Path, tensors.Tensor]:
     """Tensors in PyTorch's layout and in `dtype` by their Flax path, each made when it is read."""
 
-    def tensor(path: names.Path, leaf: jax.Array | np.ndarray) -> tensors.Tensor:
+    def tensor(path: trees.Path, leaf: AnyArray) -> tensors.Tensor:
         def read() -> np.ndarray:
             array = names.to_torch_layout(path, np.asarray(leaf))
             return np.asarray(names.to_array(f"{component}: {names.torch_name(path)}", array, jnp.dtype(dtype)))
 
         return tensors.Tensor(names.torch_shape(path, leaf.shape), dtype, read)
 
-    return {path: tensor(path, leaf) for path, leaf in flax.traverse_util.flatten_dict(params).items()}
+    return {path: tensor(path, leaf) for path, leaf in trees.flatten_params(params).items()}
 
 
-def _in_flax_layout(path: names.Path, tensor: tensors.Tensor) -> tensors.Tensor:
+def _in_flax_layout(path: trees.Path, tensor: tensors.Tensor) -> tensors.Tensor:
     shape = names.to_flax_layout(path, np.broadcast_to(np.zeros(()), tensor.shape)).shape
     return tensor.then(shape, lambda values: names.to_flax_layout(path, values))

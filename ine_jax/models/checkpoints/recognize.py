@@ -1,15 +1,15 @@
 """What a published checkpoint is, found out from its files and names, and its tensors under the names of each part.
 
 A path is a file or a folder. Which part of the model a tensor belongs to follows from the beginning of its name
-(``_OWNERS``); LoRA factors are told by their ends (``lora.py``); what cannot become weights of the model is refused
-with the reason (``_REFUSED``). ``overlay.py`` puts a checkpoint on top of a base model.
+(`_OWNERS`); LoRA factors are told by their ends (`lora.py`); what cannot become weights of the model is refused
+with the reason (`_REFUSED`). `overlay.py` puts a checkpoint on top of a base model.
 
 | layout                                               | methods that publish it                            |
 |------------------------------------------------------|----------------------------------------------------|
-| folder with ``text_encoder/ unet/ vae/``             | MACE; any diffusers pipeline                       |
-| component folder with ``config.json``                | AdvUnlearn (text encoder), UNet folders            |
-| UNet ``state_dict``, whole or part, bare or ``unet`` | ESD, UCE, RECE, SalUn, Concept Ablation            |
-| CompVis file (``model.diffusion_model.*``)           | ESD, SalUn, original releases                      |
+| folder with `text_encoder/ unet/ vae/`             | MACE; any diffusers pipeline                       |
+| component folder with `config.json`                | AdvUnlearn (text encoder), UNet folders            |
+| UNet `state_dict`, whole or part, bare or `unet` | ESD, UCE, RECE, SalUn, Concept Ablation            |
+| CompVis file (`model.diffusion_model.*`)           | ESD, SalUn, original releases                      |
 | LoRA of diffusers, peft or kohya; several are added  | DUO, SPM                                           |
 """
 
@@ -75,9 +75,9 @@ _REFUSED = (
 class Checkpoint:
     """One checkpoint's contents; nothing is read but names and shapes.
 
-    ``kind`` says what it is; ``parts`` maps ``text_encoder``, ``unet``, ``vae`` to tensors under whatever names they
-    came; ``factors`` are those of a LoRA, ``times`` the multiplier that is in their scales already; ``whole`` says that
-    each part must be complete; ``configs`` hold the ``config.json`` beside a part.
+    `kind` says what it is; `parts` maps `text_encoder`, `unet`, `vae` to tensors under whatever names they
+    came; `factors` are those of a LoRA, `times` the multiplier that is in their scales already; `whole` says that
+    each part must be complete; `configs` hold the `config.json` beside a part.
     """
 
     path: Path
@@ -99,7 +99,7 @@ class Checkpoint:
 def recognize_checkpoints(path: str | Path) -> tuple[Checkpoint, ...]:
     """The checkpoint at a path; several where a folder holds several LoRAs, which are meant to be added.
 
-    Raises :class:`InputError` for a missing or damaged file, one that is nothing of the kinds above, and for what
+    Raises `InputError` for a missing or damaged file, one that is nothing of the kinds above, and for what
     cannot become weights of the model, with the reason.
     """
     path = Path(path)
@@ -128,7 +128,7 @@ def base_family(checkpoint: Checkpoint) -> str:
 
 
 def summarize_layers(keys: Iterable[str]) -> str:
-    """What the tensors are, counted by the last two words of their module: ``attn2.to_k x 16, attn2.to_v x 16``."""
+    """What the tensors are, counted by the last two words of their module: `attn2.to_k x 16, attn2.to_v x 16`."""
     counted: Counter[str] = Counter()
     for key in keys:
         words = [word for word in key.removesuffix(".weight").removesuffix(".bias").split(".") if not word.isdigit()]
@@ -154,7 +154,7 @@ def _parts_of_folder(folder: Path, held: list[str]) -> Checkpoint:
 
 
 def _component(folder: Path, stem: str) -> Checkpoint:
-    """A folder with one part's weights; with its ``config.json`` it is that part as a whole."""
+    """A folder with one part's weights; with its `config.json` it is that part as a whole."""
     found = _identify(folder, tensors.read_component_weights(folder, ".", stem))
     if not (folder / "config.json").is_file() or len(found.parts) != 1:
         return found

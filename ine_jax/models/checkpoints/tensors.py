@@ -1,8 +1,8 @@
 """Named tensors of any weight file, read when asked for: safetensors, PyTorch pickles, legacy Flax msgpack.
 
 What a file is follows from its first bytes, not from its name. A PyTorch pickle is read by
-:mod:`ine_jax.storage.pickles`, which executes nothing. Every file becomes one flat mapping of PyTorch names
-(``names.py``): nested dictionaries are joined by dots, and Flax paths get their PyTorch name and layout.
+`pickles`, which executes nothing. Every file becomes one flat mapping of PyTorch names
+(`names.py`): nested dictionaries are joined by dots, and Flax paths get their PyTorch name and layout.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ class Tensor:
         return values if dtype is None else values.astype(dtype)
 
     def then(self, shape: tuple[int, ...], change: Callable[[np.ndarray], np.ndarray]) -> "Tensor":
-        """What ``change`` makes of the values, of ``shape``; computed when it is read."""
+        """What `change` makes of the values, of `shape`; computed when it is read."""
         return Tensor(shape, self.dtype, lambda: change(self.read()))
 
 
@@ -79,7 +79,7 @@ def from_array(array: np.ndarray) -> Tensor:
 def read_weight_file(path: Path) -> Source:
     """Tensors of one file.
 
-    Raises :class:`InputError` where it is missing or damaged, :class:`NotWeights` where it is of another kind or holds
+    Raises `InputError` where it is missing or damaged, `NotWeights` where it is of another kind or holds
     no tensor.
     """
     try:
@@ -103,10 +103,10 @@ def read_weight_file(path: Path) -> Source:
 
 
 def read_component_weights(folder: Path, component: str, stem: str, variant: str | None = None) -> Source:
-    """Tensors of a component's folder: ``<stem>.safetensors`` or its shards; else ``.bin``, whole or sharded; else
-    Flax's ``.msgpack``.
+    """Tensors of a component's folder: `<stem>.safetensors` or its shards; else `.bin`, whole or sharded; else
+    Flax's `.msgpack`.
 
-    ``component`` is a folder in ``folder``, or ``"."``. Raises :class:`InputError` where there is none of them.
+    `component` is a folder in `folder`, or `"."`. Raises `InputError` where there is none of them.
     """
     legacy = _legacy_files(folder, component, stem)
     try:
@@ -122,13 +122,13 @@ def read_component_weights(folder: Path, component: str, stem: str, variant: str
 
 
 def has_safetensors(folder: Path, stem: str) -> bool:
-    """Whether the folder holds ``stem`` as safetensors, in one file or sharded, plain or fp16."""
+    """Whether the folder holds `stem` as safetensors, in one file or sharded, plain or fp16."""
     tagged = [(f"{stem}{tag}.safetensors", f"{stem}.safetensors.index{tag}.json") for tag in ("", ".fp16")]
     return any((folder / name).is_file() for names_ in tagged for name in names_)
 
 
 def has_weights(folder: Path, stem: str) -> bool:
-    """Whether :func:`read_component_weights` finds something in ``folder``."""
+    """Whether `read_component_weights` finds something in `folder`."""
     return has_safetensors(folder, stem) or bool(_legacy_files(folder.parent, folder.name, stem))
 
 
