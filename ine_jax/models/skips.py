@@ -17,7 +17,7 @@ from jax.lax import Precision
 from ine_jax.types import Array
 
 Mode: TypeAlias = Literal["low", "high", "all"]
-Factor: TypeAlias = float | Array | np.ndarray  # one number, or one per item: [batch]
+Factor: TypeAlias = float | Array | np.ndarray | np.floating  # one number, or one per item: [batch]
 
 
 @functools.partial(
@@ -103,7 +103,8 @@ def fourier_filter(skip: Array, reference: Array, scale: Factor, mode: Mode) -> 
     low = near & ~(other.real - spectrum.real > 0)
     high = ~near & (jnp.abs(other.real) > jnp.abs(spectrum.real))
     replaced = {"low": low, "high": high, "all": low | high}[mode]
-    change = jnp.where(replaced, scale - spectrum, 0)
+    scale = jnp.asarray(scale).astype(jnp.complex64)
+    change = jnp.where(replaced, scale - spectrum, jnp.complex64(0))
     return skip + _transform(change, down.conj().T, across.conj().T).real / (height * width)
 
 
