@@ -1,7 +1,7 @@
 """The error family: every failure that a user can cause or must act on, with its exit code.
 
-Each error says three things, one line each: what was given, what is allowed, what to do next. Anything that is
-not an `IneError` is a bug of this package and leaves with exit code 1 and a traceback in a file.
+Each error has three lines: what was given, what is allowed, what to do next. Any exception that is not an `IneError`
+is a bug of this package: the command exits with code 1 and writes the traceback to a file.
 """
 
 import unicodedata

@@ -18,9 +18,10 @@ from ine_jax.errors import InputError
 from ine_jax.models.checkpoints.describe import checkpoint_facts
 from ine_jax.models.checkpoints.model_files import model_id
 from ine_jax.models.checkpoints.tensors import NotWeights
+from ine_jax.storage.provenance import file_hash
 from ine_jax.storage.records import CellSpec
 from ine_jax.storage.runs import Run, open_run
-from ine_jax.storage.weight_files import read_json, sha256
+from ine_jax.storage.weight_files import read_json
 
 Facts = dict[str, object]
 
@@ -155,4 +156,4 @@ def _embedding(path: Path, base: str = "") -> Facts:
         facts["nearest"], median = nearest_words(vectors, base)
         facts["vocabulary_norm"] = round(median, 4)
     facts |= {"base_model": item.base_model or "unknown", "provenance": dict(item.provenance)}
-    return facts | {"sha256": sha256(path)}
+    return facts | {"sha256": file_hash(path)}

@@ -89,11 +89,10 @@ def _checked_rows(found: object, space: str) -> np.ndarray:
         raise FormatError(f"a {type(found).__name__} instead of vectors")
     if found.dtype.name not in MODEL_DTYPES:
         raise FormatError(f"dtype {found.dtype}, not float32, float16 or bfloat16")
-    if space == "context" and found.ndim == 3 and len(found) == 1:
-        found = found[0]
-    if found.ndim not in (1, 2) or found.size == 0:
-        raise FormatError(f"shape {list(found.shape)}, not [d] or [k, d]")
-    rows = np.atleast_2d(found)
+    array: np.ndarray = found[0] if space == "context" and found.ndim == 3 and len(found) == 1 else found
+    if array.ndim not in (1, 2) or array.size == 0:
+        raise FormatError(f"shape {list(array.shape)}, not [d] or [k, d]")
+    rows = np.atleast_2d(array)
     count, width = rows.shape
     limit = CLIP_TOKENS if space == "token" else MAX_CONTEXT
     if count > limit:

@@ -1,7 +1,7 @@
-"""Images of a folder as one array: the pictures of a concept, read with an untrusting decoder.
+"""Image files as arrays: the untrusted images of a concept, and the PNGs that we write.
 
-Only PNG, JPEG and WebP are decoded, files and pixels are capped before decoding, only the first frame is used, and
-no metadata survives but the orientation, which is applied.
+Only PNG, JPEG and WebP are decoded, and files and pixels are capped before that. Only the first frame is used. The
+orientation is applied; other metadata is ignored.
 """
 
 import io
@@ -38,10 +38,10 @@ def image_files(folder: str | Path, most: int = MAX_IMAGES) -> list[Path]:
     return files
 
 
-def read_images(folder: str | Path, height: int, width: int) -> np.ndarray:
-    """Return the images of `folder`, by file name, as uint8 [N, height, width, 3].
+def read_images(folder: str | Path, height: int, width: int) -> UInt8[np.ndarray, "n h w 3"]:
+    """Return the images of `folder` in the order of their names.
 
-    A picture of another shape is cropped at the centre to the wanted aspect and resized (bicubic).
+    An image of another shape is cropped at the centre to the wanted aspect and resized (bicubic).
 
     Raises:
         InputError: as `image_files` and `read_image`.

@@ -1,6 +1,4 @@
-"""Where a result came from: package versions, commit, hashes of files and of values. Standard library only."""
-
-from __future__ import annotations
+"""Where a result came from: package versions, the commit, and hashes of files and values."""
 
 import functools
 import hashlib
@@ -10,30 +8,29 @@ import platform
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 PACKAGES = ("ine_jax", "jax", "jaxlib", "flax", "optax", "numpy", "pillow", "safetensors", "transformers")
 
 
-def canonical(value: Any) -> str:
-    """One JSON text per value: sorted keys, no spaces, no NaN; the text that is hashed and compared."""
+def canonical(value: object) -> str:
+    """Return the one JSON text of a value that is hashed and compared: sorted keys, no spaces, no NaN."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
-def value_hash(value: Any) -> str:
-    """sha256 of `canonical(value)`."""
+def value_hash(value: object) -> str:
+    """Return the SHA-256 of `canonical(value)`."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
 def file_hash(path: str | Path) -> str:
-    """sha256 of a file's bytes, read in pieces."""
+    """Return the SHA-256 of a file, read in pieces."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that can change a pixel; absent ones are left out."""
+    """Return the versions of Python and of the installed packages that can change a pixel."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -45,8 +42,8 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def commit() -> str | None:
-    """Commit of the checkout the package runs from, with "+changes" where files differ; None outside a checkout."""
-    root = Path(__file__).resolve().parents[1]
+    """Return the commit of the checkout, with "+changes" where files differ; None outside a checkout."""
+    root = Path(__file__).resolve().parents[2]
     git = shutil.which("git")
     if git is None or not (root / ".git").exists():
         return None

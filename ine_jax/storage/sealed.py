@@ -1,11 +1,9 @@
-"""Files that are whole or absent: atomic writes, JSON lines, PNG bytes, directory locks."""
-
-from __future__ import annotations
+"""Records whose damage is noticed: sealed JSON, JSON lines, and SHA256SUMS beside the files of a folder."""
 
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +15,13 @@ SUMS = "SHA256SUMS"
 _SUM = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9_.-]+)")
 
 
-def jsonl(rows: Sequence[Mapping[str, Any]]) -> str:
-    """One canonical JSON text per line."""
+def jsonl(rows: Iterable[Mapping[str, object]]) -> str:
+    """Return one canonical JSON text per line."""
     return "".join(canonical(row) + "\n" for row in rows)
 
 
 def parse_jsonl(data: bytes, path: Path) -> list[dict[str, Any]]:
-    """Objects of a JSON-lines file; CorruptRunError names the file and the line that is none."""
+    """Return the objects of a JSON-lines file; CorruptRunError names the first line that is not an object."""
     rows = []
     for number, line in enumerate(data.decode("utf-8", "replace").split("\n"), start=1):
         try:
@@ -34,13 +32,13 @@ def parse_jsonl(data: bytes, path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def seal(record: Mapping[str, Any]) -> str:
-    """A JSON record for people, its last field the sha256 of the others."""
+def seal(record: Mapping[str, object]) -> str:
+    """Return indented JSON with the SHA-256 of the other fields as its last field."""
     return json.dumps({**record, "sha256": value_hash(record)}, indent=1, ensure_ascii=False) + "\n"
 
 
 def unseal(path: Path) -> dict[str, Any]:
-    """The record that `seal` wrote; CorruptRunError where one byte of it is another."""
+    """Return the record in a file of `seal`; CorruptRunError where a byte was changed."""
     try:
         text = path.read_bytes().decode()
         record = json.loads(text)
@@ -54,7 +52,7 @@ def unseal(path: Path) -> dict[str, Any]:
 
 
 def checksums(files: Mapping[str, bytes]) -> str:
-    """Text of SHA256SUMS for the bytes of files, by name; `sha256sum -c` reads it."""
+    """Return the text of SHA256SUMS for the bytes of files by name; `sha256sum -c` reads it."""
     return _sums({name: hashlib.sha256(data).hexdigest() for name, data in files.items()})
 
 
@@ -63,12 +61,12 @@ def _sums(digests: Mapping[str, str]) -> str:
 
 
 def write_sums(folder: Path, names: Iterable[str]) -> None:
-    """Write SHA256SUMS of files of the folder beside them."""
+    """Write SHA256SUMS for these files of the folder."""
     write_atomic(folder / SUMS, checksums({name: (folder / name).read_bytes() for name in names}))
 
 
 def read_sums(folder: Path) -> dict[str, str]:
-    """File name -> sha256, as the folder's SHA256SUMS says. CorruptRunError where the list is not as it was written."""
+    """Return file name -> SHA-256 from the folder's SHA256SUMS; CorruptRunError where the file is damaged."""
     path = folder / SUMS
     try:
         text = path.read_bytes().decode()
@@ -82,10 +80,10 @@ def read_sums(folder: Path) -> dict[str, str]:
 
 
 def corrupt(path: Path, why: object) -> CorruptRunError:
-    """Make the error that names a damaged file and what to do."""
+    """Make the error for a damaged file of a run."""
     return CorruptRunError(f"{path}: {why}", "files as the run wrote them", "remove the block or score file; rerun")
 
 
-def pretty(value: Mapping[str, Any]) -> str:
-    """Indented JSON for people; the same text for the same value. NaN is refused."""
+def pretty(value: Mapping[str, object]) -> str:
+    """Return indented JSON, the same text for the same value; ValueError for NaN."""
     return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"

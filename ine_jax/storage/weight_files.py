@@ -3,7 +3,6 @@
 No code is ever run; pickles of others are read by `pickles` as data.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -152,9 +151,3 @@ def shards(index: Path, suffix: str) -> dict[str, str]:
             f"{index} names {wrong[0]!r}", f"{suffix[1:]} files beside the index", "do not use this folder"
         )
     return table
-
-
-def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -115,7 +115,7 @@ def test_the_key_set_of_vit_l_14_loads(tmp_path: Path, monkeypatch: pytest.Monke
     stored = shapes | {f"{part}_model.embeddings.position_ids": (1, 77) for part in ("text", "vision")}
     sparse(tmp_path / "model.safetensors", stored)
     without_values(monkeypatch)
-    monkeypatch.setattr("ine_jax.storage.weight_files.sha256", lambda path: path.name)
+    monkeypatch.setattr("ine_jax.models.checkpoints.networks.file_hash", lambda path: path.name)
     network = networks.read_clip_network(tmp_path)
     assert {"/".join(path) for path in flax.traverse_util.flatten_dict(dict(network.params))} >= {
         "vision_model/embeddings/class_embedding",

@@ -19,7 +19,7 @@ from ine_jax.models.clip import ClipTextConfig
 from ine_jax.models.parts import ModelParts
 from ine_jax.models.unet import UNetConfig
 from ine_jax.models.vae import VaeConfig
-from ine_jax.storage import weight_files as files
+from ine_jax.storage.provenance import file_hash
 from tests.support.published import CONFIGS
 from tests.support.tiny_pipeline import SCHEDULER
 
@@ -62,7 +62,7 @@ def test_what_is_read(folder: Path) -> None:
     assert {str(v.dtype) for part in PARTS for v in names.to_torch(getattr(parts, part)).values()} == {"float32"}
     assert f"unet/{STEM}.safetensors" in parts.hashes and "tokenizer/vocab.json" in parts.hashes
     for name, digest in parts.hashes.items():
-        assert files.sha256(folder / name) == digest
+        assert file_hash(folder / name) == digest
 
 
 def test_write_then_read_is_the_same(folder: Path, tmp_path: Path) -> None:

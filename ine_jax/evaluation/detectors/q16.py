@@ -12,6 +12,7 @@ from ine_jax.evaluation.detectors.base import Scored, Verdict, detect_checked
 from ine_jax.evaluation.detectors.clip_encoder import ClipEncoder, cosines
 from ine_jax.evaluation.detectors.vision import version_of
 from ine_jax.storage import weight_files as files
+from ine_jax.storage.provenance import file_hash
 from ine_jax.storage.records import About
 
 LABEL = "inappropriate"
@@ -53,7 +54,7 @@ class Q16:
                 f"two vectors of {encoder.width} numbers",
                 "use the prompts that were learned for this CLIP (ViT-L/14: 768)",
             )
-        return cls(encoder, vectors / norms, files.sha256(path))
+        return cls(encoder, vectors / norms, file_hash(path))
 
     @cached_property
     def version(self) -> str:

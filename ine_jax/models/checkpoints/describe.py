@@ -13,6 +13,7 @@ from ine_jax.models.clip import ClipTextConfig
 from ine_jax.models.unet import UNetConfig
 from ine_jax.models.vae import VaeConfig
 from ine_jax.storage import weight_files as files
+from ine_jax.storage.provenance import file_hash
 
 Facts = dict[str, Any]
 
@@ -43,7 +44,7 @@ def checkpoint_facts(path: Path, base: str = "") -> Facts:
         facts["changes"] = _changes(found, base)
     facts["metadata"] = {key: value for one in found for key, value in one.metadata.items()}
     top = path if path.is_dir() else path.parent
-    facts["sha256"] = {str(file.relative_to(top)): files.sha256(file) for one in found for file in one.files}
+    facts["sha256"] = {str(file.relative_to(top)): file_hash(file) for one in found for file in one.files}
     return facts
 
 

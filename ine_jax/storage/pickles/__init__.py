@@ -1,27 +1,25 @@
-"""Files of ``torch.save`` without torch: tensors as arrays, and nothing executed.
+"""Files of `torch.save` without torch: tensors as arrays, and nothing executed.
 
 Both layouts are read: the zip archive (PyTorch 1.6 and later; tensors are views of the mapped file) and the sequence of
-pickles before it. `opcodes.interpret` says what the pickle says; here its inert wishes meet a short list of what a file
-of tensors needs. Every other name is refused, or stands in the result as an inert `Placeholder`, which is what the
-trainer's own objects in a Stable Diffusion ``.ckpt`` become.
+pickles before it. `opcodes.interpret` records what the pickle asks for; here a short list of what a file of tensors
+needs is carried out. Every other name is rejected, or becomes an inert `Placeholder`, like a trainer's own objects in a
+Stable Diffusion `.ckpt`.
 """
-
-from __future__ import annotations
 
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeGuard
 
 import ml_dtypes
 import numpy as np
 
 from ine_jax.errors import InputError
 from ine_jax.storage.pickles.archives import ArchiveError, open_archive
-from ine_jax.storage.pickles.opcodes import Call, Global, Pairs, Persistent, PickleError, interpret
+from ine_jax.storage.pickles.opcodes import Call, Global, Pairs, Persistent, PickleError, Value, interpret
 
 MAX_PICKLE_BYTES = 32 * 1024 * 1024
 MAX_DEPTH = 64
@@ -30,7 +28,7 @@ MAX_RANK = 8
 MAX_SHARING = 4  # all tensors together may be this many times the file: tied weights, never a bomb of views
 CHECKED_BYTES = 64 * 1024 * 1024  # files up to this size have all their checksums verified
 
-STORAGES: dict[str, np.dtype[Any]] = {
+STORAGES: dict[str, np.dtype] = {
     "DoubleStorage": np.dtype(np.float64),
     "FloatStorage": np.dtype(np.float32),
     "HalfStorage": np.dtype(np.float16),
@@ -42,8 +40,8 @@ STORAGES: dict[str, np.dtype[Any]] = {
     "ByteStorage": np.dtype(np.uint8),
     "BoolStorage": np.dtype(np.bool_),
 }
-# Names that no model or embedding needs and that attacks begin with. Nothing would be executed without this list
-# either; it is here so that the user hears what the file tried.
+# Names that no model or embedding needs and that attacks begin with. Nothing is executed without this list either; it
+# is here so that the error says what the file tried.
 _HOSTILE = re.compile(
     r"(os|posix|nt|subprocess|sys|shutil|socket|runpy|importlib|webbrowser|pty|ctypes|code|commands|pickle|marshal"
     r"|asyncio|multiprocessing|signal|timeit|pdb|bdb|profile|cProfile|platform|tempfile|urllib|http|ftplib|smtplib"
@@ -58,34 +56,38 @@ _LEGACY_PROTOCOL = 1001
 
 @dataclass(frozen=True)
 class Placeholder:
-    """What a pickle wanted imported, by name; it can do nothing."""
+    """The name of something that a pickle wanted to import; it can do nothing."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class _Storage:
-    """A flat run of numbers of the file."""
+    """A flat array of the file."""
 
     key: str
-    dtype: np.dtype[Any]
+    dtype: np.dtype
     count: int
 
 
-def read_pickle(path: str | os.PathLike[str], *, strict: bool = False) -> Any:
-    """Return the value of a file that ``torch.save`` wrote: nested dict, list, tuple, str, bytes, int, float, bool and
-    None, with a read-only numpy array for every tensor (bfloat16 through ml_dtypes).
+def read_pickle(path: str | os.PathLike[str], *, strict: bool = False) -> Value:
+    """Return the value of a file of `torch.save`, with a read-only array for every tensor.
 
-    The arrays are views of the mapped file: reading a checkpoint costs no memory until its numbers are used. Unknown
-    names become `Placeholder`, or are refused where `strict`, which suits files that hold tensors alone.
+    The arrays are views of the mapped file: reading a checkpoint costs no memory until its numbers are used.
+
+    Args:
+        strict: reject unknown names instead of returning a `Placeholder`, for files that hold only tensors.
+
+    Returns:
+        Nested dict, list, tuple, str, bytes, int, float, bool, None and arrays (bfloat16 through ml_dtypes).
 
     Raises:
-        InputError: no such file, neither layout, damaged, too deep or too large, a tensor that does not lie within its
-            storage, or a name that runs programs.
+        InputError: a missing or damaged file, neither layout, too deep or too large, a tensor outside its storage, or
+            a name that runs programs.
     """
     source = Path(path)
     if not source.is_file():
-        raise _refused(source, "no such file")
+        raise _rejected(source, "no such file")
     try:
         size = source.stat().st_size
         if size == 0:
@@ -95,12 +97,12 @@ def read_pickle(path: str | os.PathLike[str], *, strict: bool = False) -> Any:
         value, storages = reader(source, raw)
         return _Resolver(storages, strict, MAX_SHARING * size).value(value, 0)
     except (PickleError, ArchiveError) as error:
-        raise _refused(source, str(error)) from error
+        raise _rejected(source, str(error)) from error
     except OSError as error:
-        raise _refused(source, error.strerror or "cannot be read") from error
+        raise _rejected(source, error.strerror or "cannot be read") from error
 
 
-def _refused(path: Path, reason: str) -> InputError:
+def _rejected(path: Path, reason: str) -> InputError:
     return InputError(
         f"{path}: {reason}",
         "a file that torch.save wrote, of tensors, dictionaries, lists, text and numbers",
@@ -108,7 +110,7 @@ def _refused(path: Path, reason: str) -> InputError:
     )
 
 
-def _from_archive(path: Path, raw: np.ndarray) -> tuple[Any, Callable[[_Storage], np.ndarray]]:
+def _from_archive(path: Path, raw: np.ndarray) -> tuple[Value, Callable[[_Storage], np.ndarray]]:
     archive = open_archive(path, raw)
     stream = archive.member("data.pkl")
     if len(stream) > MAX_PICKLE_BYTES:
@@ -123,10 +125,10 @@ def _from_archive(path: Path, raw: np.ndarray) -> tuple[Any, Callable[[_Storage]
     return value, lambda storage: _numbers(archive.member(f"data/{storage.key}"), storage)
 
 
-def _from_sequence(path: Path, raw: np.ndarray) -> tuple[Any, Callable[[_Storage], np.ndarray]]:
-    """The layout before 1.6: magic number, protocol, about the machine, value, keys; then each storage, count first."""
+def _from_sequence(path: Path, raw: np.ndarray) -> tuple[Value, Callable[[_Storage], np.ndarray]]:
+    """Read the layout before 1.6: magic number, protocol, machine, value, keys; then each storage, count first."""
     head = raw.data[:MAX_PICKLE_BYTES]
-    found: list[Any] = []
+    found: list[Value] = []
     outside: list[Persistent] = []
     at = 0
     for _ in range(5):
@@ -156,31 +158,31 @@ def _from_sequence(path: Path, raw: np.ndarray) -> tuple[Any, Callable[[_Storage
 
 
 def _storage(outside: Persistent) -> _Storage:
-    """The storage that a persistent identifier names: ("storage", its class, key, device, count[, view])."""
+    """Return the storage of a persistent identifier ("storage", class, key, device, count[, view])."""
     match outside.identifier:
         case ("storage", Global("torch", name), str(key), str(), int(count), *view) if name in STORAGES and (
             not view or view == [None]
         ):
             return _Storage(key, STORAGES[name], count)
-    raise PickleError("an outside object that is no plain storage of numbers")
+    raise PickleError("an outside object that is not a plain storage of numbers")
 
 
 def _numbers(raw: np.ndarray, storage: _Storage) -> np.ndarray:
     if len(raw) != storage.count * storage.dtype.itemsize:
-        raise PickleError(f"storage {storage.key[:40]!r} says {storage.count} numbers and has {len(raw)} bytes")
+        raise PickleError(f"storage {storage.key[:40]!r} should hold {storage.count} numbers and has {len(raw)} bytes")
     if storage.dtype == np.bool_ and len(raw) and raw.max() > 1:
         raise PickleError(f"storage {storage.key[:40]!r} holds booleans that are neither true nor false")
     return raw.view(storage.dtype)
 
 
 class _Resolver:
-    """Turns what the interpreter wrote down into plain values and arrays, within bounds of depth, count and bytes."""
+    """Turns what the interpreter recorded into plain values and arrays, within bounds of depth, count and bytes."""
 
     def __init__(self, storages: Callable[[_Storage], np.ndarray], strict: bool, max_bytes: int) -> None:
         self.storages, self.strict = storages, strict
         self.values_left, self.bytes_left = MAX_VALUES, max_bytes
 
-    def value(self, found: Any, depth: int) -> Any:
+    def value(self, found: Value, depth: int) -> Value:
         self.values_left -= 1
         if self.values_left < 0 or depth > MAX_DEPTH:
             raise PickleError(f"more than {MAX_VALUES:,} values, or nested deeper than {MAX_DEPTH}")
@@ -196,8 +198,8 @@ class _Resolver:
             raise PickleError("a storage outside a tensor")
         return found
 
-    def key(self, found: Any, depth: int) -> Any:
-        """A key of a dictionary: plain, or an inert name; what could take forever to hash never is one."""
+    def key(self, found: Value, depth: int) -> Hashable:
+        """Return a dictionary key: plain, or an inert name where hashing the value may take forever."""
         made = self.value(found, depth + 1)
         if made is None or isinstance(made, str | bytes | int | float | Placeholder):
             return made
@@ -207,27 +209,28 @@ class _Resolver:
 
     def placeholder(self, name: Global) -> Placeholder:
         if _HOSTILE.fullmatch(str(name)):
-            raise PickleError(f"it names {name}, which runs programs and has no place in a file of tensors")
+            raise PickleError(f"it names {name}, which runs programs and does not belong in a file of tensors")
         if self.strict:
             raise PickleError(f"it names {name}, which a file of tensors does not need")
         return Placeholder(str(name))
 
-    def call(self, call: Call, depth: int) -> Any:
+    def call(self, call: Call, depth: int) -> Value:
         match call.what, call.args:
             case Global("collections", "OrderedDict"), () | ([],):
                 return self.value(Pairs(call.pairs), depth)
             case Global("collections", "OrderedDict"), ([*pairs],) if all(_is_pair(pair) for pair in pairs):
-                return self.value(Pairs([tuple(pair) for pair in pairs] + call.pairs), depth)
+                given = [(pair[0], pair[1]) for pair in pairs if _is_pair(pair)]
+                return self.value(Pairs(given + call.pairs), depth)
             case Global("torch._utils", "_rebuild_tensor_v2"), (outside, offset, size, stride, _, _, *_):
                 return self.tensor(outside, offset, size, stride)
             case Global("torch._utils", "_rebuild_tensor"), (outside, offset, size, stride):
                 return self.tensor(outside, offset, size, stride)
             case Global("torch._utils", "_rebuild_parameter"), (data, bool(), _):
                 return self.value(data, depth + 1)
-            case Global("builtins" | "__builtin__", "set"), () | ([*_],):
-                return [item for part in call.args for item in self.value(part, depth + 1)] + self.value(
-                    call.items, depth
-                )
+            case Global("builtins" | "__builtin__", "set"), ():
+                return self.value(call.items, depth)
+            case Global("builtins" | "__builtin__", "set"), ([*items],):
+                return self.value(items + call.items, depth)
             case Global("torch.nn.modules.container", "ParameterDict"), ():
                 return self.parameters(call.state, depth)
         made = self.value(call.what, depth + 1)
@@ -235,18 +238,25 @@ class _Resolver:
             self.value(part, depth + 1)
         return made if isinstance(made, Placeholder) else Placeholder("a nested call")
 
-    def parameters(self, state: Any, depth: int) -> Any:
-        """The first textual inversions kept their vectors in a module: what counts is its `_parameters`."""
-        held = self.value(state, depth + 1) if isinstance(state, Pairs) else {}
-        if not isinstance(held.get("_parameters"), dict):
+    def parameters(self, state: Value, depth: int) -> Value:
+        """Return the `_parameters` of a module, in which the first textual inversions kept their vectors."""
+        held = self.value(state, depth + 1) if isinstance(state, Pairs) else None
+        found = held.get("_parameters") if isinstance(held, dict) else None
+        if not isinstance(found, dict):
             raise PickleError("a ParameterDict without parameters")
-        return held["_parameters"]
+        return found
 
-    def tensor(self, outside: Any, offset: Any, size: Any, stride: Any) -> np.ndarray:
+    def tensor(self, outside: Value, offset: Value, size: Value, stride: Value) -> np.ndarray:
         if not isinstance(outside, Persistent):
             raise PickleError("a tensor without a storage")
-        if not _counts((offset,)) or not _counts(size) or not _counts(stride) or len(size) != len(stride):
-            raise PickleError("a tensor whose offset, size or strides are no counts")
+        if (
+            not isinstance(offset, int)
+            or not _counts((offset,))
+            or not _counts(size)
+            or not _counts(stride)
+            or len(size) != len(stride)
+        ):
+            raise PickleError("a tensor whose offset, size or strides are not counts")
         storage = _storage(outside)
         numbers = self.storages(storage)
         total = math.prod(size)
@@ -262,10 +272,10 @@ class _Resolver:
         return np.lib.stride_tricks.as_strided(numbers[offset:], size, steps, writeable=False)
 
 
-def _counts(found: Any) -> bool:
+def _counts(found: Value) -> TypeGuard[tuple[int, ...]]:
     """Whether `found` is a tuple of whole numbers from 0 to 2^48."""
     return isinstance(found, tuple) and all(type(count) is int and 0 <= count < 1 << 48 for count in found)
 
 
-def _is_pair(found: Any) -> bool:
+def _is_pair(found: Value) -> TypeGuard[list[Value] | tuple[Value, Value]]:
     return isinstance(found, list | tuple) and len(found) == 2

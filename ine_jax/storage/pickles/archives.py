@@ -1,11 +1,9 @@
 """The zip archives that torch.save writes, mapped instead of unpacked.
 
 PyTorch stores every member uncompressed, which is what lets a tensor be a view of the file. So nothing here inflates:
-an archive with a compressed member, with members that overlap or stand twice, or with bytes before the first member is
-refused, and no archive within an archive is ever opened.
+an archive with a compressed member, with members that overlap or occur twice, or with bytes before the first member is
+rejected, and no archive within an archive is ever opened.
 """
-
-from __future__ import annotations
 
 import struct
 import zipfile
@@ -36,23 +34,23 @@ class Archive:
     sums: dict[str, int]
 
     def member(self, name: str) -> np.ndarray:
-        """Bytes of a member, not copied. ArchiveError where there is none."""
+        """Return the bytes of a member, not copied; ArchiveError where it is missing."""
         if name not in self.members:
             raise ArchiveError(f"its member {name[:80]!r} is missing")
         start, size = self.members[name]
         return self.raw[start : start + size]
 
     def check_sum(self, name: str) -> None:
-        """ArchiveError unless the member's CRC-32 is the one that the archive's directory tells."""
+        """Raise ArchiveError unless the member's CRC-32 is that of the archive's directory."""
         if zlib.crc32(self.member(name).data) != self.sums[name]:
-            raise ArchiveError(f"the checksum of its member {name[:80]!r} is another")
+            raise ArchiveError(f"the checksum of its member {name[:80]!r} does not match")
 
 
 def open_archive(path: Path, raw: np.ndarray) -> Archive:
     """Return the members of the torch archive at `path`, whose mapped bytes are `raw`.
 
     Raises:
-        ArchiveError: not a zip file, not one with a single ``data.pkl`` one folder deep, or see above.
+        ArchiveError: not a zip file with a single `data.pkl` one folder deep, or rejected for a reason above.
     """
     if _directory_size(raw) > MAX_DIRECTORY:
         raise ArchiveError(f"its zip directory is larger than {MAX_DIRECTORY >> 20} MiB")
@@ -75,14 +73,14 @@ def open_archive(path: Path, raw: np.ndarray) -> Archive:
         name = entry.filename.removeprefix(tops[0])
         if end > directory or name in members or not entry.filename.startswith(tops[0]):
             raise ArchiveError(
-                f"its member {entry.filename[:80]!r} overlaps another, stands twice or beside the folder"
+                f"its member {entry.filename[:80]!r} overlaps another, occurs twice or is outside the folder"
             )
         members[name], sums[name] = (start, entry.file_size), entry.CRC
     return Archive(raw, members, sums)
 
 
 def _directory_size(raw: np.ndarray) -> int:
-    """Bytes of the zip directory, as the record at the end of the file tells (APPNOTE 4.3.14 and 4.3.16)."""
+    """Return the size in bytes of the zip directory, from the record at the end (APPNOTE 4.3.14 and 4.3.16)."""
     tail = raw[-_END_BYTES:].tobytes()
     plain = tail[-22:].startswith(_END) and tail.endswith(b"\0\0")  # no comment behind it
     at = len(tail) - 22 if plain else tail.rfind(_END)
@@ -95,15 +93,15 @@ def _directory_size(raw: np.ndarray) -> int:
 
 
 def _payload(entry: zipfile.ZipInfo, raw: np.ndarray, end: int) -> int:
-    """Where the bytes of a member begin, as its local header tells; `end` is where the member before it ended."""
+    """Return where the bytes of a member begin, from its local header; `end` is the end of the member before it."""
     if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size or entry.flag_bits & 1:
         raise ArchiveError(f"its member {entry.filename[:80]!r} is compressed or encrypted")
     at = entry.header_offset
     # Between two members there may be a data descriptor, never a byte before the first one.
     if at < end or (end == 0 and at != 0) or at + _LOCAL.size > len(raw):
-        raise ArchiveError(f"its member {entry.filename[:80]!r} lies over another or outside")
+        raise ArchiveError(f"its member {entry.filename[:80]!r} overlaps another or is outside")
     signature, name, extra = _LOCAL.unpack(raw[at : at + _LOCAL.size].tobytes())
     begin = at + _LOCAL.size
     if signature != b"PK\x03\x04" or raw[begin : begin + name].tobytes() != entry.orig_filename.encode("utf-8"):
-        raise ArchiveError(f"the header of its member {entry.filename[:80]!r} is another")
+        raise ArchiveError(f"the header of its member {entry.filename[:80]!r} does not match")
     return begin + int(name) + int(extra)
