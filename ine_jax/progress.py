@@ -5,6 +5,7 @@ first step is compilation and is not part of the rate.
 """
 
 import contextlib
+import io
 import signal
 import sys
 import threading
@@ -40,7 +41,7 @@ class Progress:
         total: int,
         label: str = "",
         *,
-        stream: TextIO | None = None,
+        stream: TextIO | io.StringIO | None = None,
         process: int = 0,
         unit: str = "steps",
         clock: Callable[[], float] = time.monotonic,
@@ -97,7 +98,7 @@ class Progress:
         return f"{rate:.3g} {self.unit}/s  ETA {duration((self.total - done) / rate)}"
 
 
-def _open_bar(stream: TextIO, label: str, total: int) -> Bar:
+def _open_bar(stream: TextIO | io.StringIO, label: str, total: int) -> Bar:
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     bar = Bar(*columns, TextColumn("{task.fields[info]}", markup=False), console=Console(file=stream))
     bar.add_task(label, total=total, info="")

@@ -6,17 +6,17 @@ embedding, a model, a measurement) gets the mode that the umask allows.
 
 import contextlib
 import fcntl
+import io
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from ine_jax.errors import InputError
 
 
 @contextlib.contextmanager
-def atomic_file(path: Path, *, shared: bool = False) -> Iterator[BinaryIO]:
+def atomic_file(path: Path, *, shared: bool = False) -> Iterator[io.BufferedWriter]:
     """Open a temporary file for writing that replaces `path` when the block ends without an error.
 
     Readers, also after a crash, find the old file or the new one and nothing else.
@@ -51,7 +51,7 @@ def write_durable(path: Path, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _durable(path: Path, shared: bool) -> Iterator[BinaryIO]:
+def _durable(path: Path, shared: bool) -> Iterator[io.BufferedWriter]:
     # O_EXCL: neither a link nor a file that someone else put there is written to.
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if shared else 0o600)
     with open(handle, "wb") as file:

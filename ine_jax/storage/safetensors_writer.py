@@ -10,7 +10,7 @@ import math
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from ine_jax.storage.atomic import atomic_file
 from ine_jax.storage.dtypes import CODE_OF_NAME, WEIGHT_DTYPES
 
 
+@runtime_checkable
 @runtime_checkable
 class Tensor(Protocol):
     """An array, or what becomes one through `numpy.asarray` when it is written."""
@@ -73,7 +74,7 @@ def _header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple
     return struct.pack("<Q", len(text)) + text, order
 
 
-def _write(file: BinaryIO | io.BytesIO, header: bytes, tensors: Mapping[str, Tensor], order: list[str]) -> None:
+def _write(file: io.BufferedIOBase, header: bytes, tensors: Mapping[str, Tensor], order: list[str]) -> None:
     file.write(header)
     for name in order:
         file.write(np.ascontiguousarray(np.asarray(tensors[name])).reshape(-1).view(np.uint8).data)
