@@ -24,7 +24,7 @@ _CONFIGS: dict[str, type] = {"text_encoder": ClipTextConfig, "unet": UNetConfig,
 def checkpoint_facts(path: Path, base: str = "") -> Facts:
     """Facts of the checkpoint at `path`, from names and shapes alone; its files are read for their hashes.
 
-    With the model `base` also which of its tensors change value. Several LoRAs of one folder are told together.
+    With the model `base` also which of its tensors change value. Several LoRAs in one folder are described together.
 
     Raises:
         InputError: nothing that `checkpoints.read` knows, or something that does not fit the base.

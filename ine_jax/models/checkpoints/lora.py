@@ -7,7 +7,7 @@
 | peft                  | `unet.<module>.lora_A.weight`, `base_model.model.<module>.lora_A.weight`     |
 | kohya (SPM)           | `lora_unet_<module with _ for .>.lora_down.weight`, beside it `.alpha`       |
 
-Convolutions keep their kernel in the first factor; the second is 1×1. peft's alpha stands in `adapter_config.json`,
+Convolutions keep their kernel in the first factor; the second is 1×1. peft's alpha is in `adapter_config.json`,
 or under `lora_adapter_metadata` in the header of diffusers' files.
 """
 
@@ -15,8 +15,7 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -58,7 +57,7 @@ def is_lora(key: str) -> bool:
 
 
 def lora_factors(
-    what: str, state: State, metadata: Mapping[str, str], adapter: Mapping[str, Any]
+    what: str, state: State, metadata: Mapping[str, str], adapter: Mapping[str, object]
 ) -> dict[tuple[str, str], Factors]:
     """(component, module name with `_` for `.`) → factors, of every module in the file.
 
@@ -92,7 +91,9 @@ def _split(what: str, key: str) -> tuple[str, str]:
     )
 
 
-def _options(what: str, metadata: Mapping[str, str], adapter: Mapping[str, Any]) -> Any:
+def _options(
+    what: str, metadata: Mapping[str, str], adapter: Mapping[str, object]
+) -> Callable[[str], dict[str, object]]:
     """Component → peft's options for it."""
     try:
         header = json.loads(metadata.get("lora_adapter_metadata", "{}"))
@@ -102,7 +103,7 @@ def _options(what: str, metadata: Mapping[str, str], adapter: Mapping[str, Any])
         ) from error
     values = dict(adapter) if adapter else dict(header) if isinstance(header, dict) else {}
 
-    def of(part: str) -> dict[str, Any]:
+    def of(part: str) -> dict[str, object]:
         own = {key.removeprefix(f"{part}."): value for key, value in values.items()}
         for name in ("use_dora", "use_rslora"):
             if own.get(name):
@@ -112,7 +113,7 @@ def _options(what: str, metadata: Mapping[str, str], adapter: Mapping[str, Any])
     return of
 
 
-def _factors(what: str, module: str, parts: Mapping[str, Tensor], options: Mapping[str, Any]) -> Factors:
+def _factors(what: str, module: str, parts: Mapping[str, Tensor], options: Mapping[str, object]) -> Factors:
     if "down" not in parts or "up" not in parts:
         lacks = "down" if "up" in parts else "up"
         raise InputError(f"{what}: {module} lacks its factor {lacks!r}", "both factors", "take an undamaged copy")
@@ -130,7 +131,7 @@ def _factors(what: str, module: str, parts: Mapping[str, Tensor], options: Mappi
     return Factors(down, up, scale)
 
 
-def _alpha(module: str, parts: Mapping[str, Tensor], options: Mapping[str, Any]) -> float:
+def _alpha(module: str, parts: Mapping[str, Tensor], options: Mapping[str, object]) -> float:
     """The module's own alpha, else that of the first pattern that ends its name, else the file's; NaN for no number."""
     if "alpha" in parts:
         held = np.asarray(parts["alpha"]).reshape(-1)

@@ -1,8 +1,8 @@
 """What a published checkpoint is, found out from its files and names, and its tensors under the names of each part.
 
 A path is a file or a folder. Which part of the model a tensor belongs to follows from the beginning of its name
-(`_OWNERS`); LoRA factors are told by their ends (`lora.py`); what cannot become weights of the model is refused
-with the reason (`_REFUSED`). `overlay.py` puts a checkpoint on top of a base model.
+(`_OWNERS`); LoRA factors are recognized by their endings (`lora.py`); what cannot become weights of the model is rejected
+with the reason (`_REJECTED`). `overlay.py` puts a checkpoint on top of a base model.
 
 | layout                                               | methods that publish it                            |
 |------------------------------------------------------|----------------------------------------------------|
@@ -18,7 +18,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from ine_jax.errors import InputError, clean
 from ine_jax.models.checkpoints import compvis, lora, tensors
@@ -56,7 +55,7 @@ _OWNERS = tuple(
 )
 _TEXT_IN = ("attn2_to_k", "attn2_to_v")
 _FAMILIES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 1280: "SDXL", 2048: "SDXL"}
-_REFUSED = (
+_REJECTED = (
     (
         re.compile(r".*\.(adapter|eraser)\.(down|up)\..*"),
         "an eraser adapter (Receler): a nonlinear layer added to the UNet, which weights of the UNet cannot express",
@@ -86,7 +85,7 @@ class Checkpoint:
     parts: Mapping[str, State] = dataclasses.field(default_factory=dict)
     factors: Mapping[tuple[str, str], lora.Factors] = dataclasses.field(default_factory=dict)
     whole: bool = False
-    configs: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    configs: Mapping[str, Mapping[str, object]] = dataclasses.field(default_factory=dict)
     metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
     times: float = 1.0
 
@@ -106,7 +105,7 @@ def recognize_checkpoints(path: str | Path) -> tuple[Checkpoint, ...]:
     if not path.is_dir():
         return (_file(path),)
     if (path / "eraser_config.json").is_file():
-        raise _refusal(path, _REFUSED[0][1])
+        raise _rejection(path, _REJECTED[0][1])
     held = [part for part, stem in STEMS.items() if tensors.has_weights(path / part, stem)]
     if held:
         return (_parts_of_folder(path, held),)
@@ -124,7 +123,7 @@ def base_family(checkpoint: Checkpoint) -> str:
             if key.removesuffix(".weight").replace(".", "_").endswith((*_TEXT_IN, "token_embedding")) and tensor.shape:
                 widths.add(tensor.shape[-1])
     found = sorted({_FAMILIES[width] for width in widths if width in _FAMILIES})
-    return " and ".join(found) or ("unknown width" if widths else "not told by what it holds")
+    return " and ".join(found) or ("unknown width" if widths else "unknown from its tensors")
 
 
 def summarize_layers(keys: Iterable[str]) -> str:
@@ -197,9 +196,9 @@ def _identify(path: Path, source: Source) -> Checkpoint:
     """What the names of the tensors say that they are."""
     state = {_WRAPPER.sub("", key, count=1) if _WRAPPER.match(key) else key: t for key, t in source.tensors.items()}
     for key in state:
-        for pattern, reason in _REFUSED:
+        for pattern, reason in _REJECTED:
             if pattern.fullmatch(key):
-                raise _refusal(path, f"{reason} ({clean(key, 40)})")
+                raise _rejection(path, f"{reason} ({clean(key, 40)})")
     common = Checkpoint(path, "LoRA", source.files, metadata=source.metadata)
     if any(map(lora.is_lora, state)):
         beside = path.parent / "adapter_config.json"
@@ -230,7 +229,7 @@ def _identify(path: Path, source: Source) -> Checkpoint:
 _TITLES = {"text_encoder": "text encoder", "unet": "UNet", "vae": "autoencoder"}
 
 
-def _refusal(path: Path, reason: str) -> NotWeights:
+def _rejection(path: Path, reason: str) -> NotWeights:
     return NotWeights(
         f"{clean(str(path), 80)} is {reason}", KNOWN, "merge it with its own tool, or take another checkpoint"
     )
