@@ -183,7 +183,7 @@ def test_images_of_several_sizes_are_scored_together() -> None:
 
 def test_numbers_of_numpy_are_stored_as_numbers() -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), np.uint8)
-    verdicts = detect_checked(images, lambda rows: [Scored({"a": np.float32(0.5)}) for _ in rows])  # type: ignore[dict-item]
+    verdicts = detect_checked(images, lambda rows: [Scored({"a": np.float64(0.5)}) for _ in rows])
     assert verdicts == [Scored({"a": 0.5})] * 2 and type(verdicts[0].labels["a"]) is float  # type: ignore[union-attr]
 
 
