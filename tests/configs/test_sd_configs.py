@@ -68,7 +68,7 @@ def test_what_is_downloaded_is_looked_at(
             assert cli.main(words) == 2
             assert f"is not {words[2]} as published" in capsys.readouterr().err
     facts = run(commands["inspect"], capsys)
-    assert facts["kind"] == "LoRA" and facts["family"] == "not told by what it holds"
+    assert facts["kind"] == "LoRA" and facts["family"] == "unknown from its tensors"
 
 
 @pytest.mark.parametrize("concept", CONCEPTS)

@@ -1,7 +1,7 @@
 """What a published checkpoint is, found out from its files and names, and its tensors under the names of each part.
 
 A path is a file or a folder. Which part of the model a tensor belongs to follows from the beginning of its name
-(`_OWNERS`); LoRA factors are recognized by their endings (`lora.py`); what cannot become weights of the model is rejected
+(`_OWNERS`); LoRA factors are recognized by their endings (`lora.py`); what cannot become weights is rejected
 with the reason (`_REJECTED`). `overlay.py` puts a checkpoint on top of a base model.
 
 | layout                                               | methods that publish it                            |
