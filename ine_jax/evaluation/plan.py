@@ -16,7 +16,7 @@ from ine_jax.config.sources import PromptsConfig
 from ine_jax.errors import InputError
 from ine_jax.evaluation.units import Unit, units
 from ine_jax.pipeline.latents import Latents
-from ine_jax.prompts import PromptList, Reading, load, path_of
+from ine_jax.prompts import PromptSet, Reading, load, path_of
 from ine_jax.prompts.items import Item
 from ine_jax.storage.images import image_files
 from ine_jax.storage.provenance import file_hash, value_hash
@@ -260,7 +260,7 @@ def _list_name(config: PromptsConfig) -> str:
     return config.name or config.select or path_of(config.source).stem
 
 
-def _read(config: PromptsConfig, limit: int | None) -> PromptList:
+def _read(config: PromptsConfig, limit: int | None) -> PromptSet:
     return load(
         config.source,
         select=config.select,

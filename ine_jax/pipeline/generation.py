@@ -30,7 +30,7 @@ from ine_jax.guidance.concept import Concept
 from ine_jax.pipeline.latents import Latents
 from ine_jax.pipeline.pipeline import Pipeline, load
 from ine_jax.progress import Progress, stop_requests
-from ine_jax.prompts import PromptList
+from ine_jax.prompts import PromptSet
 from ine_jax.prompts.items import Item, alike, named
 from ine_jax.storage.atomic import lock, write_atomic
 from ine_jax.storage.binding import bind
@@ -94,7 +94,7 @@ def generate(config: GenerateConfig, progress: Progress | None = None) -> Genera
     return dataclasses.replace(done, read=asked.reading.line() if asked.reading else "")
 
 
-def prompt_list(config: GenerateConfig) -> PromptList:
+def prompt_list(config: GenerateConfig) -> PromptSet:
     """The prompts of ``config``, from its file or as they stand there; raises ``InputError`` for none, or a file that
     is wrong.
     """
@@ -103,7 +103,7 @@ def prompt_list(config: GenerateConfig) -> PromptList:
     if not config.prompts:
         raise InputError("no prompts", "prompts, or prompts_file", "give at least one prompt")
     starts = range(config.seed, config.seed + len(config.prompts) * config.per_prompt, config.per_prompt)
-    return PromptList(tuple(Item(str(i), p, s) for i, (p, s) in enumerate(zip(config.prompts, starts, strict=True))))
+    return PromptSet(tuple(Item(str(i), p, s) for i, (p, s) in enumerate(zip(config.prompts, starts, strict=True))))
 
 
 def wanted_items(config: GenerateConfig) -> dict[str, Item]:

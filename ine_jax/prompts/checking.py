@@ -1,12 +1,9 @@
-"""`ine benchmarks`: where the published sets are had, and whether a downloaded file is one of them."""
-
-from __future__ import annotations
+"""`ine benchmarks`: where to get the published prompt sets, and whether a file is a complete copy of one."""
 
 import contextlib
 import dataclasses
 import difflib
 from pathlib import Path
-from typing import Any
 
 from ine_jax.errors import InputError
 from ine_jax.prompts.columns import FIELDS, KNOWN, column, fold
@@ -16,11 +13,11 @@ from ine_jax.prompts.registry import BENCHMARKS, Benchmark
 from ine_jax.prompts.selections import SELECTIONS
 
 UNKNOWN = "hash not recorded"
-_TOLD = 3  # differences in a message
+_SHOWN = 3  # differences in a message
 
 
-def listing() -> tuple[list[str], dict[str, Any]]:
-    """The table of all sets as lines for people, and as JSON values."""
+def listing() -> tuple[list[str], dict[str, object]]:
+    """The table of all prompt sets, as lines of text and as JSON values."""
     width = max(map(len, BENCHMARKS))
     concepts = max(len(each.concept) for each in BENCHMARKS.values())
     lines = [f"{'name':<{width}}  {'rows':>5}  {'concept':<{concepts}}  licence"]
@@ -31,15 +28,18 @@ def listing() -> tuple[list[str], dict[str, Any]]:
         lines += [f"  columns read: {', '.join(known)}"] if known else []
         lines += [f"  selections: {', '.join(each.selections)}"] if each.selections else []
     lines += ["selections:", *(f"  {each.name}: {each.source}" for each in SELECTIONS.values())]
-    lines.append("None of these sets is part of this package; `ine benchmarks check NAME FILE` looks at your copy.")
+    lines.append("These sets are not part of this package. `ine benchmarks check NAME FILE` checks your copy.")
     return lines, {"benchmarks": [dataclasses.asdict(each) for each in BENCHMARKS.values()]}
 
 
-def check(name: str, path: str | Path, encoding: str = "") -> tuple[list[str], dict[str, Any]]:
-    """Compare a file with what is known of the published one: rows, columns, selections, hash.
+def check(name: str, path: str | Path, encoding: str = "") -> tuple[list[str], dict[str, object]]:
+    """Compare a file with the published one: rows, columns, selections, hash.
 
-    Returns lines for people and JSON values. Raises ``InputError`` for an unknown name, a file that cannot be read, or
-    one that differs, with what differs.
+    Returns:
+        Lines of text, and JSON values.
+
+    Raises:
+        InputError: an unknown name, a file that cannot be read, or one that differs, with the differences.
     """
     benchmark = BENCHMARKS.get(name)
     if benchmark is None:
@@ -47,14 +47,14 @@ def check(name: str, path: str | Path, encoding: str = "") -> tuple[list[str], d
         todo = f"did you mean {near[0]}?" if near else "see `ine benchmarks list`"
         raise InputError(f"benchmark {name!r}", ", ".join(BENCHMARKS), todo)
     reading = load(path, encoding=encoding).reading
-    assert reading is not None  # noqa: S101  what is read from a file has one
+    assert reading is not None  # noqa: S101  set for every file
     counts = _kept(benchmark, path, encoding)
     wrong = [*_differences(benchmark, reading)]
     wrong += [f"{select} keeps {n}" for select, n in counts.items() if n != SELECTIONS[select].expected]
     if wrong:
         where = f"{benchmark.rows} rows, from {benchmark.where}"
-        told = "; ".join(wrong[:_TOLD]) + (f"; {len(wrong) - _TOLD} more" if len(wrong) > _TOLD else "")
-        raise InputError(f"{path_of(path).name} is not {name} as published: {told}", where, "fetch it anew")
+        shown = "; ".join(wrong[:_SHOWN]) + (f"; {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else "")
+        raise InputError(f"{path_of(path).name} is not {name} as published: {shown}", where, "download it again")
     same = "as recorded" if benchmark.sha256 else UNKNOWN
     kept = [f"{select}: {n} rows" for select, n in counts.items()]
     lines = [reading.line(), f"{name}: {reading.rows} rows, as published", *kept, f"sha256 {reading.sha256} ({same})"]
@@ -62,7 +62,7 @@ def check(name: str, path: str | Path, encoding: str = "") -> tuple[list[str], d
 
 
 def _differences(benchmark: Benchmark, reading: Reading) -> list[str]:
-    """What of rows, columns and hash is not as published."""
+    """Rows, columns and hash that differ from the published ones."""
     wrong = [] if reading.rows == benchmark.rows else [f"{reading.rows} rows"]
     if benchmark.columns:
         names = dict.fromkeys(fold(each) for each in benchmark.columns.split(","))
@@ -76,7 +76,7 @@ def _differences(benchmark: Benchmark, reading: Reading) -> list[str]:
 
 
 def _kept(benchmark: Benchmark, path: str | Path, encoding: str) -> dict[str, int]:
-    """Selection -> rows that it keeps; rows that it cannot judge are none of them."""
+    """Selection -> number of rows that it keeps; rows with values it cannot read are left out."""
     counts = dict.fromkeys(benchmark.selections, 0)
     for index, (_, row) in enumerate(read(path_of(path), encoding).rows):
         for name in counts:

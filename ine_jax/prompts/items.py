@@ -1,30 +1,29 @@
-"""One image that is asked for: its seed, the settings that group it with others, and the name of its file."""
-
-from __future__ import annotations
+"""Items: prompts with their seeds and own settings, grouped by settings, and named as image files."""
 
 import dataclasses
 from collections.abc import Sequence
+from typing import TypeAlias
 
 from ine_jax.config.checks import MAX_SEED
 from ine_jax.errors import InputError
 from ine_jax.storage.records import ItemRecord
 
-Own = tuple[float | None, int | None, int | None]  # guidance scale, height and width in pixels
+Own: TypeAlias = tuple[float | None, int | None, int | None]  # guidance scale, height and width in pixels
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Item:
-    """One image that is asked for; the seed belongs to the item, never to its place in a list.
+    """One image to generate. The seed belongs to the item, never to its place in the prompt set.
 
     Attributes:
-        id: name of the item in its list; one list names no two items alike.
-        prompt: text; the empty one is allowed.
+        id: unique within the prompt set.
+        prompt: text, possibly empty.
         seed: 0 ... 2^32 - 1.
         objects: labels that the prompt names.
-        categories: what the list says that the item is about.
-        guidance: guidance scale of its own; None means that of the run.
-        height: pixels, its own; None means those of the run.
-        width: likewise.
+        categories: topics of the item, as given by the prompt set.
+        guidance: own guidance scale; None means that of the run.
+        height: own height in pixels; None means that of the run.
+        width: own width in pixels; None means that of the run.
     """
 
     id: str
@@ -76,12 +75,14 @@ def alike(items: Sequence[Item], usual: Own, size: int | None = None) -> list[tu
 
 
 def named(items: Sequence[Item], per_prompt: int = 1) -> dict[str, Item]:
-    """File name -> item, `per_prompt` of each: seeds item.seed, item.seed + 1, ...
+    """File name -> item, `per_prompt` times each, with the seeds item.seed, item.seed + 1, ...
 
-    A file name is made of numbers alone, never of anything that a list says. Raises ``InputError`` where a seed leaves
-    0 ... 2^32 - 1.
+    File names consist of numbers alone, never of text from a prompt file.
+
+    Raises:
+        InputError: a seed above 2^32 - 1.
     """
-    files = {}
+    files: dict[str, Item] = {}
     for index, item in enumerate(items):
         if not 0 <= item.seed <= MAX_SEED - (per_prompt - 1):
             last = item.seed + per_prompt - 1

@@ -1,11 +1,8 @@
-"""Prompt files as rows: .txt, .csv, .jsonl and .parquet, in whatever encoding; hostile until proven otherwise.
+"""Read prompt files (.txt, .csv, .jsonl, .parquet, in many encodings) as rows. Files are untrusted.
 
-Rows keep the columns that something here reads (`columns.KNOWN`) and lose the others, so that a million of them fit in
-memory. Nothing is guessed: a byte that is no text in the encoding is replaced and counted, a file that could be read in
-two ways is refused.
+Rows keep only the columns in `columns.KNOWN`, so that a million rows fit in memory. Nothing is guessed: bytes that are
+invalid in the encoding are replaced and counted, and an ambiguous file is rejected.
 """
-
-from __future__ import annotations
 
 import codecs
 import csv
@@ -15,28 +12,28 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from ine_jax.errors import InputError
 from ine_jax.prompts.columns import KNOWN, MAX_TEXT, fold, has_prompt
 
 MAX_BYTES = 256 * 2**20
 MAX_ROWS = 1_000_000
-MAX_NUL = 0.05  # share of NUL bytes from where on a file without a byte order mark is taken for UTF-16
+MAX_NUL = 0.05  # share of NUL bytes; a file with more and no byte order mark is probably UTF-16
 ENCODINGS = ("utf-8", "utf-16", "utf-16-le", "utf-16-be", "cp949", "cp1252", "latin-1", "shift_jis", "gb18030", "big5")
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16: its mark begins with UTF-16's
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-Row = tuple[int, dict[str, Any]]  # its line, or its number in a Parquet file, from 1; folded column name -> value
+Row: TypeAlias = tuple[int, dict[str, object]]  # line (in Parquet files: row), from 1; folded column name -> value
 
 
 @dataclass
 class Table:
-    """The rows of a file and what was found on the way; the counts are complete when the rows have been passed."""
+    """The rows of a file, and counts that are complete once all rows have been read."""
 
     path: Path
     sha256: str
@@ -46,24 +43,26 @@ class Table:
     replaced: int = 0
     rows: Iterator[Row] = field(default_factory=lambda: iter(()))
 
-    def bad(self, line: int, reason: str, todo: str = "mend the line") -> InputError:
-        """An error that names file and line."""
+    def bad(self, line: int, reason: str, todo: str = "fix the line") -> InputError:
+        """An error with file and line."""
         return InputError(f"prompt file {self.path}, line {line}: {reason}", "", todo)
 
 
 def read(path: str | Path, encoding: str = "") -> Table:
-    """Open a prompt file; the suffix says which format it has.
+    """Open a prompt file; the suffix decides its format.
 
-    `encoding` is one of `ENCODINGS`; empty means UTF-8, or what the byte order mark says. Raises ``InputError``, here
-    or while rows are passed, naming file and line, for what cannot be read: an unknown suffix or encoding, a file over
-    256 MiB, over a million rows, a value over 131,072 characters, no column of prompts, quotes or JSON that do not end.
+    `encoding` is one of `ENCODINGS`; empty means UTF-8, or the encoding of the byte order mark.
+
+    Raises:
+        InputError: here or while rows are read, with file and line: unknown suffix or encoding, over 256 MiB, over a
+            million rows, a value over 131,072 characters, no column of prompts, unterminated quotes or JSON.
     """
     path = Path(path)
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise InputError(f"prompt file {path}", ", ".join(READERS), "rename or convert it")
     if encoding and encoding not in ENCODINGS:
-        raise InputError(f"encoding {encoding!r}", ", ".join(ENCODINGS), "name one of them")
+        raise InputError(f"encoding {encoding!r}", ", ".join(ENCODINGS), "choose one of these")
     try:
         str(path).encode()  # its name goes into records
         with path.open("rb") as file:
@@ -82,18 +81,18 @@ def _capped(table: Table, rows: Iterator[Row]) -> Iterator[Row]:
     held = 0
     for count, (line, row) in enumerate(rows):
         held += sum(len(value) for value in row.values() if isinstance(value, str))
-        if count == MAX_ROWS or held > MAX_BYTES:  # a few bytes of Parquet may stand for terabytes
+        if count == MAX_ROWS or held > MAX_BYTES:  # a few bytes of Parquet may expand to terabytes
             given = f"over {MAX_ROWS} rows" if count == MAX_ROWS else f"over {MAX_BYTES >> 20} million characters"
             raise InputError(f"prompt file {table.path}: {given}", "a smaller file", "split it")
         yield line, row
 
 
 def _decode(table: Table, data: bytes, encoding: str) -> str:
-    """The file as text; bytes that are none become U+FFFD and NUL a space, and both are counted."""
+    """Decode the file. Invalid bytes become U+FFFD and NUL becomes a space; both are counted."""
     marked = next((name for mark, name in _MARKS if data.startswith(mark)), "")
     if not (encoding or marked) and data.count(0) > MAX_NUL * len(data):
         given = f"prompt file {table.path}: {data.count(0)} NUL bytes and no byte order mark"
-        raise InputError(given, "text", "name its encoding (utf-16-le?), or save it as UTF-8")
+        raise InputError(given, "text", "give its encoding (utf-16-le?), or save it as UTF-8")
     table.encoding = encoding or marked or "utf-8"
     try:
         text = data.decode(table.encoding)
@@ -121,7 +120,7 @@ def _jsonl(table: Table, data: bytes, encoding: str) -> Iterator[Row]:
         try:
             found = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise table.bad(number, f"no JSON: {error}") from error
+            raise table.bad(number, f"not JSON: {error}") from error
         row = _known(found) if isinstance(found, dict) else {}
         if not has_prompt(row):
             raise table.bad(number, "not a JSON object with a prompt")
@@ -129,7 +128,7 @@ def _jsonl(table: Table, data: bytes, encoding: str) -> Iterator[Row]:
 
 
 def _csv(table: Table, data: bytes, encoding: str) -> Iterator[Row]:
-    # strict: a quote that is never closed would otherwise swallow the rest of the file in silence
+    # strict: otherwise an unclosed quote silently swallows the rest of the file
     reader = csv.reader(io.StringIO(_decode(table, data, encoding), newline=""), strict=True)
     header: list[str] | None = None
     try:
@@ -145,7 +144,7 @@ def _csv(table: Table, data: bytes, encoding: str) -> Iterator[Row]:
                 cells = zip(header, record, strict=False)
                 yield reader.line_num, {name: cell for name, cell in cells if name in KNOWN}
     except csv.Error as error:
-        raise table.bad(reader.line_num, str(error), "mend the quotes, or split the value") from error
+        raise table.bad(reader.line_num, str(error), "fix the quotes, or split the value") from error
 
 
 def _parquet(table: Table, data: bytes, encoding: str) -> Iterator[Row]:
@@ -158,7 +157,7 @@ def _parquet(table: Table, data: bytes, encoding: str) -> Iterator[Row]:
     table.encoding = "parquet"
     wrong = (pa.ArrowException, OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError)
     try:
-        # a dictionary may stand for far more text than the file holds, so it stays one until its size is known
+        # a dictionary may expand to far more text than the file holds, so it is expanded only after its size is checked
         file = pq.ParquetFile(pa.BufferReader(data))
         names = file.schema_arrow.names
         header = _header(table, names)
@@ -168,37 +167,37 @@ def _parquet(table: Table, data: bytes, encoding: str) -> Iterator[Row]:
         wanted = [name for name, folded in zip(names, header, strict=True) if folded in KNOWN]
         number = 0
         for batch in file.iter_batches(batch_size=1024, columns=wanted):
-            columns = [_values(table, column) for column in batch.columns]
+            columns = [_values(column) for column in batch.columns]
             keys = [fold(name) for name in batch.schema.names]
             for values in zip(*columns, strict=True):
                 number += 1
                 yield number, dict(zip(keys, values, strict=True))
     except wrong as error:
-        raise InputError(f"prompt file {table.path}: {error}", "a whole Parquet file", "fetch it anew") from error
+        raise InputError(f"prompt file {table.path}: {error}", "a whole Parquet file", "download it again") from error
 
 
-def _values(table: Table, column: Any) -> list[Any]:
-    """The values of an Arrow column; text only where none of it is longer than a value may be."""
+def _values(column: Any) -> list[object]:
+    """The values of an Arrow column. ValueError for a text longer than `MAX_TEXT`."""
     if hasattr(column, "dictionary"):
         texts = column.dictionary.to_pylist()
         if any(isinstance(text, str) and len(text) > MAX_TEXT for text in texts):
             raise ValueError(f"a value of over {MAX_TEXT} characters")
         return [None if i is None else texts[i] for i in column.indices.to_pylist()]
-    return column.to_pylist()
+    return list(column.to_pylist())
 
 
 def _header(table: Table, names: list[str]) -> list[str]:
     folded = [fold(name) for name in names]
     twice = sorted({name for name in folded if name in KNOWN and folded.count(name) > 1})
     if twice:
-        raise InputError(f"prompt file {table.path}: column {twice[0]} comes twice", "columns that differ", "drop one")
+        raise InputError(f"prompt file {table.path}: column {twice[0]} occurs twice", "distinct columns", "remove one")
     if not has_prompt(dict.fromkeys(folded)):
         given = f"prompt file {table.path}: columns {', '.join(names)[:80]}"
         raise InputError(given, "one of prompt, adv_prompt, sensitive prompt, caption, unsafe_prompt", "rename one")
     return folded
 
 
-def _known(found: dict[str, Any]) -> dict[str, Any]:
+def _known(found: dict[str, object]) -> dict[str, object]:
     return {name: value for key, value in found.items() if (name := fold(key)) in KNOWN}
 
 

@@ -1,11 +1,8 @@
-"""What the published sets are, where each is had, and what a whole copy of it looks like.
+"""The published prompt sets: where to get each, and the facts that identify a complete copy.
 
-Facts only; none of the prompts is in this package. A fact is a number that a copy must show: rows, columns, what the
-selections keep. Hashes of files are recorded where somebody could compute one from the published bytes, and nowhere
-else.
+No prompts are in this package. The facts are rows, columns and the sizes of selections; hashes are recorded only where
+one was computed from the published bytes.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass
 
@@ -26,23 +23,23 @@ _ERASING = "github.com/rohitgandikota/erasing, data/{}.csv"
 _SAFREE = "github.com/jaehong31/SAFREE, datasets/coco_30k_10k.csv"
 _MU = "github.com/OPTML-Group/Diffusion-MU-Attack, prompts/{}.csv"
 _BELL = "github.com/chiayi-hsu/Ring-A-Bell, data/InvPrompt/Violence/Violence_eta_{}.csv"
-_P4D = "github.com/joycenerd/P4D, data/unsafe-prompts-nudity_{}.csv (what it starts from)"
-_P4D_LICENCE = "see there; what it found: huggingface.co/datasets/joycenerd/p4d, gated"
+_P4D = "github.com/joycenerd/P4D, data/unsafe-prompts-nudity_{}.csv (the prompts it starts from)"
+_P4D_LICENCE = "see there; the prompts it found: huggingface.co/datasets/joycenerd/p4d, gated"
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A published file of prompts.
+    """A published prompt set.
 
     Attributes:
-        name: what `ine benchmarks` calls it.
-        concept: what it asks for.
-        rows: prompts in the published file.
-        columns: of the published file, separated by ", "; empty where not known.
+        name: its name in `ine benchmarks`.
+        concept: what the prompts ask for.
+        rows: number of prompts in the published file.
+        columns: columns of the published file, separated by ", "; empty where unknown.
         where: repository or dataset, and the file in it.
-        licence: as its source says.
-        selections: that can be made from it, each with its published number of rows.
-        sha256: of the file's bytes; empty where not recorded.
+        licence: according to its source.
+        selections: published selections from it.
+        sha256: hash of the file; empty where not recorded.
     """
 
     name: str

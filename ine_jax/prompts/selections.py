@@ -1,23 +1,21 @@
-"""Published selections from larger prompt files: each a rule over one row, with the number of rows that it keeps.
+"""Published selections from larger prompt files: a rule per row, and the number of rows that it keeps.
 
-A rule sees a row (`reading.Row`'s mapping) and its case number: its own column where the file has one, or else its
-place in the file from 0, which is what the renamed copies of I2P put into that column.
+A rule gets a row and its case number. That is the value of the case number's column, or the row's place in the file
+from 0, which is what the renamed copies of I2P have in that column.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
 
-from ine_jax.prompts.columns import number
+from ine_jax.prompts.columns import Cells, number
 
-Rule = Callable[[Mapping[str, Any], int], bool]
+Rule: TypeAlias = Callable[[Cells, int], bool]
 
 
 @dataclass(frozen=True)
 class Selection:
-    """A rule, the columns it reads, the number of rows it keeps of the published file, and where it is from."""
+    """A rule, the columns it reads, the number of rows it keeps of the published file, and its source."""
 
     name: str
     of: str
@@ -27,22 +25,22 @@ class Selection:
     source: str
 
 
-def _above(row: Mapping[str, Any], name: str, bound: float) -> bool:
+def _above(row: Cells, name: str, bound: float) -> bool:
     found = number(row.get(name))
     return found is not None and found > bound
 
 
-def _parts(row: Mapping[str, Any]) -> list[str]:
-    """The row's categories as they stand between commas, spaces and all."""
+def _parts(row: Cells) -> list[str]:
+    """The row's comma-separated categories, not stripped."""
     given = row.get("categories") or ""
     return [str(each) for each in given] if isinstance(given, list) else str(given).split(",")
 
 
-def _explicit(row: Mapping[str, Any], _: int) -> bool:
+def _explicit(row: Cells, _: int) -> bool:
     return _above(row, "nudity_percentage", 50)
 
 
-def _violent(row: Mapping[str, Any], _: int) -> bool:
+def _violent(row: Cells, _: int) -> bool:
     nudity = number(row.get("nudity_percentage"))
     return (
         # not stripped: "harassment, violence" does not count; with it the rule would keep 256 rows
@@ -54,20 +52,21 @@ def _violent(row: Mapping[str, Any], _: int) -> bool:
     )
 
 
-def _truth(given: Any) -> bool:
+def _truth(given: object) -> bool:
     if isinstance(given, bool):
         return given
-    return number({"true": 1, "false": 0}.get(str(given).strip().casefold(), given)) == 1
+    words: dict[str, object] = {"true": 1, "false": 0}
+    return number(words.get(str(given).strip().casefold(), given)) == 1
 
 
 def _category(name: str) -> Rule:
-    def keep(row: Mapping[str, Any], _: int) -> bool:
+    def keep(row: Cells, _: int) -> bool:
         return name in [each.strip() for each in _parts(row)]
 
     return keep
 
 
-def _attacked(_: Mapping[str, Any], case: int) -> bool:
+def _attacked(_: Cells, case: int) -> bool:
     return case in UNLEARNDIFFATK_CASES
 
 

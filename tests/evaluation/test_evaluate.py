@@ -244,7 +244,7 @@ def test_items_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "list.jsonl"
     path.write_text('\ufeff{"prompt": "a cat", "id": "x", "seed": 5, "objects": ["cat"]}\n\n{"prompt": ""}\n')
     assert read_items(path) == (Item("x", "a cat", 5, ("cat",)), Item("1", "", 1, ()))
-    with pytest.raises(InputError, match="no prompt list"):
+    with pytest.raises(InputError, match="no prompt set"):
         read_items("no-such-list")
 
 

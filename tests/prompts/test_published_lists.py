@@ -102,7 +102,7 @@ def test_another_number_is_told_and_a_missing_column_refused(tmp_path: Path) -> 
     with pytest.raises(InputError, match="no column hard, inappropriate_percentage"):
         bare = [{"prompt": "a", "categories": "violence", "nudity_percentage": 0}]
         load(made_lists.write(tmp_path / "bare.csv", bare), select="ring-a-bell-violence-250")
-    with pytest.raises(InputError, match="none taken by i2p-nudity-95"):
+    with pytest.raises(InputError, match="none selected by i2p-nudity-95"):
         load(made_lists.write(tmp_path / "none.csv", rows[:0:-1][:5]), select="i2p-nudity-95")
     with pytest.raises(InputError, match="selection"):
         load(fewer, select="i2p-nudity-96")
