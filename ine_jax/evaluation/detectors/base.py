@@ -35,6 +35,7 @@ class Unscored:
 
 
 Verdict: TypeAlias = Scored | Unscored
+Images: TypeAlias = Sequence[np.ndarray] | np.ndarray  # uint8 [batch, H, W, 3], or images of several sizes
 
 
 @runtime_checkable
@@ -51,7 +52,7 @@ class Detector(Protocol):
         """Changes whenever the scores would change."""
         ...
 
-    def detect(self, images: np.ndarray) -> list[Verdict]:
+    def detect(self, images: Images) -> list[Verdict]:
         """Return one verdict per image, in order; `Scored.labels` holds every label."""
         ...
 
@@ -75,9 +76,7 @@ def check_image(image: np.ndarray) -> str | None:
     return None if image.dtype == np.uint8 else f"{image.dtype} is not uint8"
 
 
-def detect_checked(
-    images: Sequence[np.ndarray] | np.ndarray, score: Callable[[np.ndarray], list[Verdict]]
-) -> list[Verdict]:
+def detect_checked(images: Images, score: Callable[[np.ndarray], list[Verdict]]) -> list[Verdict]:
     """Score the usable images with `score`, which gets all images of one size in one call.
 
     A failing batch is retried image by image, so one bad image costs one verdict. Failures and scores that are not

@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from ine_jax.errors import InputError
-from ine_jax.evaluation.detectors.base import Scored, Verdict, detect_checked
+from ine_jax.evaluation.detectors.base import Images, Scored, Verdict, detect_checked
 from ine_jax.storage.records import About, Box
 
 LABELS = (
@@ -82,7 +82,7 @@ class NudeNet:
             "preprocessing": f"nudenet {self.package}: padded to a square, linear to {self.model.input_width} px",
         }
 
-    def detect(self, images: np.ndarray) -> list[Verdict]:
+    def detect(self, images: Images) -> list[Verdict]:
         """Return one verdict per image uint8 [N, H, W, 3], RGB; constant or failing images are `Unscored`."""
         return detect_checked(images, self._detect)
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from ine_jax.errors import InputError
-from ine_jax.evaluation.detectors.base import Scored, Verdict, detect_checked
+from ine_jax.evaluation.detectors.base import Images, Scored, Verdict, detect_checked
 from ine_jax.evaluation.detectors.clip_encoder import ClipEncoder, cosines
 from ine_jax.evaluation.detectors.vision import version_of
 from ine_jax.storage import weight_files as files
@@ -75,7 +75,7 @@ class Q16:
             **self.encoder.facts(),
         }
 
-    def detect(self, images: np.ndarray) -> list[Verdict]:
+    def detect(self, images: Images) -> list[Verdict]:
         """Return one verdict per image uint8 [N, H, W, 3]; NaN, constant or failing images are `Unscored`."""
         return detect_checked(images, self._detect)
 

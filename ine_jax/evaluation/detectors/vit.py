@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from ine_jax.evaluation.detectors.base import Scored, Verdict, detect_checked
+from ine_jax.evaluation.detectors.base import Images, Scored, Verdict, detect_checked
 from ine_jax.evaluation.detectors.vision import VIT, Preprocessing, in_batches, read_preprocessing, version_of
 from ine_jax.models.checkpoints import networks
 from ine_jax.models.vit import Vit, VitConfig
@@ -56,7 +56,7 @@ class VitClassifier:
             **self._facts(),
         }
 
-    def detect(self, images: np.ndarray) -> list[Verdict]:
+    def detect(self, images: Images) -> list[Verdict]:
         """Return one verdict per image uint8 [N, H, W, 3]; NaN, constant or failing images are `Unscored`."""
         return detect_checked(images, self._detect)
 

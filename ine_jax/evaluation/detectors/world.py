@@ -18,7 +18,7 @@ import safetensors.numpy
 from jaxtyping import Float, Shaped
 
 from ine_jax.errors import InputError
-from ine_jax.evaluation.detectors.base import Scored, Verdict, detect_checked
+from ine_jax.evaluation.detectors.base import Images, Scored, Verdict, detect_checked
 from ine_jax.storage.atomic import write_atomic
 from ine_jax.storage.records import About
 from ine_jax.storage.safetensors_writer import write_safetensors
@@ -74,9 +74,11 @@ class WorldNet(nn.Module):
     dropout: float = 0.1
 
     @nn.compact
-    def __call__(self, images: Float[jax.Array, "B H W 3"], train: bool = False) -> Float[jax.Array, "B label"]:
+    def __call__(
+        self, images: Float[jax.Array | np.ndarray, "B H W 3"], train: bool = False
+    ) -> Float[jax.Array, "B label"]:
         """Return logits; with `train` dropout is on and needs the rng "dropout"."""
-        x = images
+        x = jnp.asarray(images)
         for level, width in enumerate(self.channels):
             for layer in range(2):
                 stride = 2 if level > 0 and layer == 0 else 1
@@ -129,7 +131,7 @@ class WorldDetector:
             "preprocessing": f"linear to {size} px, antialiased; [-1, 1]",
         }
 
-    def detect(self, images: np.ndarray) -> list[Verdict]:
+    def detect(self, images: Images) -> list[Verdict]:
         """Return one verdict per image [B, H, W, 3]; NaN, constant or failing images are `Unscored`."""
         return detect_checked(images, self._detect)
 
@@ -187,8 +189,9 @@ def _check(flat: Mapping[str, np.ndarray], config: WorldConfig, folder: Path) ->
         )
 
 
-def _flat(tree: Params) -> dict[str, jax.Array]:
-    return cast(dict[str, jax.Array], flax.traverse_util.flatten_dict(dict(tree), sep="."))  # type: ignore[no-untyped-call]
+def _flat(tree: Params) -> Params:
+    """The leaves by their dotted names."""
+    return cast(Params, flax.traverse_util.flatten_dict(dict(tree), sep="."))  # type: ignore[no-untyped-call]
 
 
 def params_hash(params: Params) -> str:

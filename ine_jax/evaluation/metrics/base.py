@@ -5,7 +5,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
-from ine_jax.evaluation.detectors.base import Verdict, check_image, score_checked
+from ine_jax.evaluation.detectors.base import Images, Verdict, check_image, score_checked
 from ine_jax.storage.records import About
 
 Measure: TypeAlias = Callable[[np.ndarray, list[str], np.ndarray | None], list[Verdict]]
@@ -30,7 +30,7 @@ class Metric(Protocol):
         """Whether it needs `references`: images of another model from the same prompt and noise."""
         ...
 
-    def measure(self, images: np.ndarray, prompts: Sequence[str], references: np.ndarray | None) -> list[Verdict]:
+    def measure(self, images: Images, prompts: Sequence[str], references: Images | None) -> list[Verdict]:
         """Return one verdict per image, in order; `Scored.labels` holds one or more finite numbers."""
         ...
 
@@ -40,9 +40,9 @@ class Metric(Protocol):
 
 
 def measure_checked(
-    images: Sequence[np.ndarray] | np.ndarray,
+    images: Images,
     prompts: Sequence[str],
-    references: Sequence[np.ndarray] | np.ndarray | None,
+    references: Images | None,
     measure: Measure,
 ) -> list[Verdict]:
     """Measure the usable images (and references) with `measure`.

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ine_jax.evaluation.detectors.base import Scored, Verdict
+from ine_jax.evaluation.detectors.base import Images, Scored, Verdict
 from ine_jax.evaluation.detectors.clip_encoder import ClipEncoder
 from ine_jax.evaluation.detectors.vision import version_of
 from ine_jax.evaluation.metrics.base import measure_checked
@@ -50,9 +50,7 @@ class ClipScore:
             **self.encoder.facts(),
         }
 
-    def measure(
-        self, images: np.ndarray, prompts: Sequence[str], references: np.ndarray | None = None
-    ) -> list[Verdict]:
+    def measure(self, images: Images, prompts: Sequence[str], references: Images | None = None) -> list[Verdict]:
         """Return one value per image uint8 [N, H, W, 3] and prompt; what cannot be measured is `Unscored`."""
         return measure_checked(images, prompts, None, self._measure)
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from ine_jax.evaluation.detectors.base import Unscored, Verdict
+from ine_jax.evaluation.detectors.base import Images, Unscored, Verdict
 from ine_jax.evaluation.metrics import fid
 from ine_jax.evaluation.metrics.base import measure_checked
 from ine_jax.evaluation.metrics.weights import read_weights, weights_hash
@@ -133,11 +133,11 @@ class Inception(nn.Module):
                         conv = nn.Conv(step.channels, step.kernel, step.stride, padding, precision="highest", name=name)
                         x = nn.relu(conv(x))
                     case "halve":
-                        x = nn.max_pool(x, (3, 3), (2, 2))
+                        x = nn.max_pool(x, (3, 3), (2, 2))  # type: ignore[no-untyped-call]
                     case "maximum":
-                        x = nn.max_pool(x, (3, 3), padding="SAME")
+                        x = nn.max_pool(x, (3, 3), padding="SAME")  # type: ignore[no-untyped-call]
                     case "average":
-                        x = nn.avg_pool(x, (3, 3), padding="SAME", count_include_pad=False)
+                        x = nn.avg_pool(x, (3, 3), padding="SAME", count_include_pad=False)  # type: ignore[no-untyped-call]
                     case str():
                         prefix = f"{step}."
                     case _:
@@ -234,11 +234,9 @@ class FidMetric:
     @cached_property
     def _features(self) -> Callable[[jax.Array], jax.Array]:
         net = jax.jit(Inception().apply)  # weights as an argument: as constants they would be folded at length
-        return lambda images: net({"params": self.params}, images)  # type: ignore[return-value]
+        return lambda images: net({"params": self.params}, images)
 
-    def measure(
-        self, images: np.ndarray, prompts: Sequence[str], references: np.ndarray | None = None
-    ) -> list[Verdict]:
+    def measure(self, images: Images, prompts: Sequence[str], references: Images | None = None) -> list[Verdict]:
         """The features of each image [B, H, W, 3]; constant, not finite or failing ones are `Unscored`."""
         return measure_checked(images, prompts, None, self._measure)
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
-from ine_jax.evaluation.detectors.base import Scored, Verdict
+from ine_jax.evaluation.detectors.base import Images, Scored, Verdict
 from ine_jax.evaluation.metrics.base import measure_checked
 from ine_jax.evaluation.metrics.resize import linear_uint8
 from ine_jax.evaluation.metrics.weights import read_weights, weights_hash
@@ -101,7 +101,7 @@ class LpipsMetric:
         net = jax.jit(Lpips().apply)
         return lambda a, b: net({"params": self.params}, a / 127.5 - 1.0, b / 127.5 - 1.0)
 
-    def measure(self, images: np.ndarray, prompts: Sequence[str], references: np.ndarray | None) -> list[Verdict]:
+    def measure(self, images: Images, prompts: Sequence[str], references: Images | None) -> list[Verdict]:
         """Return one distance per image [B, H, W, 3]; unusable images and references are `Unscored`."""
         if references is None:
             raise ValueError(f"{self.id} compares with references")
