@@ -39,7 +39,9 @@ def nearest_words(vectors: np.ndarray, model: str, count: int = 5) -> tuple[list
     lengths = np.linalg.norm(table, axis=1)
     cosines = (rows @ table.T) / np.maximum(np.linalg.norm(rows, axis=1)[:, None] * lengths[None], 1e-12)
     best = np.argsort(-cosines, axis=1, kind="stable")[:, :count]
-    found = [[f"{_word(names, i)} {row[i]:.3f}" for i in chosen] for chosen, row in zip(best, cosines, strict=True)]
+    found = [
+        [f"{_word(names, i)} {row[i]:.3f}" for i in chosen.tolist()] for chosen, row in zip(best, cosines, strict=True)
+    ]
     return found, float(np.median(lengths))
 
 
@@ -67,5 +69,5 @@ def _table(folder: Path) -> np.ndarray:
 
 
 def _word(names: dict[int, str], index: int) -> str:
-    name = names.get(int(index), f"#{index}")
+    name = names.get(index, f"#{index}")
     return name.removesuffix(_WORD_END) if name.endswith(_WORD_END) or name.startswith("<|") else f"{name}-"

@@ -1,8 +1,8 @@
 """Hostile and damaged files: exit code 2, at most three lines, nothing executed, nothing written."""
 
 import pickle
+import re
 import sys
-import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from tests.support.hostile_files import CANARY, hostile_pickles
 HOSTILE = hostile_pickles()
 FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect", "ctypes.dlopen")
 FORBIDDEN += ("pickle.find_class", "shutil.rmtree", "webbrowser.open", "code.__new__", "exec")
+ANNOTATIONS = re.compile(r"/(beartype|jaxtyping)/|/(typing|dataclasses)\.py$")
 Capture = pytest.CaptureFixture[str]
 
 
@@ -29,9 +30,9 @@ class Watch:
         if not self.on:
             return
         writes = event == "open" and isinstance(args[2], int) and args[2] & 0o3103  # write, create or truncate
-        # Not the file's doing: modules of the library that are imported late, and annotations that typing evaluates.
+        # Not the file's doing: modules of the library that are imported late, and annotations that are evaluated.
         late = event == "exec" and (
-            args[0].co_filename.endswith(".py") or sys._getframe(1).f_code.co_filename == typing.__file__
+            args[0].co_filename.endswith(".py") or ANNOTATIONS.search(sys._getframe(1).f_code.co_filename) is not None
         )
         if (event in FORBIDDEN and not late) or writes:
             self.events.append((event, str(args)[:200]))
