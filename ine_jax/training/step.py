@@ -8,10 +8,11 @@ with Adam of arXiv 1412.6980. The rate lies in the optimizer's state, so another
 
 import functools
 from collections.abc import Callable
-from typing import Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
 import optax
+from jaxtyping import PyTree
 
 from ine_jax.types import Array
 
@@ -21,10 +22,10 @@ Data = TypeVar("Data")
 Metrics = dict[str, Array]  # scalars by name; one of them is "loss"
 
 
-class TrainState(NamedTuple, Generic[Trained]):
+class TrainState(NamedTuple):
     """What a step changes, and what a checkpoint holds."""
 
-    trained: Trained
+    trained: PyTree
     optimizer: optax.InjectStatefulHyperparamsState  # its hyperparams hold the rate
 
 
@@ -53,7 +54,7 @@ def adam(rate: float | Array, factor: optax.Schedule) -> optax.GradientTransform
 
 def first_state(
     objective: Objective[Trained, Frozen, Data], trained: Trained, rate: float, sharding: jax.sharding.Sharding
-) -> TrainState[Trained]:
+) -> TrainState:
     """Return the state before step 0, on the devices."""
     return jax.device_put(TrainState(trained, adam(rate, objective.factor()).init(trained)), sharding)
 
@@ -61,10 +62,10 @@ def first_state(
 @functools.lru_cache(maxsize=8)
 def compiled_step(
     objective: Objective[Trained, Frozen, Data],
-) -> Callable[[Frozen, Data, TrainState[Trained], int], tuple[TrainState[Trained], Metrics]]:
+) -> Callable[[Frozen, Data, TrainState, int], tuple[TrainState, Metrics]]:
     """Return the jitted step (frozen, data, state, i) -> (state, metrics); the state is donated."""
 
-    def step(frozen: Frozen, data: Data, state: TrainState[Trained], i: Array) -> tuple[TrainState[Trained], Metrics]:
+    def step(frozen: Frozen, data: Data, state: TrainState, i: Array) -> tuple[TrainState, Metrics]:
         gradient, metrics = jax.grad(objective.loss, has_aux=True)(state.trained, frozen, data, i)
         # The rate given here is a placeholder: the one in the state is used.
         updates, memory = adam(0.0, objective.factor()).update(gradient, state.optimizer, state.trained)
