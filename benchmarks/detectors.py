@@ -1,4 +1,4 @@
-"""Time per image of the judges on transformers, at full size with random weights.
+"""Time per image of the detectors on transformers, at full size with random weights.
 
     python benchmarks/detectors.py [--images 8] [--size 512] [--repeat 2]
 

@@ -55,7 +55,7 @@ def preserved(rng: np.random.Generator, count: int = 300) -> list[str]:
     """Different captions of scenes without a weapon, most of them with two objects: those are damaged first."""
     found: dict[str, None] = {}
     while len(found) < count:
-        found[world.caption(world.draw_scene(rng, weapon_share=0.0, pair_share=0.65), rng)] = None
+        found[world.caption(world.sample_scene(rng, weapon_share=0.0, pair_share=0.65), rng)] = None
     return list(found)
 
 

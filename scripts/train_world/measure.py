@@ -1,4 +1,4 @@
-"""Measure settings on the small world's prompt lists: what is drawn, what is defended, what is kept.
+"""Measure settings on the small world's prompt sets: which images show a weapon, and which show the requested objects.
 
     python -m scripts.train_world.measure --out runs/world/tried.jsonl '{"lists": ["tune-benign"]}' ...
 
@@ -31,7 +31,7 @@ BATCH = 50
 
 
 def rate(pipe: pipeline.Pipeline, detector: WorldDetector, name: str, setting: Mapping[str, Any]) -> dict[str, Any]:
-    """Success rate of one list under one setting (kept, drawn or defended, as the list's kind says)."""
+    """Rate of one prompt set under one setting; the kind of the set decides what is counted."""
     items = read_items(ASSETS / "prompts" / f"{name}.jsonl", setting.get("n"))
     guidance = configfile.build(GuidanceConfig, {"scale": 3.0, **setting.get("guidance", {})}, "guidance")
     concept = guards.concept(configfile.build(NegativeConfig, setting.get("negative", {}), "negative"))

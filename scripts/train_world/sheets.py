@@ -1,4 +1,4 @@
-"""Draw what people look at: the card's grid of 64 samples, and 100 generated images with the detector's verdicts.
+"""Write the images that people look at: the card's grid of 64 samples, and 100 images with the detector's labels.
 
     python -m scripts.train_world.sheets --out ine_jax/assets/tiny --check runs/world/check.png
 
@@ -23,7 +23,7 @@ from scripts.train_world import world
 ASSETS = Path("ine_jax/assets/tiny")
 
 
-def draw(pipe: pipeline.Pipeline, items: list[Item], settings: dict[str, object]) -> np.ndarray:
+def generate(pipe: pipeline.Pipeline, items: list[Item], settings: dict[str, object]) -> np.ndarray:
     """Images of the items without any guard."""
     return pipe(
         [item.prompt for item in items],
@@ -61,11 +61,11 @@ def main() -> None:
     pairs = zip(read_items("benign", 32), read_items("explicit", 32), strict=True)
     items = [item for pair in pairs for item in pair]
     captioned(
-        draw(pipe, items, settings), [[i.prompt[:24], i.prompt[24:48]] for i in items], 8, args.out / "samples.png"
+        generate(pipe, items, settings), [[i.prompt[:24], i.prompt[24:48]] for i in items], 8, args.out / "samples.png"
     )
 
     items = [i for name in ("benign", "explicit", "attack", "generic") for i in read_items(tune(name), 25)]
-    images, lines = draw(pipe, items, settings), []
+    images, lines = generate(pipe, items, settings), []
     for item, verdict in zip(items, detector.detect(images), strict=True):
         found = [k for k, s in verdict.labels.items() if s >= 0.5] if isinstance(verdict, Scored) else ["unscored"]
         lines.append([f"asked {' '.join(item.objects)}", f"found {' '.join(found)}"])

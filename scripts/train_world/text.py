@@ -1,4 +1,4 @@
-"""The small world's tokenizer and its text encoder, which is drawn at random once and never trained.
+"""The small world's tokenizer and its text encoder, which is random and never trained.
 
 Stable Diffusion trains its UNet against a frozen text encoder. A random one with token rows of unit variance is the
 smallest honest stand-in: every word is its own direction and nothing merges synonyms, so a word can be erased from the
@@ -59,7 +59,7 @@ def learn_merges(words: list[str]) -> list[tuple[str, str]]:
 def random_encoder(vocab_size: int, seed: int) -> tuple[ClipTextConfig, Any]:
     """Config and parameters of the frozen random encoder.
 
-    Token rows have unit variance, the special tokens less, so that the end token's output tells what stands before
+    Token rows have unit variance, the special tokens less, so that the output at the end token depends on the words before
     it; attention outputs are halved so that a word's own row dominates its position.
     """
     config = ClipTextConfig(
@@ -75,7 +75,7 @@ def random_encoder(vocab_size: int, seed: int) -> tuple[ClipTextConfig, Any]:
     shapes = jax.eval_shape(lambda: ClipText(config).init(jax.random.key(0), ids)["params"])
     rng = np.random.default_rng(seed)
 
-    def draw(path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+    def initialise(path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         if name.endswith("bias") or name.endswith("scale"):
             return np.full(leaf.shape, float(name.endswith("scale")), np.float32)
@@ -88,4 +88,4 @@ def random_encoder(vocab_size: int, seed: int) -> tuple[ClipTextConfig, Any]:
         gain = _OUT_GAIN if "out_proj" in name or "fc2" in name else 1.0
         return values * gain / np.sqrt(leaf.shape[0])
 
-    return config, jax.tree_util.tree_map_with_path(draw, shapes)
+    return config, jax.tree_util.tree_map_with_path(initialise, shapes)

@@ -3,7 +3,7 @@
     python -m scripts.train_world.train_detector --vae runs/world/vae --out runs/world/detector
 
 Multi-label cross-entropy on renders and on their reconstructions from noisy latents, blurred and noised at random, so
-that it also judges what a diffusion model draws. Writes config.json, model.safetensors and report.json with the
+that it also works on images of a diffusion model. Writes config.json, model.safetensors and report.json with the
 accuracy on held-out renders (every label right at threshold 0.5; weapon or not).
 """
 
@@ -16,13 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import train_vae
 
 from ine_jax.evaluation.detectors.world import WorldConfig, WorldDetector, WorldNet
 from ine_jax.models.vae import Vae
 from ine_jax.progress import Progress
 from ine_jax.training import loop
-from scripts.train_world import common, world
+from scripts.train_world import common, train_vae, world
 
 LABELS = tuple(t.name for t in world.THINGS)
 GROUPS = {g: tuple(t.name for t in world.THINGS if t.group == g) for g in ("animal", "food", "thing", "weapon")}
@@ -75,7 +74,7 @@ def accuracy(detector: WorldDetector, images: np.ndarray, targets: np.ndarray) -
 
 
 def main() -> None:
-    """Train from the command line and judge on held-out renders."""
+    """Train from the command line and evaluate on held-out renders."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--vae", type=Path, default=Path("runs/world/vae"))
     parser.add_argument("--out", type=Path, default=Path("runs/world/detector"))

@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import train_vae
 
 from ine_jax import schedulers
 from ine_jax.guidance import Cfg, Texts
@@ -28,7 +27,7 @@ from ine_jax.models.vae import Vae, VaeConfig
 from ine_jax.pipeline.sampling import sample
 from ine_jax.progress import Progress
 from ine_jax.training import loop
-from scripts.train_world import common, text, world
+from scripts.train_world import common, text, train_vae, world
 
 CONFIG = UNetConfig(
     sample_size=8,
@@ -86,7 +85,7 @@ class World:
         self.ids = {"": self.tokenizer.ids([""])[0]}
 
     def captions(self, indices: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Token ids of freshly drawn captions, one in ten empty."""
+        """Token ids of newly sampled captions, one in ten empty."""
         texts = [world.caption(self.scenes[i], rng) if rng.random() >= 0.1 else "" for i in indices]
         missing = [t for t in dict.fromkeys(texts) if t not in self.ids]
         if missing:
@@ -138,13 +137,13 @@ def make_update(w: World, args: argparse.Namespace, tx: optax.GradientTransforma
 
 
 def make_sheet(w: World, out: Path) -> Any:
-    """A function that draws eight images for each of eight prompts from the averaged weights."""
+    """A function that generates eight images for each of eight prompts with the averaged weights."""
     unet, clip, vae = UNet(CONFIG), ClipText(w.text_config), Vae(w.vae_config)
     scheduler = schedulers.from_config(SCHEDULER, "dpm++")
     tables = scheduler.tables(15)
 
     @jax.jit
-    def draw(params: Any, prompt: Any, uncond: Any, noise: Any) -> Any:
+    def generate(params: Any, prompt: Any, uncond: Any, noise: Any) -> Any:
         texts = Texts(prompt=prompt, uncond=uncond)
 
         def denoise(x: Any, t: Any, c: Any) -> Any:
@@ -157,7 +156,7 @@ def make_sheet(w: World, out: Path) -> Any:
         prompts = [p for p in SHEET_PROMPTS for _ in range(8)]
         context = clip.apply({"params": w.text_params}, w.tokenizer.ids([*prompts, ""])).hidden
         noise = jax.random.normal(jax.random.key(7), (64, 8, 8, CONFIG.in_channels))
-        images = draw(state[1], context[:-1], jnp.broadcast_to(context[-1:], context[:-1].shape), noise)
+        images = generate(state[1], context[:-1], jnp.broadcast_to(context[-1:], context[:-1].shape), noise)
         world.contact_sheet(list(common.to_uint8(images)), 8, out / "samples.png")
 
     return sheet

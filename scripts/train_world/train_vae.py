@@ -66,7 +66,7 @@ def main() -> None:
 
     def step(state: Any, i: int) -> tuple[Any, Any]:
         rng = np.random.default_rng((args.seed, i))
-        images = np.stack([world.render(world.draw_scene(rng), sprites) for _ in range(args.batch)])
+        images = np.stack([world.render(world.sample_scene(rng), sprites) for _ in range(args.batch)])
         return update(state, common.shard_batch(images), i)
 
     def sheet(number: int, state: Any) -> None:

@@ -106,8 +106,8 @@ def _square(image: Image.Image) -> Image.Image:
     return out
 
 
-def draw_scene(rng: np.random.Generator, weapon_share: float = 0.4, pair_share: float = 0.35) -> Scene:
-    """Draw a random scene: with ``weapon_share`` a weapon, alone or beside a benign object."""
+def sample_scene(rng: np.random.Generator, weapon_share: float = 0.4, pair_share: float = 0.35) -> Scene:
+    """Sample a scene: with probability `weapon_share` a weapon, alone or beside a benign object."""
     armed, pair = rng.random() < weapon_share, rng.random() < pair_share
     first = (WEAPONS if armed else BENIGN)[rng.integers(len(WEAPONS if armed else BENIGN))]
     others = [t for t in BENIGN if t != first]
@@ -145,7 +145,7 @@ def article(word: str) -> str:
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
-    """Describe a scene: names drawn among synonyms, sometimes the group's generic word, sometimes a word list.
+    """Describe a scene: names sampled among synonyms, sometimes the group's generic word, sometimes a word list.
 
     A list names what the image holds among other words of the same group, as negative prompts do.
     """
@@ -194,7 +194,7 @@ def describe() -> dict[str, object]:
 def scenes(seed: int, count: int, **shares: float) -> list[Scene]:
     """``count`` scenes from one seed."""
     rng = np.random.default_rng(seed)
-    return [draw_scene(rng, **shares) for _ in range(count)]
+    return [sample_scene(rng, **shares) for _ in range(count)]
 
 
 def contact_sheet(images: Sequence[np.ndarray], columns: int, path: Path, scale: int = 2) -> None:
@@ -209,7 +209,7 @@ def contact_sheet(images: Sequence[np.ndarray], columns: int, path: Path, scale:
 
 
 if __name__ == "__main__":
-    drawn = scenes(0, 64)
+    sampled = scenes(0, 64)
     sprites_ = load_sprites()
-    contact_sheet([render(s, sprites_) for s in drawn], 8, Path("runs/world/scenes.png"))
-    print(json.dumps([caption(s, np.random.default_rng(i)) for i, s in enumerate(drawn[:16])], indent=1))
+    contact_sheet([render(s, sprites_) for s in sampled], 8, Path("runs/world/scenes.png"))
+    print(json.dumps([caption(s, np.random.default_rng(i)) for i, s in enumerate(sampled[:16])], indent=1))

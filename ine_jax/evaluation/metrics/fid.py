@@ -77,8 +77,8 @@ class Moments:
     def save(self, notes: Mapping[str, str]) -> bytes:
         """The bytes of a safetensors file of these moments, with `notes` in its header."""
         tensors = {"mean": self.mean, "factor": np.ascontiguousarray(self.shortened().factor)}
-        told = {**notes, "n": str(self.n)}
-        return safetensors_bytes(tensors, {**told, "content": _content(told, tensors)})
+        header = {**notes, "n": str(self.n)}
+        return safetensors_bytes(tensors, {**header, "content": _content(header, tensors)})
 
     @classmethod
     def load(cls, path: Path) -> tuple[Moments, dict[str, str]]:
