@@ -1,13 +1,12 @@
-"""``ine bench``: images per second of sampling, beside diffusers' Flax and PyTorch UNets with the same weights.
+"""Images per second of sampling, beside diffusers' Flax and PyTorch UNets with the same weights.
 
-What is timed is CFG sampling of latents from given noise and encoded prompts: the scan over the steps here, the same
-scan over diffusers 0.39's Flax UNet, and PyTorch's UNet in diffusers' own loop over its DDIM scheduler. Compilation
-and one warm-up run are left out; the figure is the median of the repeats, the implementations taking turns so that a
-change of the machine's speed hits all.
+Timed is CFG sampling of latents from given noise and encoded prompts: this package's scan over the steps, the same scan
+over diffusers 0.39's Flax UNet, and PyTorch's UNet in diffusers' own loop over its DDIM scheduler. Compilation and one
+warm-up run are left out. The result is the median of the repeats; the implementations take turns, so that a change of
+the machine's speed affects all of them.
 """
 
-from __future__ import annotations
-
+import dataclasses
 import importlib.util
 import json
 import os
@@ -16,7 +15,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -27,41 +26,72 @@ from ine_jax.errors import InputError
 from ine_jax.guidance import Texts
 from ine_jax.guidance.cfg import Cfg
 from ine_jax.models.checkpoints import names
+from ine_jax.pipeline import from_config
 from ine_jax.pipeline.noise import item_noise
-from ine_jax.pipeline.pipeline import Pipeline, assemble, load
+from ine_jax.pipeline.pipeline import Pipeline, assemble
 from ine_jax.storage.atomic import write_json
 from ine_jax.storage.provenance import versions
+from ine_jax.types import HostContext, HostLatents
 
-Run = Callable[[], np.ndarray]
+Run: TypeAlias = Callable[[], np.ndarray]
+Compiles: TypeAlias = Callable[[], int | None]  # programs compiled since the start; None where this is not known
 SCALE = 7.5
 PROMPT = "a photo of a cat"
 OURS = "ine_jax"
 
 
-def run(config: BenchConfig) -> dict[str, Any]:
-    """Time the model and the baselines that are installed; write ``config.out`` and return what it holds.
+class Timing(TypedDict):
+    """One implementation: images per second, its speed relative to this package, and how far its latents differ."""
 
-    ``rows`` has one entry per implementation: images per second (median, lowest, highest), its ratio to this package,
-    the largest difference of its latents from ours, and the number of compilations. ``missing`` says why a baseline
-    did not run.
+    implementation: str
+    images_per_second: float
+    lowest: float
+    highest: float
+    speed_of_ine_jax: float
+    max_latent_difference: float
+    compiles: int | None
+
+
+class Setting(TypedDict):
+    """Model, shapes, machine and versions of a benchmark."""
+
+    model: str
+    batch: int
+    steps: int
+    latents: list[int]
+    repeats: int
+    dtype: str
+    device: str
+    machine: str
+    versions: dict[str, str]
+
+
+class BenchResult(Setting):
+    """The result file. `missing` gives the reason for each baseline that did not run."""
+
+    schema: int
+    rows: list[Timing]
+    missing: dict[str, str]
+    network_rows_per_image: int
+
+
+def run(config: BenchConfig) -> BenchResult:
+    """Time the model and the installed baselines, and write the result to `config.out`.
+
+    Raises:
+        InputError: the model cannot be found or read.
     """
-    pipe = load(
-        config.model,
-        revision=config.revision,
-        unlearned=config.unlearned,
-        scheduler="ddim",
-        batch_size=config.sampler.batch,
-        dtype=jnp.float32,
-    )
+    sampler = dataclasses.replace(config.sampler, scheduler="ddim")
+    pipe = from_config.pipeline(config.model, config.revision, sampler, config.unlearned, dtype=jnp.float32)
     result = measure(pipe, config)
     write_json(Path(config.out), result, shared=True)
     return result
 
 
-def measure(pipe: Pipeline, config: BenchConfig) -> dict[str, Any]:
-    """What :func:`run` writes, for a pipeline in memory (DDIM, float32)."""
+def measure(pipe: Pipeline, config: BenchConfig) -> BenchResult:
+    """Return the result of `run` for a pipeline in memory (DDIM, float32)."""
     steps, batch = config.sampler.steps, pipe.rows()
-    runs: dict[str, tuple[Run, Callable[[], int | None]]] = {OURS: _jax_run(pipe, steps, batch)}
+    runs: dict[str, tuple[Run, Compiles]] = {OURS: _jax_run(pipe, steps, batch)}
     missing: dict[str, str] = {}
     makers = {"diffusers-flax": _flax_run, "torch": _torch_run}
     for name in config.baselines:
@@ -77,7 +107,7 @@ def measure(pipe: Pipeline, config: BenchConfig) -> dict[str, Any]:
             run()
             seconds[name].append(time.perf_counter() - begun)
     ours = statistics.median(seconds[OURS])
-    rows = [
+    rows: list[Timing] = [
         {
             "implementation": name,
             "images_per_second": batch / statistics.median(times),
@@ -90,31 +120,16 @@ def measure(pipe: Pipeline, config: BenchConfig) -> dict[str, Any]:
         for name, times in seconds.items()
     ]
     return {
+        **setting(pipe, steps, batch, config),
         "schema": 1,
         "rows": rows,
         "missing": missing,
         "network_rows_per_image": 2 * steps,
-        **setting(pipe, steps, batch, config),
     }
 
 
-def table(result: Mapping[str, Any]) -> list[str]:
-    """The result as lines of text: one per implementation, then what was not measured and why."""
-    what = f"{result['model']}: CFG, {result['steps']} steps, batch {result['batch']}, {result['dtype']}"
-    lines = [
-        f"{what}, {result['device']}",
-        f"{'':16}{'images/s':>10}{'lowest':>9}{'highest':>9}{'ours is':>10}{'compiles':>10}",
-    ]
-    for row in result["rows"]:
-        numbers = (row["images_per_second"], row["lowest"], row["highest"])
-        cells = "".join(f"{n:>{w}.2f}" for n, w in zip(numbers, (10, 9, 9), strict=True))
-        compiles = "-" if row["compiles"] is None else row["compiles"]
-        lines.append(f"{row['implementation']:16}{cells}{row['speed_of_ine_jax']:>9.2f}x{compiles:>10}")
-    return lines + [f"{name} not measured: {reason}" for name, reason in result["missing"].items()]
-
-
-def setting(pipe: Pipeline, steps: int, batch: int, config: BenchConfig) -> dict[str, Any]:
-    """What a benchmark ran on: model, shapes, machine, versions."""
+def setting(pipe: Pipeline, steps: int, batch: int, config: BenchConfig) -> Setting:
+    """Return the setting of a benchmark."""
     shape = (pipe.parts.unet_config.sample_size,) * 2
     return {
         "model": pipe.name,
@@ -123,7 +138,7 @@ def setting(pipe: Pipeline, steps: int, batch: int, config: BenchConfig) -> dict
         "latents": [*shape, pipe.parts.unet_config.in_channels],
         "repeats": max(3, config.repeats),
         "dtype": pipe.dtype.name,
-        "device": f"{jax.devices()[0].device_kind} x {pipe.programs.mesh.size}",
+        "device": f"{pipe.programs.mesh.devices.flat[0].device_kind} x {pipe.programs.mesh.size}",
         "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
         "versions": versions() | _baseline_versions(),
     }
@@ -135,15 +150,15 @@ def _baseline_versions() -> dict[str, str]:
     return {name: version(name) for name in ("torch", "diffusers") if importlib.util.find_spec(name)}
 
 
-def _inputs(pipe: Pipeline, batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Noise ``[B, h, w, c]`` and the contexts ``[B, T, D]`` of a prompt and of the empty prompt."""
+def _inputs(pipe: Pipeline, batch: int) -> tuple[HostLatents, HostContext, HostContext]:
+    """Return noise and the contexts of a prompt and of the empty prompt."""
     unet = pipe.parts.unet_config
     noise = item_noise(list(range(batch)), (unet.sample_size, unet.sample_size, unet.in_channels))
     prompt, empty = pipe.encode([PROMPT, ""])
     return noise, np.repeat(prompt[None], batch, 0), np.repeat(empty[None], batch, 0)
 
 
-def _jax_run(pipe: Pipeline, steps: int, batch: int) -> tuple[Run, Callable[[], int | None]]:
+def _jax_run(pipe: Pipeline, steps: int, batch: int) -> tuple[Run, Compiles]:
     placed = jax.device_put(_inputs(pipe, batch), pipe.programs.batch_sharding())
     tables = jax.device_put(pipe.scheduler.tables(steps), pipe.programs.replicated())
     texts, guidance = Texts(prompt=placed[1], uncond=placed[2], negative=placed[2]), Cfg(np.asarray(SCALE, np.float32))
@@ -156,15 +171,15 @@ def _jax_run(pipe: Pipeline, steps: int, batch: int) -> tuple[Run, Callable[[], 
     return run, lambda: pipe.programs.traces["sample"] - before
 
 
-def _flax_run(pipe: Pipeline, steps: int, batch: int) -> tuple[Run, Callable[[], int | None]]:
-    """The same program with diffusers' Flax UNet on the same parameters."""
+def _flax_run(pipe: Pipeline, steps: int, batch: int) -> tuple[Run, Compiles]:
+    """Run the same program with diffusers' Flax UNet on the same parameters."""
     devices = list(pipe.programs.mesh.devices.flat)
     other = assemble(pipe.parts, pipe.dtype, devices, scheduler="ddim", batch_size=batch, unet_impl="diffusers")
     return _jax_run(other, steps, batch)
 
 
-def _torch_run(pipe: Pipeline, steps: int, batch: int) -> tuple[Run, Callable[[], int | None]]:
-    """diffusers' PyTorch UNet on the CPU, CFG rows stacked in one call, with diffusers' DDIM scheduler."""
+def _torch_run(pipe: Pipeline, steps: int, batch: int) -> tuple[Run, Compiles]:
+    """Run diffusers' PyTorch UNet on the CPU, CFG rows stacked in one call, with diffusers' DDIM scheduler."""
     import torch
     from diffusers import DDIMScheduler, UNet2DConditionModel
 
@@ -177,7 +192,7 @@ def _torch_run(pipe: Pipeline, steps: int, batch: int) -> tuple[Run, Callable[[]
     noise, prompt, empty = (torch.from_numpy(np.array(a)) for a in _inputs(pipe, batch))
     context = torch.cat([empty, prompt])
 
-    @torch.inference_mode()
+    @torch.inference_mode()  # type: ignore[untyped-decorator]
     def run() -> np.ndarray:
         scheduler.set_timesteps(steps)
         latents = noise.permute(0, 3, 1, 2).contiguous()

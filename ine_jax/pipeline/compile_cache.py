@@ -1,10 +1,8 @@
 """The persistent compilation cache, in a folder that nobody else can write.
 
-Whoever can write JAX's compilation cache can run code in the process that reads it, so the folder is made with mode
-0700 and one that others may write is refused.
+Whoever can write JAX's compilation cache can run code in the process that reads it. So the folder has mode 0700, and
+one that others can write is rejected.
 """
-
-from __future__ import annotations
 
 import os
 import stat
@@ -20,7 +18,7 @@ _OFF = frozenset({"", "0", "off", "no", "false"})
 
 
 def default_folder() -> Path:
-    """``$XDG_CACHE_HOME/ine_jax/xla``, by default under ``~/.cache``."""
+    """Return `$XDG_CACHE_HOME/ine_jax/xla`, by default under `~/.cache`."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(base) if base.startswith("/") else Path.home() / ".cache") / "ine_jax" / "xla"
 
@@ -28,9 +26,14 @@ def default_folder() -> Path:
 def enable(choice: bool | str | Path | None = None) -> Path | None:
     """Turn the cache on and return its folder, or return None where it is off.
 
-    ``choice``: True, or a folder; False is off; None asks the variable ``INE_COMPILE_CACHE`` (a folder, or ``off``)
-    and is on without it. A cache that the program has already configured in JAX is left as it is. Raises
-    ``InputError`` for a folder that is not the user's own, that others may write, or that cannot be made.
+    A cache that the program has already configured in JAX is left as it is.
+
+    Args:
+        choice: True, or a folder; False is off; None follows the variable `INE_COMPILE_CACHE` (a folder, or `off`), and
+            is on without it.
+
+    Raises:
+        InputError: the folder belongs to another user, can be written by others, or cannot be made.
     """
     if choice is None:
         text = os.environ.get(VARIABLE)
@@ -50,19 +53,19 @@ def enable(choice: bool | str | Path | None = None) -> Path | None:
 
 
 def private_folder(folder: Path) -> None:
-    """Make the folder with mode 0700, or check that it is the user's own and that no group or other may write it."""
+    """Make the folder with mode 0700, or check that it is the user's own and that no one else can write it."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = folder.stat()
     except OSError as error:
-        raise _refused(folder, error.strerror or "cannot be made") from error
+        raise _rejected(folder, error.strerror or "cannot be made") from error
     if found.st_uid != os.getuid():
-        raise _refused(folder, "belongs to another user")
+        raise _rejected(folder, "belongs to another user")
     if stat.S_IMODE(found.st_mode) & (stat.S_IWGRP | stat.S_IWOTH):
-        raise _refused(folder, "may be written by others")
+        raise _rejected(folder, "can be written by others")
 
 
-def _refused(folder: Path, reason: str) -> InputError:
+def _rejected(folder: Path, reason: str) -> InputError:
     return InputError(
         f"compilation cache {folder}: {reason}",
         "a folder of your own with mode 0700",

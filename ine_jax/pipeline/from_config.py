@@ -4,14 +4,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-import numpy as np
+from jax.typing import DTypeLike
 
 from ine_jax.config import SamplerConfig
 from ine_jax.pipeline.pipeline import Pipeline, load
 from ine_jax.storage.images import read_images
+from ine_jax.types import HostImages
 
 
-def pipeline(model: str, revision: str | None, sampler: SamplerConfig, unlearned: Sequence[str] = ()) -> Pipeline:
+def pipeline(
+    model: str,
+    revision: str | None,
+    sampler: SamplerConfig,
+    unlearned: Sequence[str] = (),
+    dtype: DTypeLike | None = None,
+) -> Pipeline:
     """Load the model, with checkpoints on top, with the sampler's method, batch and UNet.
 
     Raises:
@@ -21,20 +28,20 @@ def pipeline(model: str, revision: str | None, sampler: SamplerConfig, unlearned
         model,
         revision=revision,
         unlearned=unlearned,
+        dtype=dtype,
         scheduler=sampler.scheduler,
         batch_size=sampler.batch,
         unet_impl=sampler.unet_impl,
     )
 
 
-def images(folder: str | Path, pipe: Pipeline) -> np.ndarray:
-    """Read the images of a folder at the model's own size, uint8 [N, H, W, 3].
+def images(folder: str | Path, pipe: Pipeline) -> HostImages:
+    """Read the images of a folder at the model's own size.
 
     Raises:
         InputError: no folder, no image, or one that cannot be read.
     """
-    side = pipe.parts.unet_config.sample_size * pipe.parts.vae_config.downscale
-    return read_images(folder, side, side)
+    return read_images(folder, pipe.image_side, pipe.image_side)
 
 
 def process_index() -> int:

@@ -1,20 +1,17 @@
-"""``ine generate``: prompts to PNGs and a ``metadata.jsonl`` that Hugging Face's ImageFolder reads.
+"""Prompts to a folder of PNGs with a `metadata.jsonl` that Hugging Face's ImageFolder reads.
 
-A folder belongs to one set of settings, kept in ``.generate.json``. The same command continues it: images that are
-complete stay, and since an image depends on its own prompt and seed alone, what is made later equals what would have
-been made at once.
+A folder belongs to one set of settings, kept in `.generate.json`. The same settings continue it: complete images stay,
+and since an image depends on its own prompt and seed alone, the result is that of one uninterrupted run.
 """
-
-from __future__ import annotations
 
 import dataclasses
 import functools
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import jax
 import numpy as np
@@ -27,8 +24,9 @@ from ine_jax.errors import InputError, Interrupted
 from ine_jax.guidance import Guidance
 from ine_jax.guidance import from_config as guards
 from ine_jax.guidance.concept import Concept
+from ine_jax.pipeline import from_config
 from ine_jax.pipeline.latents import Latents
-from ine_jax.pipeline.pipeline import Pipeline, load
+from ine_jax.pipeline.pipeline import STEPS, Pipeline
 from ine_jax.progress import Progress, stop_requests
 from ine_jax.prompts import PromptSet
 from ine_jax.prompts.items import Item, alike, named
@@ -37,16 +35,25 @@ from ine_jax.storage.binding import bind
 from ine_jax.storage.images import png
 from ine_jax.storage.provenance import value_hash, versions
 from ine_jax.storage.sealed import jsonl
+from ine_jax.types import Scale
 
 SETTINGS = ".generate.json"
+Size: TypeAlias = Mapping[str, int | None]  # steps, height, width
 METADATA = "metadata.jsonl"
 BATCHES_PER_CALL = 4
 
 
 @dataclass(frozen=True)
 class Generated:
-    """What a run did: images made now and found complete, prompts cut to fit, seconds per image made (None for none),
-    and how the prompt file was read.
+    """The outcome of a run.
+
+    Attributes:
+        out: the folder.
+        made: images generated now.
+        found: images that were complete before.
+        truncated: prompts longer than the text encoder reads.
+        seconds_per_image: of those made now; None for none.
+        read: how the prompt file was read.
     """
 
     out: str
@@ -58,21 +65,15 @@ class Generated:
 
 
 def generate(config: GenerateConfig, progress: Progress | None = None) -> Generated:
-    """Make every image that ``config`` asks for and that its folder does not hold yet.
+    """Generate the images of a config that its folder does not hold yet.
 
-    Raises ``InputError`` for prompts, model, embedding or folder that do not fit, before anything is written;
-    ``Interrupted`` when asked to stop, with all finished images kept.
+    Raises:
+        InputError: prompts, model, embedding or folder do not fit; nothing is written then.
+        Interrupted: a stop was requested; all finished images are kept.
     """
     asked = prompt_list(config)
     concept = guards.concept(config.negative)
-    pipe = load(
-        config.model,
-        revision=config.revision,
-        unlearned=config.unlearned,
-        scheduler=config.sampler.scheduler,
-        batch_size=config.sampler.batch,
-        unet_impl=config.sampler.unet_impl,
-    )
+    pipe = from_config.pipeline(config.model, config.revision, config.sampler, config.unlearned)
     size = {"steps": config.sampler.steps, "height": config.sampler.height, "width": config.sampler.width}
     wanted, latents = named(asked.items, config.per_prompt), config.sampler.latents
 
@@ -95,8 +96,10 @@ def generate(config: GenerateConfig, progress: Progress | None = None) -> Genera
 
 
 def prompt_list(config: GenerateConfig) -> PromptSet:
-    """The prompts of ``config``, from its file or as they stand there; raises ``InputError`` for none, or a file that
-    is wrong.
+    """Return the prompts of a config or of its prompt file.
+
+    Raises:
+        InputError: no prompts, or a file that cannot be read.
     """
     if config.prompts_file:
         return benchmarks.load(config.prompts_file, seed=config.seed, stride=config.per_prompt)
@@ -107,7 +110,7 @@ def prompt_list(config: GenerateConfig) -> PromptSet:
 
 
 def wanted_items(config: GenerateConfig) -> dict[str, Item]:
-    """Every image that ``config`` asks for, by file name, in order; errors as for :func:`prompt_list`."""
+    """Return file name -> item for every image of a config, in order; raises as `prompt_list` does."""
     return named(prompt_list(config).items, config.per_prompt)
 
 
@@ -118,16 +121,27 @@ def write_images(
     *,
     guidance: Guidance,
     concept: Concept | None = None,
-    size: Mapping[str, int | None] | None = None,
+    size: Size | None = None,
     progress: Progress | None = None,
     scaled: Callable[[float], Guidance] | None = None,
     noise: NoiseMode | Latents = "jax",
 ) -> Generated:
-    """Write the PNG of every item (by file name) into ``out`` (mode 0700), then ``metadata.jsonl`` in their order.
+    """Write the PNG of every item into a folder (mode 0700), then `metadata.jsonl` in their order.
 
-    ``concept`` is what is to be avoided; ``size`` holds steps, height and width. Both as :class:`Pipeline` takes
-    them. ``scaled`` gives the guard at the guidance scale of an item that has one, ``noise`` what the items
-    start from. Errors as for :func:`generate`.
+    Args:
+        pipe: the model.
+        wanted: file name -> item.
+        out: the folder.
+        guidance: the guard.
+        concept: the concept to avoid.
+        size: steps, height and width, as `Pipeline` takes them.
+        progress: receives the number of images made.
+        scaled: returns the guard at the guidance scale of an item that has its own.
+        noise: the random generator of the seeds, or a file of initial latents.
+
+    Raises:
+        InputError: the folder has other settings or other files.
+        Interrupted: a stop was requested; all finished images are kept.
     """
     folder = Path(out)
     settings = _settings(pipe, wanted, guidance, concept, size or {}) | _start(noise)
@@ -139,7 +153,7 @@ def write_images(
         begun = time.perf_counter()
         try:
             guard = functools.partial(_guard, guidance, scaled)
-            made = _make(pipe, todo, folder, guard, {"negative": concept, **(size or {})}, noise, progress)
+            made = _make(pipe, todo, folder, guard, concept, size or {}, noise, progress)
         finally:
             done = [name for name in wanted if (folder / name).is_file()]
             rows = [_row(folder / name, wanted[name], cut[name]) for name in done]
@@ -151,7 +165,7 @@ def write_images(
 
 
 def complete(path: Path) -> bool:
-    """Whether the file is a PNG that decodes to its end."""
+    """Return whether the file is a PNG that decodes to its end."""
     try:
         with Image.open(path, formats=["PNG"]) as image:
             image.load()
@@ -161,11 +175,11 @@ def complete(path: Path) -> bool:
 
 
 def _guard(usual: Guidance, scaled: Callable[[float], Guidance] | None, scale: float | None) -> Guidance:
-    """The guard of items with this scale of their own; None for none."""
+    """Return the guard of items with this guidance scale; None is the usual one."""
     if scale is None:
         return usual
     if scaled is None:
-        raise InputError(f"an item with guidance scale {scale}", "items without, or `scaled`", "say what it means")
+        raise InputError(f"an item with guidance scale {scale}", "items without one", "give `scaled` as well")
     return scaled(scale)
 
 
@@ -174,28 +188,34 @@ def _make(
     todo: Mapping[str, Item],
     folder: Path,
     guard: Callable[[float | None], Guidance],
-    options: Mapping[str, Any],
+    concept: Concept | None,
+    size: Size,
     noise: NoiseMode | Latents,
     progress: Progress | None,
 ) -> int:
-    """Make the images, writing those of one call while the next one runs; returns how many were made before a request
-    to stop.
+    """Generate the images, writing those of one call while the next one runs.
+
+    Returns:
+        The number of images made before a request to stop.
     """
-    per_call = BATCHES_PER_CALL * pipe.rows()
+    per_call, steps = BATCHES_PER_CALL * pipe.rows(), size.get("steps")
     names, items = list(todo), list(todo.values())
-    calls = alike(items, (None, options.get("height"), options.get("width")), per_call)
+    calls = alike(items, (None, size.get("height"), size.get("width")), per_call)
     done = 0
     with stop_requests() as stop, ThreadPoolExecutor(2) as writers:
-        pending: list[Any] = []
+        pending: list[Future[None]] = []
         for (scale, height, width), places in calls:
             if stop.is_set():
                 break
-            given = {**options, "guidance": guard(scale), "height": height, "width": width}
             images = pipe(
                 [items[i].prompt for i in places],
+                guidance=guard(scale),
+                negative=concept,
                 seeds=[items[i].seed for i in places],
+                steps=STEPS if steps is None else steps,
+                height=height,
+                width=width,
                 noise=noise if isinstance(noise, str) else noise([items[i] for i in places]),
-                **{key: value for key, value in given.items() if value is not None},
             )
             for task in pending:
                 task.result()
@@ -213,18 +233,18 @@ def _write(path: Path, image: np.ndarray) -> None:
     write_atomic(path, png(image))
 
 
-def _said(name: str, item: Item) -> dict[str, Any]:
-    """What the lists of items in this folder say of one."""
-    record = {"file_name": name, **item.record()}
+def _record(name: str, item: Item) -> dict[str, object]:
+    """Return an item as `metadata.jsonl` and the settings store it."""
+    record: dict[str, object] = {"file_name": name, **item.record()}
     return record if item.objects else {key: value for key, value in record.items() if key != "objects"}
 
 
-def _row(path: Path, item: Item, truncated: bool) -> dict[str, Any]:
+def _row(path: Path, item: Item, truncated: bool) -> dict[str, object]:
     with Image.open(path, formats=["PNG"]) as image:
         low_high = image.convert("RGB").getextrema()
-    # A constant image is what a NaN decodes to; nobody should count it as a picture of anything.
+    # A NaN decodes to a constant image, which must not count as an image of anything.
     constant = all(low == high for low, high in low_high)  # type: ignore[misc]
-    return {**_said(path.name, item), "truncated": truncated, "constant": constant}
+    return {**_record(path.name, item), "truncated": truncated, "constant": constant}
 
 
 def _settings(
@@ -232,9 +252,9 @@ def _settings(
     wanted: Mapping[str, Item],
     guidance: Guidance,
     concept: Concept | None,
-    size: Mapping[str, int | None],
-) -> dict[str, Any]:
-    """Everything that changes a pixel or a row, as JSON."""
+    size: Size,
+) -> dict[str, object]:
+    """Return everything that changes a pixel or a row, as JSON."""
     leaves = jax.tree_util.tree_leaves_with_path(guidance)
     numbers = {jax.tree_util.keystr(path, simple=True, separator="."): _number(leaf) for path, leaf in leaves}
     return {
@@ -245,25 +265,25 @@ def _settings(
         "guidance": {"kind": str(jax.tree.structure(guidance)), "numbers": numbers},
         "negative": None if concept is None else _described(concept),
         "size": dict(size),
-        "items": {"count": len(wanted), "hash": value_hash([_said(*each) for each in wanted.items()])},
+        "items": {"count": len(wanted), "hash": value_hash([_record(*each) for each in wanted.items()])},
         "versions": versions(),
     }
 
 
 def _start(noise: NoiseMode | Latents) -> dict[str, str]:
-    """What the items start from, where it is not JAX's own noise."""
+    """Return the source of the initial noise where it is not JAX's."""
     if isinstance(noise, Latents):
         return {"latents": noise.sha256}
     return {} if noise == "jax" else {"noise": noise}
 
 
-def _number(leaf: Any) -> Any:
-    """One number as it is, many by their hash."""
+def _number(leaf: Scale) -> float | str:
+    """Return one number as it is, and several as their hash."""
     value = np.asarray(leaf)
     return value_hash(value.tolist()) if value.ndim else value.item()
 
 
-def _described(concept: Concept) -> dict[str, Any]:
+def _described(concept: Concept) -> dict[str, object]:
     learned = [
         {"token": e.token, "space": e.space, "values": value_hash(np.asarray(e.vectors, np.float32).tolist())}
         for e in concept.embeddings
@@ -279,7 +299,7 @@ def _described(concept: Concept) -> dict[str, Any]:
 def _check_folder(folder: Path) -> None:
     """Check that `folder` is new, empty, or one that this command wrote."""
     if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file", "a folder", "choose another place")
+        raise InputError(f"{folder} is a file", "a folder", "choose another one")
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     if SETTINGS not in names and any(not name.startswith(".") for name in names):
         raise InputError(f"folder {folder} holds other files", "a new or empty folder", "choose another one")

@@ -1,16 +1,16 @@
-"""Initial noise from a file: what another program drew, item by item, in place of what the seeds draw."""
-
-from __future__ import annotations
+"""Initial noise from a file of another program, one row per item, in place of the noise of the seeds."""
 
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 
 from ine_jax.errors import InputError
 from ine_jax.prompts.items import Item
 from ine_jax.storage.provenance import file_hash
+from ine_jax.types import HostArray, HostLatents, LatentShape
 
 SUFFIXES = (".npy", ".safetensors")
 KINDS = "F16", "F32", "F64"
@@ -18,9 +18,10 @@ ALLOWED = "one float array [N, c, h, w] or [N, h, w, c], in .npy or .safetensors
 
 
 class Latents:
-    """The rows of a file, one for each of ``items`` in their order.
+    """The rows of a file, one per item in their order.
 
-    Raises ``InputError`` as :func:`read_latents` does, and for an item that comes twice.
+    Raises:
+        InputError: an item that occurs twice; and as `read_latents`.
     """
 
     def __init__(self, path: str | Path, items: Sequence[Item]) -> None:
@@ -29,7 +30,7 @@ class Latents:
         self.rows = {item: row for row, item in enumerate(items)}
         if len(self.rows) != len(items):
             twice = next(item for row, item in enumerate(items) if self.rows[item] != row)
-            raise InputError(f"latents {path}: item {twice.id!r} comes twice", "items that differ", "name it once")
+            raise InputError(f"latents {path}: item {twice.id!r} occurs twice", "items that differ", "name it once")
         self._found = read_latents(path, len(items))
 
     @cached_property
@@ -37,16 +38,17 @@ class Latents:
         """Hash of the file."""
         return file_hash(self.path)
 
-    def __call__(self, items: Sequence[Item]) -> np.ndarray:
-        """The rows of these items, as they were stored."""
+    def __call__(self, items: Sequence[Item]) -> Float[np.ndarray, "batch _ _ _"]:
+        """Return the rows of these items, as they are stored."""
         return np.stack([self._found[self.rows[item]] for item in items])
 
 
-def read_latents(path: str | Path, count: int) -> np.ndarray:
-    """The array of the file, ``[count, ., ., .]`` of floats as they were stored; of .npy, mapped and not yet read.
+def read_latents(path: str | Path, count: int) -> Float[np.ndarray, "count _ _ _"]:
+    """Return the array of the file as it is stored; a .npy file is mapped and not yet read.
 
-    Raises ``InputError`` for a file that is not there or damaged, for several arrays or one of another kind, and where
-    it does not hold one row per item.
+    Raises:
+        InputError: the file is missing or damaged, has several arrays or one of another kind, or does not have one row
+            per item.
     """
     path = Path(path)
     if not path.is_file():
@@ -61,11 +63,13 @@ def read_latents(path: str | Path, count: int) -> np.ndarray:
         kind = f"{found.dtype} {found.shape}" if isinstance(found, np.ndarray) else "no plain array"
         raise _wrong(path, kind)
     if len(found) != count:
-        raise InputError(f"latents {path}: {len(found)} for {count} items", "one per item, in their order", "mend it")
+        raise InputError(
+            f"latents {path}: {len(found)} for {count} items", "one row per item, in their order", "fix it"
+        )
     return found
 
 
-def _safetensors(path: Path) -> np.ndarray:
+def _safetensors(path: Path) -> HostArray:
     from safetensors import safe_open
 
     with safe_open(path, framework="numpy") as file:
@@ -77,20 +81,21 @@ def _safetensors(path: Path) -> np.ndarray:
         return np.asarray(file.get_tensor(names[0]))
 
 
-def as_noise(found: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-    """float32 ``[B, h, w, c]`` of rows of a file for latents of ``shape`` (h, w, c).
+def as_noise(found: HostArray, shape: LatentShape) -> HostLatents:
+    """Return rows [B, h, w, c] or [B, c, h, w] as float32 noise of that shape.
 
-    Raises ``InputError`` for rows of another shape, of one that both layouts have, and for numbers that are not finite.
+    Raises:
+        InputError: rows of another shape, of one that both layouts have, or numbers that are not finite.
     """
     height, width, channels = shape
     planes, pixels = found.shape[1:] == (channels, height, width), found.shape[1:] == shape
     if planes == pixels:
         given = f"latents of shape {list(found.shape[1:])}{', the same in both layouts' if planes else ''}"
         allowed = f"[{channels}, {height}, {width}] or {list(shape)}"
-        raise InputError(given, allowed, "draw images of the size that the latents are for")
+        raise InputError(given, allowed, "generate images of the size that the latents are for")
     noise = np.asarray(found, np.float32)
     if not np.isfinite(noise).all():
-        raise InputError("latents with numbers that are not finite", "finite numbers", "draw them again")
+        raise InputError("latents with numbers that are not finite", "finite numbers", "sample them again")
     return np.ascontiguousarray(noise.transpose(0, 2, 3, 1)) if planes else noise
 
 

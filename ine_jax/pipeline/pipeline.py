@@ -1,18 +1,19 @@
 """Text to images: the one place that compiles and shards for sampling."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Float
 
 from ine_jax import schedulers
+from ine_jax.config.methods import NoiseMode, UnetImpl
 from ine_jax.embeddings.embedding import Embedding
 from ine_jax.errors import InputError
 from ine_jax.guidance import slots as conditioning
@@ -23,32 +24,43 @@ from ine_jax.models.parts import ModelParts
 from ine_jax.models.text import Tokenizer, learned_rows
 from ine_jax.pipeline import compile_cache as cache
 from ine_jax.pipeline.mesh import device_mesh
-from ine_jax.pipeline.noise import NoiseMode, draw, starts_of
+from ine_jax.pipeline.noise import random_normal, starts_of
 from ine_jax.pipeline.programs import Programs, build
-from ine_jax.types import HostImages, HostLatents, Params
+from ine_jax.schedulers import AnyScheduler, Tables
+from ine_jax.types import Array, HostArray, HostContext, HostImages, HostLatents, LatentShape, Params, TokenIds
 
-Output = Literal["uint8", "latents"]
+Output: TypeAlias = Literal["uint8", "latents"]
+STEPS = 50
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A model on its devices, ready to sample; ``parts`` hold the parameters, ``programs`` what is compiled.
+    """A text-to-image model on its devices, ready to generate. `load` makes one.
 
-    Every call works in batches of exactly ``batch_size`` items (the last one padded), so that an item's image does
-    not depend on how many others were asked for.
+    Every call works in batches of exactly `batch_size` items (the last one padded), so an item's image does not depend
+    on how many others are generated with it.
+
+    Attributes:
+        parts: configs and parameters.
+        tokenizer: the text encoder's tokenizer.
+        scheduler: the sampler.
+        programs: the compiled functions.
+        dtype: the compute dtype.
+        batch_size: items per batch, before rounding up to a multiple of the device count.
+        unet_impl: "native", or "diffusers" for its Flax UNet.
     """
 
     parts: ModelParts
     tokenizer: Tokenizer
-    scheduler: schedulers.Scheduler
+    scheduler: AnyScheduler
     programs: Programs
-    dtype: Any
+    dtype: np.dtype[np.generic]
     batch_size: int
-    unet_impl: str = "native"
+    unet_impl: UnetImpl = "native"
 
     @property
     def name(self) -> str:
-        """Name of the model: what was given to ``load``."""
+        """Name of the model, as given to `load`."""
         return self.parts.name
 
     @property
@@ -63,19 +75,19 @@ class Pipeline:
 
     @property
     def compiles(self) -> int:
-        """How many programs were compiled for this model shape so far."""
+        """Number of programs compiled for this model shape so far."""
         return sum(self.programs.traces.values())
 
     def rows(self, batch_size: int | None = None) -> int:
-        """Items per call: the batch size, raised to a multiple of the device count."""
+        """Return the items per batch: the batch size, rounded up to a multiple of the device count."""
         size = self.batch_size if batch_size is None else batch_size
         if size < 1:
-            raise InputError(f"batch_size {size}", "1 or more", "mend batch_size")
+            raise InputError(f"batch_size {size}", "1 or more", "change batch_size")
         devices = self.programs.mesh.size
         return -(-size // devices) * devices
 
-    def with_unet(self, params: Params, name: str | None = None) -> Pipeline:
-        """The same pipeline over other UNet parameters of the same shape; compiled programs are shared."""
+    def with_unet(self, params: Params, name: str | None = None) -> "Pipeline":
+        """Return the same pipeline with other UNet parameters of the same shape; compiled programs are shared."""
         placed = jax.device_put(params, self.programs.replicated())
         return dataclasses.replace(
             self, parts=dataclasses.replace(self.parts, unet_params=placed, name=name or self.name, hashes={})
@@ -83,8 +95,8 @@ class Pipeline:
 
     def encode(
         self, prompts: Sequence[str], embeddings: Sequence[Embedding] = (), batch_size: int | None = None
-    ) -> np.ndarray:
-        """CLIP context float32 ``[B, T, D]`` of prompts; the token of every given embedding means its learned rows."""
+    ) -> HostContext:
+        """Return the CLIP context of prompts; the token of every given embedding means its learned rows."""
         ids = self.tokenizer.ids(prompts, embeddings)
         learned = learned_rows(embeddings, self.parts.text_config.hidden_size)
         run = self.programs.encode
@@ -92,10 +104,8 @@ class Pipeline:
             lambda chunk: run(self.parts.text_params, chunk, learned), [ids], self.rows(batch_size)
         )
 
-    def encode_images(self, images: np.ndarray, batch_size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and log variance ``[B, h, w, c]`` of the VAE's latents of uint8 images ``[B, H, W, 3]``; not scaled
-        for the UNet.
-        """
+    def encode_images(self, images: HostArray, batch_size: int | None = None) -> tuple[HostLatents, HostLatents]:
+        """Return mean and log variance of the VAE's latents of uint8 images [B, H, W, 3], not scaled for the UNet."""
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
             raise InputError(f"images {images.dtype} {images.shape}", "uint8 [B, H, W, 3]", "convert them")
         run, params = self.programs.encode_images, self.parts.vae_params
@@ -106,8 +116,8 @@ class Pipeline:
         """Return the mean latents of images in the UNet's scale."""
         return np.asarray(self.encode_images(images)[0] * np.float32(self.parts.vae_config.scaling_factor))
 
-    def decode(self, latents: np.ndarray, batch_size: int | None = None) -> np.ndarray:
-        """uint8 images ``[B, H, W, 3]`` of the UNet's (scaled) latents ``[B, h, w, c]``."""
+    def decode(self, latents: HostLatents, batch_size: int | None = None) -> HostImages:
+        """Return the images of latents in the UNet's scale."""
         run, params = self.programs.decode, self.parts.vae_params
         values = np.asarray(latents, np.float32)
         return self.programs.batched(lambda chunk: run(params, chunk), [values], self.rows(batch_size))
@@ -120,23 +130,38 @@ class Pipeline:
         negative: NegativeLike = None,
         negative_scale: float | None = None,
         seeds: int | Sequence[int] = 0,
-        steps: int = 50,
+        steps: int = STEPS,
         height: int | None = None,
         width: int | None = None,
-        noise: NoiseMode | np.ndarray = "jax",
+        noise: NoiseMode | HostArray = "jax",
         embeddings: Sequence[Embedding] = (),
         batch_size: int | None = None,
         output: Output = "uint8",
-    ) -> np.ndarray:
-        """Images uint8 ``[B, H, W, 3]`` of the prompts, or their scaled latents float32 ``[B, h, w, c]``.
+    ) -> HostImages | HostLatents:
+        """Generate images from prompts.
 
-        ``guidance`` is ``Cfg(7.5)`` by default. ``negative`` says what is to be avoided: a phrase, several, an
-        embedding, several, or a :class:`Concept`; it fills the slots that the guard has. Under CFG
-        it takes the place of the empty prompt, and with ``negative_scale`` s it gets a row and a scale of its own, ε_u
-        + w(ε_c − ε_u) − s(ε_n − ε_u). ``seeds``: one per prompt, or a number s for s, s + 1, ...; ``noise`` says what
-        they mean: ``"jax"``, or the numbers of ``torch.randn`` on ``"torch-cpu"`` or ``"torch-cuda"``; an array ``[B,
-        h, w, c]`` or ``[B, c, h, w]`` takes their place. ``height`` and ``width`` are in pixels. Raises ``InputError``
-        for whatever does not fit together.
+        Args:
+            prompts: one prompt or several.
+            guidance: the guard; `Cfg(7.5)` by default.
+            negative: the concept to avoid: a phrase, an embedding, several of either, or a `Concept`. It fills the
+                guard's slots; under CFG it replaces the empty prompt.
+            negative_scale: s, under CFG: gives the negative a row and a scale of its own,
+                ε_u + w (ε_c - ε_u) - s (ε_n - ε_u).
+            seeds: one per prompt, or a number s for s, s + 1, ...
+            steps: sampling steps.
+            height: of the images, in pixels; the model's own size by default.
+            width: likewise.
+            noise: the random generator of the seeds: "jax", or "torch-cpu" or "torch-cuda" for the numbers of
+                `torch.randn`; or the initial noise itself, [B, h, w, c] or [B, c, h, w].
+            embeddings: learned embeddings whose tokens the prompts use.
+            batch_size: items per batch, in place of the pipeline's own.
+            output: "uint8", or "latents" for latents in the UNet's scale.
+
+        Returns:
+            uint8 images [B, H, W, 3], or float32 latents [B, h, w, c].
+
+        Raises:
+            InputError: arguments that do not fit together or to the model.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         shape = self._latent_shape(height, width)
@@ -152,7 +177,7 @@ class Pipeline:
         learned = learned_rows(embeddings, self.parts.text_config.hidden_size)
         ids = self.tokenizer.ids(prompts, embeddings)
 
-        def run(ids: Any, start: Any, *scales: Any) -> Any:
+        def run(ids: TokenIds, start: Array, *scales: Array) -> Array:
             prompt = self.programs.encode(self.parts.text_params, ids, learned)
             texts = dataclasses.replace(shared, prompt=prompt)
             guided = _with_scales(guard, scales)
@@ -161,8 +186,8 @@ class Pipeline:
                 where = self.parts.text_params, ids, learned, end
                 found = self.programs.project(*where, projects, prompt, columns, calls)
                 texts = dataclasses.replace(texts, safe=found.safe, until=found.until)
-            if start.ndim == 1:  # seeds: drawn on the device
-                start = jax.device_put(draw(np.asarray(start), shape), self.programs.batch_sharding())
+            if start.ndim == 1:  # seeds: the noise is sampled on the device
+                start = jax.device_put(random_normal(np.asarray(start), shape), self.programs.batch_sharding())
             latents = self.programs.sample(self.parts.unet_params, self.scheduler, tables, guided, texts, start)
             return latents if output == "latents" else self.programs.decode(self.parts.vae_params, latents)
 
@@ -170,7 +195,7 @@ class Pipeline:
         return self.programs.batched(run, arrays, rows, empty=self._empty(shape, output))
 
     def _encoder(self, embeddings: Sequence[Embedding], rows: int) -> Encode:
-        """Encoding as slots are filled with it; words may hold the tokens of `embeddings`."""
+        """Return the encoder that fills slots; words may use the tokens of `embeddings`."""
         end = self.tokenizer.backend.eos_token_id
 
         def encode(prompts: Sequence[str], own: Sequence[Embedding]) -> tuple[np.ndarray, np.ndarray]:
@@ -179,28 +204,29 @@ class Pipeline:
 
         return encode
 
-    def _latent_shape(self, height: int | None, width: int | None) -> tuple[int, int, int]:
+    def _latent_shape(self, height: int | None, width: int | None) -> LatentShape:
         unet, cell = self.parts.unet_config, self.parts.vae_config.downscale
         unit = cell * 2 ** (len(unet.block_out_channels) - 1)
         sides = [unet.sample_size * cell if side is None else side for side in (height, width)]
         for side in sides:
             if side < unit or side % unit:
-                raise InputError(f"image side {side} px", f"multiples of {unit} px", "mend height and width")
+                raise InputError(f"image side {side} px", f"multiples of {unit} px", "change height and width")
         return sides[0] // cell, sides[1] // cell, unet.in_channels
 
-    def _tables(self, steps: int) -> Any:
+    def _tables(self, steps: int) -> Tables:
         if steps < 1:
-            raise InputError(f"steps {steps}", "1 or more", "mend steps")
-        return jax.device_put(self.scheduler.tables(steps), self.programs.replicated())
+            raise InputError(f"steps {steps}", "1 or more", "change steps")
+        tables: Tables = jax.device_put(self.scheduler.tables(steps), self.programs.replicated())
+        return tables
 
-    def _repeat(self, context: np.ndarray | None, rows: int) -> Any:
+    def _repeat(self, context: Float[np.ndarray, "1 ..."] | None, rows: int) -> Array | None:
         if context is None:
             return None
         return jax.device_put(np.repeat(context, rows, axis=0), self.programs.batch_sharding())
 
-    def _empty(self, shape: tuple[int, int, int], output: Output) -> np.ndarray:
+    def _empty(self, shape: LatentShape, output: Output) -> HostImages | HostLatents:
         if output not in ("uint8", "latents"):
-            raise InputError(f"output {output!r}", "'uint8' or 'latents'", "mend output")
+            raise InputError(f"output {output!r}", "'uint8' or 'latents'", "change output")
         if output == "latents":
             return np.zeros((0, *shape), np.float32)
         cell = self.parts.vae_config.downscale
@@ -208,23 +234,27 @@ class Pipeline:
 
 
 def _as_arrays(guidance: Guidance) -> Guidance:
-    """Numbers as float32 arrays: a Python number and an array would count as different arguments and compile twice."""
-    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), guidance)
+    """Return the guard with float32 arrays: a number in one call and an array in the next would compile twice."""
+    arrays: Guidance = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), guidance)
+    return arrays
 
 
-def _per_item(guidance: Guidance, count: int) -> list[np.ndarray]:
-    """The scales that differ from item to item, each ``[count]``; they travel with the batch."""
+def _per_item(guidance: Guidance, count: int) -> list[Float[np.ndarray, "batch"]]:
+    """Return the scales that differ from item to item; they are batched like the prompts."""
     found = [leaf for leaf in jax.tree.leaves(guidance) if is_per_item(leaf)]
     for leaf in found:
         if leaf.shape != (count,):
-            raise InputError(f"a scale of shape {leaf.shape}", f"one number, or one per prompt: ({count},)", "mend it")
+            raise InputError(
+                f"a scale of shape {leaf.shape}", f"one number, or one per prompt: ({count},)", "change it"
+            )
     return found
 
 
-def _with_scales(guidance: Guidance, scales: Sequence[Any]) -> Guidance:
-    """The guard with its per-item scales replaced by those of one batch."""
+def _with_scales(guidance: Guidance, scales: Sequence[Array]) -> Guidance:
+    """Return the guard with its per-item scales replaced by those of one batch."""
     rest = iter(scales)
-    return jax.tree.map(lambda leaf: next(rest) if is_per_item(leaf) else leaf, guidance)
+    guard: Guidance = jax.tree.map(lambda leaf: next(rest) if is_per_item(leaf) else leaf, guidance)
+    return guard
 
 
 def load(
@@ -232,25 +262,32 @@ def load(
     *,
     revision: str | None = None,
     unlearned: str | Path | Sequence[str | Path] = (),
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
     devices: Sequence[jax.Device] | None = None,
     scheduler: str | None = None,
     batch_size: int = 8,
-    unet_impl: Literal["native", "diffusers"] = "native",
+    unet_impl: UnetImpl = "native",
     compile_cache: bool | str | Path | None = None,
 ) -> Pipeline:
     """Read a model and place it on this process's devices.
 
-    ``name``: ``"tiny"``, ``"tiny-unlearned-0"``, a diffusers folder, or a hub id (with ``revision``). ``unlearned``: a
-    published checkpoint to put on top of it, or several in this order: a file or folder of any known layout, or
-    ``owner/name[/file or folder][@revision]``; ``place:0.8`` adds a LoRA 0.8 times. ``dtype``: what is computed in and
-    parameters are held in; float32 on CPU and bfloat16 elsewhere by default. ``scheduler`` overrides the folder's own
-    (``ddim``, ``dpm++``, ``pndm``, ``euler``). ``unet_impl="diffusers"`` runs diffusers 0.39's Flax UNet on the same
-    parameters. ``compile_cache`` as in :func:`compile_cache.enable`. Raises ``InputError`` for anything that cannot be
-    read or does not fit.
+    Args:
+        name: a bundled model ("tiny", "tiny-unlearned-0"), a folder in diffusers' layout, or a Hugging Face id.
+        revision: branch, tag or commit of a Hugging Face id.
+        unlearned: a published checkpoint to put on top of the model, or several in this order: a file or folder, or
+            "owner/name[/file or folder][@revision]"; a LoRA may have a weight, "place:0.8".
+        dtype: of the computation and the parameters; float32 on CPU and bfloat16 elsewhere by default.
+        devices: by default all of this process.
+        scheduler: "ddim", "dpm++", "pndm" or "euler", in place of the model's own.
+        batch_size: items per batch.
+        unet_impl: "diffusers" runs diffusers 0.39's Flax UNet on the same parameters.
+        compile_cache: a folder for compiled programs, or False; see `compile_cache.enable`.
+
+    Raises:
+        InputError: something cannot be read or does not fit.
     """
     if unet_impl not in ("native", "diffusers"):
-        raise InputError(f"unet_impl {unet_impl!r}", "'native' or 'diffusers'", "mend unet_impl")
+        raise InputError(f"unet_impl {unet_impl!r}", "'native' or 'diffusers'", "change unet_impl")
     cache.enable(compile_cache)
     chosen = list(jax.local_devices() if devices is None else devices)
     compute = jnp.dtype(dtype or (jnp.float32 if chosen[0].platform == "cpu" else jnp.bfloat16))
@@ -261,14 +298,14 @@ def load(
 
 def assemble(
     parts: ModelParts,
-    dtype: Any,
+    dtype: DTypeLike,
     devices: Sequence[jax.Device],
     *,
     scheduler: str | None = None,
     batch_size: int = 8,
-    unet_impl: str = "native",
+    unet_impl: UnetImpl = "native",
 ) -> Pipeline:
-    """A pipeline over model parts that are already in memory; arguments as in :func:`load`."""
+    """Return a pipeline over model parts in memory; arguments as in `load`."""
     mesh = device_mesh(devices)
     foreign = (Path(parts.path) / "unet" / "config.json").read_text("utf-8") if unet_impl == "diffusers" else None
     programs = build(parts.text_config, parts.unet_config, parts.vae_config, jnp.dtype(dtype), mesh, foreign)

@@ -1,24 +1,23 @@
-"""The compiled programs of a pipeline: text encoding and projection, the sampling loop, decoding and encoding of
-images.
+"""The compiled programs of a pipeline: text encoding and projection, sampling, decoding and encoding of images.
 
 Prompts, seeds, scales, step tables and parameters are arguments, so a program belongs to its shapes alone and models
-of one shape (a base and its unlearned variants) share it. The batch axis lies over the mesh axis ``data``, parameters
-on every device.
+of one shape (a base and its unlearned variants) share it. Batches are spread over the device mesh, parameters lie on
+every device.
 """
-
-from __future__ import annotations
 
 import functools
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
+from jaxtyping import Float, Int, UInt8
 
 from ine_jax.errors import InputError
 from ine_jax.guidance.base import Guidance, Texts
@@ -31,16 +30,28 @@ from ine_jax.models.unet import UNet, UNetConfig
 from ine_jax.models.vae import Vae, VaeConfig
 from ine_jax.pipeline import mesh as devices
 from ine_jax.pipeline.sampling import sample
-from ine_jax.schedulers import Scheduler
-from ine_jax.types import Array, Context, ImagesU8, Latents, Params
+from ine_jax.schedulers import AnyScheduler, Tables
+from ine_jax.types import (
+    AnyArray,
+    Array,
+    Context,
+    HostArray,
+    Images,
+    ImagesU8,
+    Latents,
+    Params,
+    PerItem,
+    Scale,
+    TokenIds,
+)
 
 DECODE_ROWS = 8
-Apply = Callable[..., Latents]  # (params, latents, timesteps, context), and the guard's reference where it has one
+Apply: TypeAlias = Callable[..., Array]  # (params, latents, timesteps, context), and a guard's reference if it has one
 
 
 @dataclass(frozen=True)
 class Programs:
-    """Jitted functions of one model shape on one mesh; ``traces`` counts how often each was compiled."""
+    """Jitted functions of one model shape on one mesh; `traces` counts how often each was compiled."""
 
     mesh: Mesh
     encode: Callable[..., Context]
@@ -51,20 +62,22 @@ class Programs:
     traces: Counter[str] = field(compare=False)
 
     def batch_sharding(self) -> NamedSharding:
-        """First axis over all devices."""
+        """Return the sharding of a batch: its first axis over all devices."""
         return devices.spread(self.mesh)
 
     def replicated(self) -> NamedSharding:
-        """A copy on every device."""
+        """Return the sharding of parameters: a copy on every device."""
         return devices.replicated(self.mesh)
 
     def batched(
-        self, run: Callable[..., Any], arrays: Sequence[np.ndarray], rows: int, empty: np.ndarray | None = None
-    ) -> np.ndarray:
-        """``run`` over batches of exactly ``rows`` items, the last one padded with its own last item.
+        self, run: Callable[..., Array], arrays: Sequence[HostArray], rows: int, empty: HostArray | None = None
+    ) -> HostArray:
+        """Return `run` over batches of exactly `rows` items, the last one padded with its own last item.
 
-        Each result is fetched while the next one computes. ``empty`` is the result for no items; without one, no
-        items raise ``InputError``.
+        Each result is fetched while the next one computes. `empty` is the result for no items.
+
+        Raises:
+            InputError: no items and no `empty`.
         """
         count = len(arrays[0])
         if count == 0:
@@ -72,7 +85,7 @@ class Programs:
                 raise InputError("an empty list", "one item or more", "give something to work on")
             return empty
         done: list[np.ndarray] = []
-        pending = None
+        pending: Array | None = None
         for first in range(0, count, rows):
             chunk = [_padded(a[first : first + rows], rows) for a in arrays]
             result = run(*jax.device_put(chunk, self.batch_sharding()))
@@ -83,19 +96,23 @@ class Programs:
         return np.concatenate(done)[:count]
 
 
-def _padded(values: np.ndarray, rows: int) -> np.ndarray:
+def _padded(values: HostArray, rows: int) -> HostArray:
     missing = rows - len(values)
     return np.concatenate([values, np.repeat(values[-1:], missing, axis=0)]) if missing else values
 
 
 @functools.lru_cache(maxsize=8)
 def build(
-    text: ClipTextConfig, unet: UNetConfig, vae: VaeConfig, dtype: Any, mesh: Mesh, foreign_unet: str | None = None
+    text: ClipTextConfig,
+    unet: UNetConfig,
+    vae: VaeConfig,
+    dtype: np.dtype[np.generic],
+    mesh: Mesh,
+    foreign_unet: str | None = None,
 ) -> Programs:
-    """The programs of a model shape; equal arguments give the same object, so nothing is compiled twice in a process.
+    """Return the programs of a model shape; equal arguments return the same object, so nothing compiles twice.
 
-    ``foreign_unet`` is the UNet's ``config.json`` as text where diffusers' Flax UNet shall run instead of this
-    package's.
+    `foreign_unet` is the text of the UNet's `config.json` where diffusers' Flax UNet runs instead of this package's.
     """
     traces: Counter[str] = Counter()
     clip, autoencoder = ClipText(text, dtype=dtype), Vae(vae, dtype=dtype)
@@ -104,18 +121,18 @@ def build(
     else:
         denoise = diffusers_unet(foreign_unet, dtype)
 
-    def encode(params: Params, ids: Array, learned: Array) -> Context:
+    def encode(params: Params, ids: TokenIds, learned: Float[Array, "row dim"]) -> Context:
         traces["encode"] += 1
         return encode_ids(clip, params, ids, learned).astype(jnp.float32)
 
     def run(
-        params: Params, scheduler: Scheduler, tables: Any, guidance: Guidance, texts: Texts, noise: Latents
+        params: Params, scheduler: AnyScheduler, tables: Tables, guidance: Guidance, texts: Texts, noise: Latents
     ) -> Latents:
         traces["sample"] += 1
         return sample(functools.partial(denoise, params), scheduler, tables, guidance, texts, noise)
 
     def decode_rows(params: Params, latents: Latents) -> ImagesU8:
-        def one(latent: Array) -> Array:
+        def one(latent: Float[Array, "h w c"]) -> UInt8[Array, "H W 3"]:
             images = autoencoder.apply({"params": params}, latent[None] / vae.scaling_factor, method="decode")
             return to_uint8(images[0])
 
@@ -133,9 +150,27 @@ def build(
         mean, logvar = autoencoder.apply({"params": params}, from_uint8(images), method="encode")
         return mean.astype(jnp.float32), logvar.astype(jnp.float32)
 
-    def project(*arguments: Any) -> SafeText:
+    def project(
+        params: Params,
+        ids: TokenIds,
+        learned: Float[Array, "row dim"],
+        end: Int[AnyArray, ""],
+        guard: Safree,
+        prompt: Context,
+        concept: Float[Array, "column dim"],
+        calls: Scale,
+    ) -> SafeText:
+        """Return the prompts without the concept. `concept` holds its pooled vectors, `end` is the end token's id."""
         traces["project"] += 1
-        return _projected(clip, *arguments)
+        copies = masked_copies(ids, end)
+
+        def pooled(hidden: TokenIds) -> Float[Array, "batch dim"]:
+            contexts = encode_ids(clip, params, hidden, learned).astype(jnp.float32)
+            return jnp.take_along_axis(contexts, copies.end[:, None, None], axis=1)[:, 0]
+
+        # One token after the other: all copies at once would need N times the memory of the batch.
+        masked = jnp.swapaxes(jax.lax.map(pooled, jnp.swapaxes(copies.ids, 0, 1)), 0, 1)
+        return guard.project(prompt, masked, copies.mask, copies.end, concept, calls)
 
     return Programs(
         mesh,
@@ -148,41 +183,18 @@ def build(
     )
 
 
-def _projected(
-    clip: ClipText,
-    params: Params,
-    ids: Array,
-    learned: Array,
-    end: Array,
-    guard: Safree,
-    prompt: Context,
-    concept: Array,
-    calls: Any,
-) -> SafeText:
-    """The prompts without the concept, by the guard; `concept` holds its pooled vectors, `end` the end token's id."""
-    copies = masked_copies(ids, end)
-
-    def pooled(hidden: Array) -> Array:
-        contexts = encode_ids(clip, params, hidden, learned).astype(jnp.float32)
-        return jnp.take_along_axis(contexts, copies.end[:, None, None], axis=1)[:, 0]
-
-    # One token after the other: all copies at once would need N times the memory of the batch.
-    masked = jnp.swapaxes(jax.lax.map(pooled, jnp.swapaxes(copies.ids, 0, 1)), 0, 1)
-    return guard.project(prompt, masked, copies.mask, copies.end, concept, calls)
-
-
-def to_uint8(images: Array) -> Array:
-    """Images in [-1, 1] to 0 ... 255, rounded to nearest."""
+def to_uint8(images: Float[Array, "*batch H W 3"]) -> UInt8[Array, "*batch H W 3"]:
+    """Convert images in [-1, 1] to 0 ... 255, rounded to nearest."""
     return jnp.round(jnp.clip(images.astype(jnp.float32) * 0.5 + 0.5, 0.0, 1.0) * 255.0).astype(jnp.uint8)
 
 
-def from_uint8(images: Array) -> Array:
-    """Images of 0 ... 255 to float32 in [-1, 1]."""
+def from_uint8(images: ImagesU8) -> Images:
+    """Convert images of 0 ... 255 to float32 in [-1, 1]."""
     return images.astype(jnp.float32) / 127.5 - 1.0
 
 
-def native_unet(config: UNetConfig, dtype: Any, platform: str = "cpu") -> Apply:
-    """This package's UNet as ``(params, latents, timesteps, context) -> eps``, eps in float32.
+def native_unet(config: UNetConfig, dtype: DTypeLike, platform: str = "cpu") -> Apply:
+    """Return this package's UNet as (params, latents, timesteps, context) -> eps in float32.
 
     `platform` is that of the devices. With a guard's reference as fifth argument the last row of every item is compared
     with the others and dropped.
@@ -190,8 +202,8 @@ def native_unet(config: UNetConfig, dtype: Any, platform: str = "cpu") -> Apply:
     unet = UNet(config, dtype, platform)
 
     def apply(
-        params: Params, latents: Latents, timesteps: Array, context: Context, reference: Reference | None = None
-    ) -> Latents:
+        params: Params, latents: Latents, timesteps: PerItem, context: Context, reference: Reference | None = None
+    ) -> Float[Array, "kept h w c"]:
         edit = None
         if reference is not None:
             numbers = (reference.active, reference.backbone, reference.skip)
@@ -201,12 +213,14 @@ def native_unet(config: UNetConfig, dtype: Any, platform: str = "cpu") -> Apply:
     return apply
 
 
-def diffusers_unet(config_json: str, dtype: Any) -> Apply:
-    """diffusers 0.39's Flax UNet on the very same parameters; its layout is NCHW.
+def diffusers_unet(config_json: str, dtype: DTypeLike) -> Apply:
+    """Return diffusers 0.39's Flax UNet on the same parameters; its layout is NCHW.
 
-    Raises ``InputError`` where diffusers is missing, is a version without Flax, or its Flax UNet cannot be this
-    model: it knows 32 groups only, and no ``num_attention_heads``. What it returns raises it for a guard with
-    reference rows: this UNet's skip connections cannot be reached.
+    The result raises `InputError` for a guard with reference rows: this UNet's skip connections are out of reach.
+
+    Raises:
+        InputError: diffusers is missing, is a version without Flax, or its Flax UNet cannot be this model: it knows 32
+            groups only, and no `num_attention_heads`.
     """
     try:
         from diffusers.models.unets.unet_2d_condition_flax import FlaxUNet2DConditionModel
@@ -225,8 +239,8 @@ def diffusers_unet(config_json: str, dtype: Any) -> Apply:
     unet = FlaxUNet2DConditionModel(**{**settings, "dtype": dtype})
 
     def apply(
-        params: Params, latents: Latents, timesteps: Array, context: Context, reference: Reference | None = None
-    ) -> Latents:
+        params: Params, latents: Latents, timesteps: PerItem, context: Context, reference: Reference | None = None
+    ) -> Float[Array, "kept h w c"]:
         if reference is not None:
             what = f"re-attention {reference.mode!r} with unet_impl 'diffusers'"
             raise InputError(what, "unet_impl 'native'", "use it, or reattention 'off'")

@@ -1,34 +1,36 @@
-"""The numbers that ``torch.randn`` makes for a seed, without torch: published seeds mean the images that they meant.
+"""The numbers of `torch.randn` for a seed, without torch, so that published seeds give the published images.
 
-*torch-cpu* is ``torch.randn(size, generator=torch.Generator().manual_seed(seed))``: MT19937 seeded by the 32-bit seed,
-uniforms of 24 bits, Box-Muller in blocks of 16 (8 radii, then 8 angles), the last of them drawn anew where the size is
+*torch-cpu* is `torch.randn(size, generator=torch.Generator().manual_seed(seed))`: MT19937 seeded by the 32-bit seed,
+uniforms of 24 bits, Box-Muller in blocks of 16 (8 radii, then 8 angles), the last block sampled anew where the size is
 no multiple of 16; below 16 numbers, pairs in double precision from uniforms of 53 bits. Source: PyTorch,
-``aten/src/ATen/native/cpu/DistributionTemplates.h`` and ``aten/src/ATen/core/DistributionsHelper.h``. Compared with
-torch 2.13 on sizes below and above 16, whole blocks and not: within 5e-7.
+`aten/src/ATen/native/cpu/DistributionTemplates.h` and `aten/src/ATen/core/DistributionsHelper.h`. It agrees with torch
+2.13 within 5e-7, on sizes below and above 16, multiples of 16 and others.
 
-*torch-cuda* is the same call with ``device="cuda"``: thread i of a grid of ceil(size / 256) blocks of 256 makes number
-i, the first of the four normals that Philox 4x32-10 gives for key (seed, 0) and counter (0, 0, i, 0). Each thread draws
-four at a time, the other three for the elements one, two and three grids further on; there are none as long as the GPU
-holds a thread per element. A fresh generator's offset, the counter's first word, is 0. Source: PyTorch,
-``aten/src/ATen/native/cuda/DistributionTemplates.h``; curand's Box-Muller takes both uniforms from 32 bits and moves
-them by half a step, and its first result is the sine. Verified: the generator by the known answers of Random123, the
-whole by outputs of ``torch.randn`` on GPUs that their users printed, to the four decimals printed. Not verified: what
-lies beyond four decimals, where curand's own sine and logarithm are approximations.
+*torch-cuda* is the same call with `device="cuda"`: thread i of a grid of ceil(size / 256) blocks of 256 makes number
+i, the first of the four normals of Philox 4x32-10 for key (seed, 0) and counter (0, 0, i, 0). Each thread samples four
+at a time, the other three for the elements one, two and three grids further on; there are none as long as the GPU has a
+thread per element. A fresh generator's offset, the counter's first word, is 0. Source: PyTorch,
+`aten/src/ATen/native/cuda/DistributionTemplates.h`; curand's Box-Muller takes both uniforms from 32 bits and moves them
+by half a step, and its first result is the sine. Verified: the generator by the known answers of Random123, the whole
+by outputs of `torch.randn` that users of GPUs published, to the four decimals printed. Not verified: further decimals,
+where curand's own sine and logarithm are approximations.
 
-Both are float32. What a script drew as float16 on the CPU is another stream; on CUDA it is this one, rounded.
+Both are float32. float16 noise of a CPU script is another stream; on CUDA it is this one, rounded.
 
-Logarithm, sine and cosine are Cephes' polynomials for single precision (Moshier), which torch's vectorised CPU code
-takes too: NumPy's own depend on the processor, these are sums and products alone, the same bits on every host.
+Logarithm, sine and cosine are Cephes' polynomials for single precision (Moshier), as in torch's vectorised CPU code.
+NumPy's own depend on the processor; these are sums and products alone, the same bits on every host.
 """
 
-from __future__ import annotations
-
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
+from jaxtyping import Float, Integer, UInt32
 
 from ine_jax.errors import InputError
+from ine_jax.types import HostLatents, LatentShape
 
+Seeds: TypeAlias = Integer[np.ndarray, "batch"]
+Rows: TypeAlias = Float[np.ndarray, "batch size"]
 MAX_CUDA = 65_536  # numbers; the layout of more depends on how many threads a GPU holds
 F32 = np.float32
 _MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
@@ -44,19 +46,20 @@ _COSINE = 2.443315711809948e-5, -1.388731625493765e-3, 4.166664568298827e-2
 _PI_4 = 0.78515625, 2.4187564849853515625e-4, 3.77489497744594108e-8  # in three parts
 
 
-def torch_noise(device: Literal["cpu", "cuda"], seeds: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-    """float32 ``[B, h, w, c]``: what torch draws as ``[1, c, h, w]`` with a fresh generator for each of uint32 ``[B]``.
+def torch_noise(device: Literal["cpu", "cuda"], seeds: Seeds, shape: LatentShape) -> HostLatents:
+    """Return torch's noise of shape [1, c, h, w] from a fresh generator for each seed, as [B, h, w, c].
 
-    Raises ``InputError`` for more than 65,536 numbers per item on ``"cuda"``: their layout depends on the GPU.
+    Raises:
+        InputError: more than 65,536 numbers per item on "cuda", whose layout depends on the GPU.
     """
     height, width, channels = shape
-    draw = cpu_normal if device == "cpu" else cuda_normal
-    flat = draw(np.asarray(seeds, np.uint32), height * width * channels)
+    normal = cpu_normal if device == "cpu" else cuda_normal
+    flat = normal(np.asarray(seeds, np.uint32), height * width * channels)
     return np.ascontiguousarray(flat.reshape(-1, channels, height, width).transpose(0, 2, 3, 1))
 
 
-def cpu_normal(seeds: np.ndarray, size: int) -> np.ndarray:
-    """float32 ``[B, size]``: ``torch.randn(size)`` on the CPU for each seed."""
+def cpu_normal(seeds: Seeds, size: int) -> Rows:
+    """Return `torch.randn(size)` on the CPU for each seed."""
     if size < 16:
         return _cpu_pairs(seeds, size)
     whole, rest = divmod(size, 16)
@@ -69,22 +72,22 @@ def cpu_normal(seeds: np.ndarray, size: int) -> np.ndarray:
     return normal
 
 
-def _mersenne(seeds: np.ndarray, count: int) -> np.ndarray:
-    """Raw words uint32 ``[B, count]`` of MT19937; NumPy's frozen legacy generator is seeded as torch's."""
+def _mersenne(seeds: Seeds, count: int) -> UInt32[np.ndarray, "batch count"]:
+    """Return raw words of MT19937; NumPy's frozen legacy generator is seeded as torch's."""
     rows = [np.random.RandomState(int(seed)).randint(0, 2**32, count, np.uint32) for seed in seeds]
     return np.stack(rows) if rows else np.zeros((0, count), np.uint32)
 
 
-def _blocks(uniform: np.ndarray) -> np.ndarray:
-    """Box-Muller on every 16 of ``[B, 16 k]``: 8 radii from the first half, 8 angles from the second."""
+def _blocks(uniform: Rows) -> Float[np.ndarray, "batch size"]:
+    """Apply Box-Muller to every 16 numbers: 8 radii from the first half, 8 angles from the second."""
     parts = uniform.reshape(len(uniform), uniform.shape[1] // 16, 2, 8)
     radius = np.sqrt(F32(-2) * log(F32(1) - parts[:, :, 0]))
     sine, cosine = sine_cosine(F32(2 * np.pi) * parts[:, :, 1])
     return np.stack([radius * cosine, radius * sine], axis=2).reshape(uniform.shape)
 
 
-def _cpu_pairs(seeds: np.ndarray, size: int) -> np.ndarray:
-    """Fewer than 16 numbers, drawn in pairs: angle first, then radius, each of two words, the higher one first."""
+def _cpu_pairs(seeds: Seeds, size: int) -> Rows:
+    """Return fewer than 16 numbers, in pairs: angle first, then radius, each of two words, the higher one first."""
     pairs = -(-size // 2)
     words = _mersenne(seeds, 4 * pairs).astype(np.uint64).reshape(-1, pairs, 2, 2)
     bits = (words[..., 0] << np.uint64(32) | words[..., 1]) & np.uint64(2**53 - 1)
@@ -94,11 +97,11 @@ def _cpu_pairs(seeds: np.ndarray, size: int) -> np.ndarray:
     return pair.reshape(len(words), 2 * pairs)[:, :size].astype(F32)
 
 
-def cuda_normal(seeds: np.ndarray, size: int) -> np.ndarray:
-    """float32 ``[B, size]``: ``torch.randn(size)`` on a CUDA device for each seed; ``InputError`` above 65,536."""
+def cuda_normal(seeds: Seeds, size: int) -> Rows:
+    """Return `torch.randn(size)` on a CUDA device for each seed; raises `InputError` above 65,536."""
     if size > MAX_CUDA:
         given = f"torch-cuda noise of {size} numbers per item"
-        raise InputError(given, f"at most {MAX_CUDA}", "draw smaller images, or give the noise as a file of latents")
+        raise InputError(given, f"at most {MAX_CUDA}", "generate smaller images, or give a file of latents")
     thread = np.arange(size, dtype=np.uint32)[None]
     key = np.asarray(seeds, np.uint32)[:, None]
     zero = np.zeros_like(thread)
@@ -108,7 +111,8 @@ def cuda_normal(seeds: np.ndarray, size: int) -> np.ndarray:
 
 
 def philox(counter: tuple[np.ndarray, ...], key: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
-    """Philox 4x32-10 (Salmon et al. 2011): four uint32 arrays from a counter of four and a key of two; they broadcast.
+    """Return Philox 4x32-10 (Salmon et al. 2011): four uint32 arrays from a counter of four and a key
+    of two; they broadcast.
 
     Ten rounds of two products 32 x 32 -> 64 bits; between rounds a Weyl constant is added to each word of the key.
     """
@@ -122,11 +126,11 @@ def philox(counter: tuple[np.ndarray, ...], key: tuple[np.ndarray, ...]) -> tupl
 
 
 def _high(product: np.ndarray) -> np.ndarray:
-    return (product >> np.uint64(32)).astype(np.uint32)
+    return np.asarray(product >> np.uint64(32), np.uint32)
 
 
 def log(x: np.ndarray) -> np.ndarray:
-    """Natural logarithm of normal positive float32: a polynomial on the mantissa in sqrt(1/2) ... sqrt(2)."""
+    """Return the logarithm of normal positive float32: a polynomial on the mantissa in sqrt(1/2) ... sqrt(2)."""
     bits = np.ascontiguousarray(x, F32).view(np.int32)
     mantissa = ((bits & 0x7FFFFF) | 0x3F000000).view(F32)
     small = mantissa < F32(np.sqrt(0.5))
@@ -138,7 +142,7 @@ def log(x: np.ndarray) -> np.ndarray:
 
 
 def sine_cosine(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sine and cosine of float32 angles from 0 to a few turns: polynomials on the octant, taken by its number."""
+    """Return sine and cosine of float32 angles from 0 to a few turns: polynomials on each octant."""
     octant = ((x * F32(4 / np.pi)).astype(np.int32) + 1) & ~1
     for part in _PI_4:
         x = x - octant.astype(F32) * F32(part)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ine_jax.cli.bench import Bench
+from ine_jax.cli.bench import Bench, guards_table
 from ine_jax.cli.parsing import parse
 from ine_jax.config import BenchConfig, SamplerConfig
 from ine_jax.pipeline import bench_guards
@@ -23,7 +23,7 @@ def test_every_guard_has_its_ratio(tiny_folder: Path, monkeypatch: pytest.Monkey
         assert 0 < row["lowest"] <= row["highest"] and row["processor"] > 0
         assert row["ratio"] == pytest.approx(row["implicit_images_per_second"] / row["explicit_images_per_second"])
         assert row["explicit_images_per_second"] > 0 and row["implicit_images_per_second"] > 0
-    assert len(bench_guards.table(result)) == 2 + len(chosen)
+    assert len(guards_table(result)) == 2 + len(chosen)
     assert result["machine"] and result["batch"] == 2
     json.dumps(result)
 

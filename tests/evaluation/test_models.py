@@ -127,8 +127,7 @@ def test_every_command_loads_the_checkpoints(
         asked.append((name, options["revision"], options["unlearned"]))
         raise InputError("enough", "", "")
 
-    for module in ("build", "generate", "bench", "bench_guards"):
-        monkeypatch.setattr(f"ine_jax.{module}.load", loaded)
+    monkeypatch.setattr("ine_jax.pipeline.from_config.load", loaded)
     words = ["--model", "owner/base", "--revision", "abc", "--unlearned", "a.pt", "b.pt:0.5"]
     extra = ["--prompts", "a cat"] if command == "generate" else []
     assert cli.main([*command.split(), *words, *extra, "--out", str(tmp_path / "out")]) == 2

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ine_jax.cli.bench import table
 from ine_jax.config import BenchConfig, GenerateConfig, NegativeConfig, SamplerConfig
 from ine_jax.errors import InputError, Interrupted
 from ine_jax.guidance import Cfg
 from ine_jax.guidance.from_config import concept
-from ine_jax.pipeline.bench import OURS, measure, table
+from ine_jax.pipeline.bench import OURS, measure
 from ine_jax.pipeline.generation import METADATA, SETTINGS, complete, generate, wanted_items, write_images
 from ine_jax.pipeline.pipeline import Pipeline, load
 from ine_jax.prompts.items import Item, named

@@ -23,6 +23,7 @@ from ine_jax.pipeline import compile_cache as cache
 from ine_jax.pipeline.pipeline import Pipeline, assemble, load
 from tests.support.paths import ROOT
 from tests.support.tiny_pipeline import CELLS, UNET
+from tests.support.typechecking import unchecked
 
 PROMPTS = ["a photo of a cat", "a dog", "the red knife", "apple and dog"]
 STEPS = 3
@@ -35,7 +36,7 @@ def pipe(tiny_folder: Path) -> Pipeline:
 
 def test_wrong_loads_are_refused(tiny_folder: Path, tmp_path: Path) -> None:
     for options in ({"unet_impl": "onnx"}, {"scheduler": "heun"}, {"batch_size": 0}):
-        with pytest.raises(InputError):
+        with unchecked(), pytest.raises(InputError):
             load(tiny_folder, **options)  # type: ignore[arg-type]
     for name in (tmp_path / "none", "tiny-unlearned-999"):
         with pytest.raises(InputError):
