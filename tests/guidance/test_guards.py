@@ -103,9 +103,11 @@ def run(guard: Guidance, concept: Concept | None) -> np.ndarray:
         return None if slot is None else jnp.asarray(np.repeat(slot, ITEMS, axis=0))
 
     prompts = encode(["a cat", "a dog"], ())[0]
-    safe = encode(["a safe cat", "a safe dog"], ())[0]
+    safe = jnp.asarray(encode(["a safe cat", "a safe dog"], ())[0])
     until = jnp.asarray([1, 1001], jnp.int32)
-    texts = Texts(jnp.asarray(prompts), each(slots.uncond), each(slots.negative), each(slots.bank), jnp.asarray(safe), until)
+    texts = Texts(
+        jnp.asarray(prompts), each(slots.uncond), each(slots.negative), each(slots.bank), jnp.asarray(safe), until
+    )
     start = jnp.asarray(np.random.default_rng(3).standard_normal((ITEMS, *LATENT)), jnp.float32)
     sampler = schedulers.from_config({"clip_sample": False}, "ddim")
     return np.asarray(sample(ToyDenoiser(), sampler, sampler.tables(STEPS), guard, texts, start))
