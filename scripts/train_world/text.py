@@ -59,8 +59,8 @@ def learn_merges(words: list[str]) -> list[tuple[str, str]]:
 def random_encoder(vocab_size: int, seed: int) -> tuple[ClipTextConfig, Any]:
     """Config and parameters of the frozen random encoder.
 
-    Token rows have unit variance, the special tokens less, so that the output at the end token depends on the words before
-    it; attention outputs are halved so that a word's own row dominates its position.
+    Token rows have unit variance and special tokens less, so the output at the end token depends on the words before
+    it. Attention outputs are halved, so a word's own row dominates its position.
     """
     config = ClipTextConfig(
         vocab_size=vocab_size,
