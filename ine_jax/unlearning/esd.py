@@ -38,7 +38,7 @@ from ine_jax.storage.provenance import canonical
 from ine_jax.training import loop
 from ine_jax.training.checkpoint import content_hash
 from ine_jax.training.step import Metrics, compiled_step, first_state
-from ine_jax.types import Array, Context, Latents, Params, Timesteps
+from ine_jax.types import Array, Context, Latents, Params, PerItem
 from ine_jax.unlearning.esd_data import Kept, Pool, build_pool, encoded_images, generated_latents
 from ine_jax.unlearning.layers import Trained, merged, trained
 from ine_jax.unlearning.prompts import with_prompts
@@ -66,7 +66,7 @@ class Rows(NamedTuple):
     """Rows of one network call."""
 
     latents: Latents  # x_t
-    timesteps: Timesteps
+    timesteps: PerItem
     context: Context
 
 
