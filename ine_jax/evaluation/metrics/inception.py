@@ -23,6 +23,7 @@ from ine_jax.evaluation.detectors.base import Images, Unscored, Verdict
 from ine_jax.evaluation.metrics import fid
 from ine_jax.evaluation.metrics.base import measure_checked
 from ine_jax.evaluation.metrics.weights import read_weights, weights_hash
+from ine_jax.storage.records import About
 
 SIDE = 299
 WIDTH = 2048
@@ -219,7 +220,7 @@ class FidMetric:
         """The network and a short hash of the weights."""
         return f"inception-{self.sha256[:8]}"
 
-    def about(self) -> dict[str, Any]:
+    def about(self) -> About:
         """What is stored once beside the features, and printed beside FID."""
         return {
             "kind": "metric",
