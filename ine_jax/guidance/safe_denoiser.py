@@ -30,7 +30,7 @@ class SafeDenoiser:
 
     The defaults are those published for Stable Diffusion 1.4 with 515 images at 512 x 512, for latents of 16384
     numbers. Distances grow with the square root of the size, so for latents of n numbers scale σ by (n / 16384)^(1/4),
-    or by its square root where distances are squared. PerItem count the 1000 levels of its training.
+    or by its square root where distances are squared. Timesteps count the 1000 levels of its training.
 
     Attributes:
         inner: the guard.
