@@ -56,7 +56,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)  # type: ignore[arg-type]  # reports other nodes itself
 
 
-def read_yaml(path: Path) -> dict[str, object]:
+def read_yaml(path: Path) -> dict[object, object]:
     """Parse one YAML mapping from `path`.
 
     Raises:
@@ -73,7 +73,7 @@ def read_yaml(path: Path) -> dict[str, object]:
     return _parse(raw, str(path))
 
 
-def _parse(raw: bytes, path: str) -> dict[str, object]:
+def _parse(raw: bytes, path: str) -> dict[object, object]:
     try:
         data = yaml.load(raw.decode("utf-8"), Loader=_Loader)  # noqa: S506  a subclass of SafeLoader
     except yaml.YAMLError as error:
