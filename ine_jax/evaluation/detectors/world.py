@@ -113,12 +113,12 @@ class WorldDetector:
         size = self.config.image_size
 
         @jax.jit
-        def probabilities(images: Shaped[jax.Array, "B H W 3"]) -> Float[jax.Array, "B label"]:
+        def probabilities(params: Params, images: Shaped[jax.Array, "B H W 3"]) -> Float[jax.Array, "B label"]:
             x = images.astype(jnp.float32) / 127.5 - 1.0
             x = jax.image.resize(x, (x.shape[0], size, size, 3), "linear", antialias=True)
-            return nn.sigmoid(cast(jax.Array, net.apply({"params": self.params}, x)))
+            return nn.sigmoid(cast(jax.Array, net.apply({"params": params}, x)))
 
-        return probabilities
+        return lambda images: probabilities(self.params, images)
 
     def about(self) -> About:
         """Return labels, groups, hash of the weights and preprocessing."""
