@@ -109,4 +109,5 @@ class Clip(nn.Module):
         images, texts = self.image_features(pixels), self.text_features(input_ids)
         images, texts = (x / jnp.linalg.norm(x, axis=-1, keepdims=True) for x in (images, texts))
         scale: Array = jnp.exp(self.logit_scale).astype(images.dtype)
-        return scale * images @ texts.T
+        logits: Array = scale * images @ texts.T
+        return logits

@@ -90,18 +90,18 @@ def sinusoidal_embedding(
 class LayerNorm(nn.LayerNorm):
     """Flax's layer norm, which promotes 16-bit inputs to float32 even where JAX's strict promotion forbids it."""
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, *, mask: Array | None = None) -> Array:
         with jax.numpy_dtype_promotion("standard"):
-            out: Array = super().__call__(x)
+            out: Array = super().__call__(x, mask=mask)
             return out
 
 
 class GroupNorm(nn.GroupNorm):
     """Flax's group norm; see `LayerNorm`."""
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, *, mask: Array | None = None) -> Array:
         with jax.numpy_dtype_promotion("standard"):
-            out: Array = super().__call__(x)
+            out: Array = super().__call__(x, mask=mask)
             return out
 
 
