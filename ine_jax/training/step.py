@@ -25,7 +25,7 @@ Metrics = dict[str, Array]  # scalars by name; one of them is "loss"
 class TrainState(NamedTuple):
     """What a step changes, and what a checkpoint holds."""
 
-    trained: PyTree
+    trained: PyTree[Array]
     optimizer: optax.InjectStatefulHyperparamsState  # its hyperparams hold the rate
 
 
@@ -56,7 +56,9 @@ def first_state(
     objective: Objective[Trained, Frozen, Data], trained: Trained, rate: float, sharding: jax.sharding.Sharding
 ) -> TrainState:
     """Return the state before step 0, on the devices."""
-    return jax.device_put(TrainState(trained, adam(rate, objective.factor()).init(trained)), sharding)
+    with jax.numpy_dtype_promotion("standard"):  # schedules divide the step count
+        memory = adam(rate, objective.factor()).init(trained)
+    return jax.device_put(TrainState(trained, memory), sharding)
 
 
 @functools.lru_cache(maxsize=8)
@@ -68,7 +70,8 @@ def compiled_step(
     def step(frozen: Frozen, data: Data, state: TrainState, i: Array) -> tuple[TrainState, Metrics]:
         gradient, metrics = jax.grad(objective.loss, has_aux=True)(state.trained, frozen, data, i)
         # The rate given here is a placeholder: the one in the state is used.
-        updates, memory = adam(0.0, objective.factor()).update(gradient, state.optimizer, state.trained)
+        with jax.numpy_dtype_promotion("standard"):  # optax computes decay ** count
+            updates, memory = adam(0.0, objective.factor()).update(gradient, state.optimizer, state.trained)
         moved = optax.apply_updates(state.trained, updates)
         trained, metrics = objective.finish(moved, metrics, data, memory.hyperparams["rate"])
         return TrainState(trained, memory), metrics
