@@ -36,7 +36,8 @@ def step(state: dict[str, Any], i: jax.Array) -> tuple[dict[str, Any], dict[str,
         return jnp.mean((params["w"] - noise) ** 2) + jnp.mean(params["b"].astype(jnp.float32) ** 2)
 
     value, gradient = jax.value_and_grad(loss)(state["params"])
-    updates, opt = OPTIMIZER.update(gradient, state["opt"], state["params"])
+    with jax.numpy_dtype_promotion("standard"):  # optax computes decay ** count
+        updates, opt = OPTIMIZER.update(gradient, state["opt"], state["params"])
     params = optax.apply_updates(state["params"], updates)
     return {**state, "params": params, "opt": opt, "done": i + 1}, {"loss": value, "norm": optax.tree.norm(gradient)}
 
