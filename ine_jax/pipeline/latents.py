@@ -1,4 +1,7 @@
-"""Initial noise from a file of another program, one row per item, in place of the noise of the seeds."""
+"""Initial noise from a file of another program, one row per item, in place of the noise of the seeds.
+
+A plan reads these files without JAX, so nothing here imports `ine_jax.types`.
+"""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -10,7 +13,6 @@ from jaxtyping import Float
 from ine_jax.errors import InputError
 from ine_jax.prompts.items import Item
 from ine_jax.storage.provenance import file_hash
-from ine_jax.types import HostArray, HostLatents, LatentShape
 
 SUFFIXES = (".npy", ".safetensors")
 KINDS = "F16", "F32", "F64"
@@ -69,7 +71,7 @@ def read_latents(path: str | Path, count: int) -> Float[np.ndarray, "count _ _ _
     return found
 
 
-def _safetensors(path: Path) -> HostArray:
+def _safetensors(path: Path) -> np.ndarray:
     from safetensors import safe_open
 
     with safe_open(path, framework="numpy") as file:
@@ -81,7 +83,7 @@ def _safetensors(path: Path) -> HostArray:
         return np.asarray(file.get_tensor(names[0]))
 
 
-def as_noise(found: HostArray, shape: LatentShape) -> HostLatents:
+def as_noise(found: np.ndarray, shape: tuple[int, int, int]) -> Float[np.ndarray, "batch h w c"]:
     """Return rows [B, h, w, c] or [B, c, h, w] as float32 noise of that shape.
 
     Raises:
