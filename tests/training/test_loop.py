@@ -36,10 +36,11 @@ def step(state: dict[str, Any], i: jax.Array) -> tuple[dict[str, Any], dict[str,
         return jnp.mean((params["w"] - noise) ** 2) + jnp.mean(params["b"].astype(jnp.float32) ** 2)
 
     value, gradient = jax.value_and_grad(loss)(state["params"])
-    with jax.numpy_dtype_promotion("standard"):  # optax computes decay ** count
+    with jax.numpy_dtype_promotion("standard"):  # optax mixes dtypes: decay ** count, a norm over bf16 and f32
         updates, opt = OPTIMIZER.update(gradient, state["opt"], state["params"])
+        norm = optax.tree.norm(gradient)
     params = optax.apply_updates(state["params"], updates)
-    return {**state, "params": params, "opt": opt, "done": i + 1}, {"loss": value, "norm": optax.tree.norm(gradient)}
+    return {**state, "params": params, "opt": opt, "done": i + 1}, {"loss": value, "norm": norm}
 
 
 def train(directory: Path, steps: int = 12, **options: Any) -> dict[str, Any]:
