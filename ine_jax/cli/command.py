@@ -43,11 +43,7 @@ class Command(abc.ABC):
 
     @abc.abstractmethod
     def run(self, line: Sequence[str]) -> Outcome:
-        """Do the work. `line` is the whole command line, for commands that record it.
-
-        Raises:
-            IneError: see `ine_jax.errors`; `ine_jax.cli.main` turns it into an exit code.
-        """
+        """Do the work, or raise an `IneError`. `line` is the whole command line, for commands that record it."""
 
     def plan(self) -> Outcome:
         """Describe what `run` would do, without writing anything or loading a model."""
@@ -80,11 +76,7 @@ def _plain(value: object) -> object:
 
 
 def sources(places: Iterable[str], checkpoints: Iterable[str] = ()) -> dict[str, object]:
-    """Check models and checkpoints that are here, and list under "from the hub" what would be downloaded.
-
-    Raises:
-        InputError: a checkpoint that cannot be opened, a bundled name without its files, or a path that does not exist.
-    """
+    """Check models and checkpoints that are here, and list under "from the hub" what would be downloaded."""
     from ine_jax import assets
 
     remote = []

@@ -49,12 +49,7 @@ class Found:
 
 
 def run(config: DemoConfig, command: Sequence[str] = ()) -> Outcome:
-    """Invert, generate, score and report into `config.out`; a second call continues, and repeats nothing.
-
-    Raises:
-        InputError: the bundled family is not installed, or the directory was started with other settings.
-        Interrupted: stopped; the same call continues.
-    """
+    """Invert, generate, score and report into `config.out`; a second call continues, and repeats nothing."""
     from ine_jax import assets, evaluation, report
     from ine_jax.evaluation.from_config import detector
     from ine_jax.evaluation.generating import pending
@@ -84,11 +79,9 @@ def run(config: DemoConfig, command: Sequence[str] = ()) -> Outcome:
 def demo_plan(settings: Settings, found: Sequence[Found], items: int | None) -> "Plan":
     """Cells of the demo: {base, unlearned} x {none, explicit, implicit}, and the controls.
 
-    Args:
-        settings: guidance, sampler, words and template of the cells.
-        found: the inverted embeddings, the first one on an unlearned model.
-        items: number of items per prompt set, half of it for controls. None means the full demo: 300 per set, the sets
-            that name the concept in words, further negative scales, and on the unguarded base every item.
+    The first of `found` is on an unlearned model. Each cell has `items` items per prompt set, controls half of it. None
+    means the full demo: 300 per set, the sets that name the concept in words, further negative scales, and on the
+    unguarded base every item.
     """
     from ine_jax import evaluation
     from ine_jax.evaluation import Cell, Plan

@@ -47,11 +47,7 @@ class Settings:
 
 
 def read_world() -> World:
-    """Read the bundled family's world.json.
-
-    Raises:
-        InputError: the family is not installed, or the file is not JSON.
-    """
+    """Read the bundled family's world.json."""
     path = assets.ROOT / "tiny" / "world.json"
     try:
         return cast("World", dict(json.loads(path.read_text())))
@@ -60,11 +56,7 @@ def read_world() -> World:
 
 
 def read_settings(world: World, config: DemoConfig) -> Settings:
-    """Combine the family's settings with the fields of `config` that differ from their defaults.
-
-    Raises:
-        InputError: a setting is missing or invalid.
-    """
+    """Combine the family's settings with the fields of `config` that differ from their defaults."""
     usual = DemoConfig()
     try:
         own = world["settings"]

@@ -84,9 +84,7 @@ def _shorthand(kind: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[object] | No
 def parse(words: Sequence[str]) -> Command:
     """Return the command that `words` name, with its flags; a YAML file among them gives the flags' defaults.
 
-    Raises:
-        InputError: an unknown command or flag, a value of the wrong type or out of range, or an invalid config file.
-        SystemExit: code 0, after the help was printed.
+    Raises SystemExit with code 0 after the help was printed.
     """
     names = {kind.command_name(): kind for kind in COMMANDS}
     first, rest = words[0], list(words[1:])

@@ -57,11 +57,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_yaml(path: Path) -> dict[object, object]:
-    """Parse one YAML mapping from `path`.
-
-    Raises:
-        InputError: missing, too large, not UTF-8, not YAML, beyond the limits, a repeated key, or not a mapping.
-    """
+    """Parse one YAML mapping from `path`; anything else is an `InputError`."""
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
@@ -89,30 +85,17 @@ def _parse(raw: bytes, path: str) -> dict[object, object]:
 
 
 def load(path: str | Path, cls: type[T]) -> T:
-    """Read `path` as one `cls`.
-
-    Raises:
-        InputError: as `read_yaml` and `build`.
-    """
+    """Read `path` as one `cls`."""
     return build(cls, read_yaml(Path(path)), str(path))
 
 
 def loads(text: str, cls: type[T]) -> T:
-    """Read the text of a YAML mapping as one `cls`.
-
-    Raises:
-        InputError: as `read_yaml` and `build`.
-    """
+    """Read the text of a YAML mapping as one `cls`."""
     return build(cls, _parse(text.encode("utf-8", "replace"), text), text)
 
 
 def build(cls: type[T], data: object, where: str) -> T:
-    """Make one config record of type `cls` from parsed YAML, checking every key and type.
-
-    Args:
-        cls: a dataclass of `ine_jax.config`.
-        data: the content of the YAML.
-        where: the file, for messages; the field's dotted path is added.
+    """Make one config record of type `cls` from parsed YAML, checking every key and type; `where` names the file.
 
     Raises:
         InputError: an unknown key (with the nearest known one), a wrong type, or a value out of range.

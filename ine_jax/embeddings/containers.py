@@ -70,11 +70,7 @@ class OpenedFile:
         return None
 
     def provenance(self) -> dict[str, str]:
-        """Return the provenance that our own safetensors files record; empty for other files.
-
-        Raises:
-            FormatError: the field is not a JSON object.
-        """
+        """Return the provenance that our own safetensors files record; empty for other files."""
         try:
             found = json.loads(self.metadata.get("provenance", "{}"))
             return {str(key): str(value) for key, value in found.items()}
@@ -92,11 +88,7 @@ def not_an_embedding(path: Path, reason: str) -> InputError:
 
 
 def read_capped(path: Path) -> bytes:
-    """Return the bytes of a file of at most 64 MiB.
-
-    Raises:
-        FormatError: the file is missing, larger, or cannot be read.
-    """
+    """Return the bytes of a file of at most 64 MiB; FormatError where it is missing or larger."""
     if not path.is_file():
         raise FormatError("no such file")
     try:
@@ -110,11 +102,7 @@ def read_capped(path: Path) -> bytes:
 
 
 def open_file(path: Path, space: str = "") -> OpenedFile:
-    """Return what the container at `path` holds. The first bytes decide its kind, not its name.
-
-    Raises:
-        InputError: the file is missing, over 64 MiB, damaged, or none of the four containers.
-    """
+    """Return what the container at `path` holds. The first bytes decide its kind, not its name."""
     try:
         raw = read_capped(path)
         if raw[:6] == b"\x93NUMPY":
@@ -132,11 +120,7 @@ def open_file(path: Path, space: str = "") -> OpenedFile:
 
 
 def parse_safetensors(raw: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Return the arrays and the metadata of a safetensors file.
-
-    Raises:
-        FormatError: it is damaged, or holds too many tensors or another dtype.
-    """
+    """Return the arrays and the metadata of a safetensors file."""
     try:
         found = list(safetensors.deserialize(raw))  # type: ignore[no-untyped-call]
         (length,) = struct.unpack("<Q", raw[:8])
@@ -155,11 +139,7 @@ def parse_safetensors(raw: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]
 
 
 def parse_npy(raw: bytes) -> np.ndarray:
-    """Return the array of an npy file.
-
-    Raises:
-        FormatError: its header is damaged or does not fit its size, or it holds objects.
-    """
+    """Return the array of an npy file; FormatError where its header does not fit its size, or it holds objects."""
     stream = io.BytesIO(raw)
     readers: dict[tuple[int, int], Callable[[io.BytesIO], tuple[tuple[int, ...], bool, np.dtype]]] = {
         (1, 0): np.lib.format.read_array_header_1_0,

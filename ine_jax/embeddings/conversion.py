@@ -28,11 +28,7 @@ class Converted:
 
 
 def detect_format(file: OpenedFile) -> Format:
-    """Return the format of an opened file.
-
-    Raises:
-        InputError: it has none of the table's.
-    """
+    """Return the format of an opened file; InputError where it has none of the table's."""
     for form in FORMATS.values():
         if form.claims(file):
             return form
@@ -42,11 +38,7 @@ def detect_format(file: OpenedFile) -> Format:
 
 
 def read_embedding(path: str | os.PathLike[str], *, space: str = "") -> tuple[StoredEmbedding, Format]:
-    """Read an embedding of any format; `space` is what a plain array is, "token" or "context".
-
-    Raises:
-        InputError: a missing file, an unknown format, or no finite `[k, d]` vectors in it.
-    """
+    """Read an embedding of any format; `space` is what a plain array is, "token" or "context"."""
     file = open_file(Path(path), space)
     form = detect_format(file)
     try:

@@ -50,12 +50,8 @@ def slug(text: str) -> str:
 class Embedding:
     """The vectors of one concept, and where they came from; a pytree with one leaf, `vectors`.
 
-    Attributes:
-        vectors: an array, `[k, d]` in token space, `[T, d]` in context space; JAX also puts tracers and shapes here.
-        provenance: how the vectors were made, as texts.
-
-    Raises:
-        InputError: an unknown space or an empty concept.
+    `vectors` are `[k, d]` in token space, `[T, d]` in context space; JAX also puts tracers and shapes here.
+    `provenance` records as texts how they were made.
     """
 
     vectors: Any
@@ -129,11 +125,8 @@ class Embedding:
     def load(cls, path: str | os.PathLike[str]) -> "Embedding":
         """Read a `.safetensors` file of `save`, or of any textual-inversion trainer for diffusers.
 
-        Files of other tools, and pickles, first go through `ine convert`.
-
-        Raises:
-            InputError: any other file: over 64 MiB, not safetensors, more than one tensor, a tensor name outside
-                `_NAME`, rank other than 1 or 2, dtype other than float32, float16 or bfloat16, NaN or infinity.
+        Files of other tools, and pickles, first go through `ine convert`. Raises InputError for any other file: over 64
+        MiB, several tensors, a name outside `_NAME`, another rank or dtype, NaN or infinity.
         """
         source = Path(path)
         try:
@@ -154,11 +147,7 @@ class Embedding:
 
 
 def write_shared(path: Path, data: bytes) -> None:
-    """Write a complete file with the umask's mode.
-
-    Raises:
-        InputError: the path cannot be written.
-    """
+    """Write a complete file with the umask's mode."""
     try:
         write_atomic(path, data, shared=True)
     except OSError as error:

@@ -15,18 +15,11 @@ _WORD_END = "</w>"  # CLIP's mark of a piece that ends a word
 
 
 def nearest_words(vectors: np.ndarray, model: str, count: int = 5) -> tuple[list[list[str]], float]:
-    """Find the vocabulary entries nearest to each vector.
-
-    Args:
-        vectors: `[k, d]`.
-        model: a bundled name or a model folder.
+    """Find the entries of a model's vocabulary nearest to each of the vectors `[k, d]`; `model` is bundled or a folder.
 
     Returns:
         For each row the `count` entries of largest cosine, as "word 0.812" (a piece that does not end a word has a
         hyphen behind it), and the median norm of the vocabulary.
-
-    Raises:
-        InputError: `model` is neither bundled nor a model folder, its files cannot be read, or its width is not d.
     """
     folder = _folder(model)
     words = read_json(inside(folder, "tokenizer/vocab.json"))

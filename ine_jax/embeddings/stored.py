@@ -67,8 +67,7 @@ def stored_embedding(
         provenance: what the format records; by default that of our own safetensors header, like `base_model`.
 
     Raises:
-        FormatError: not finite float32, float16 or bfloat16 `[k, d]` of a text encoder, or the user named another
-            space than the format.
+        FormatError: not finite `[k, d]` of a text encoder, or the user named another space than the format.
     """
     if space and file.space and space != file.space:
         raise FormatError(f"it holds a {space} embedding, not a {file.space} one")
@@ -105,11 +104,7 @@ def _checked_rows(found: object, space: str) -> np.ndarray:
 
 
 def require_plain_stem(path: str | os.PathLike[str], tool: str) -> str:
-    """Return the stem of a file, which is the embedding's name in `tool`.
-
-    Raises:
-        InputError: the stem has commas, spaces or other characters that a prompt cannot hold.
-    """
+    """Return the stem of a file, the embedding's name in `tool`; InputError where a prompt cannot hold it."""
     stem = Path(path).stem
     if slug(stem) != stem:
         allowed = "letters, digits, _ and -, at most 64: the file's name is the word in the prompt"

@@ -22,10 +22,7 @@ _NO_HOOKS = b"ccollections\nOrderedDict\n)R"
 
 
 def torch_bytes(value: object) -> bytes:
-    """Return the bytes of a torch file.
-
-    Args:
-        value: nested dict, list, tuple, str, int, float, bool and None, with an array for every tensor.
+    """Return a torch file of nested dict, list, tuple, str, int, float, bool, None, and arrays in place of tensors.
 
     Raises:
         TypeError: any other value, or an array of a dtype that torch has no storage class for.

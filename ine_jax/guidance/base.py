@@ -129,11 +129,7 @@ def per_item(scale: Scale) -> Float[Array, ""] | Float[Array, "batch 1 1 1"]:
 
 
 def phases(guidance: Guidance, calls: int) -> list[tuple[Guidance, int]]:
-    """Return the guards of a run's parts, in order, each with its number of network calls; parts of 0 calls left out.
-
-    Raises:
-        InputError: the parts do not add up to `calls`.
-    """
+    """Return the guards of a run's parts, in order, each with its network calls; parts of 0 calls are left out."""
     parts = guidance.phases(calls) if isinstance(guidance, Phased) else [(guidance, calls)]
     if sum(count for _, count in parts) != calls or any(count < 0 for _, count in parts):
         given = ", ".join(str(count) for _, count in parts)

@@ -47,11 +47,7 @@ class Casg:
         return [(Casg(part) if part.branches == 3 else part, count) for part, count in parts]
 
     def init(self, texts: Texts, latents: Latents) -> State:
-        """Return the inner guard's state.
-
-        Raises:
-            InputError: the texts hold no bank, or the inner guard does not read three rows.
-        """
+        """Return the inner guard's state."""
         bank = _bank(texts)
         if self.inner.branches != 3:
             given = f"Casg over {type(self.inner).__name__} of {self.inner.branches} rows"

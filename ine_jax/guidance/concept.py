@@ -105,11 +105,7 @@ NegativeLike: TypeAlias = str | Sequence[str] | Embedding | Sequence[Embedding] 
 
 
 def as_concept(negative: NegativeLike) -> Concept | None:
-    """Return a phrase, several, an embedding or several as a `Concept`; None stays None.
-
-    Raises:
-        InputError: a sequence that mixes phrases and embeddings, or contains anything else.
-    """
+    """Return a phrase, several, an embedding or several as a `Concept`; None stays None."""
     match negative:
         case None | Concept():
             return negative

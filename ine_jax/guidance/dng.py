@@ -87,11 +87,7 @@ class DynamicNegative:
         return 3
 
     def init(self, texts: Texts, latents: Latents) -> State:
-        """Return the chain before its first call.
-
-        Raises:
-            InputError: the texts hold no negative.
-        """
+        """Return the chain before its first call."""
         required_negative(texts, "DynamicNegative")
         empty, each = jnp.zeros_like(latents, jnp.float32), jnp.ones(latents.shape[0], jnp.float32)
         return Chain(jnp.log(jnp.asarray(self.prior, jnp.float32)) * each, empty, empty, empty, each, each)

@@ -42,11 +42,7 @@ class ImageEncoder(Protocol):
 
 
 def concept(config: NegativeConfig) -> Concept | None:
-    """Return the concept to avoid, with its embeddings read from their files, or None.
-
-    Raises:
-        InputError: an embedding that cannot be read.
-    """
+    """Return the concept to avoid, with its embeddings read from their files, or None."""
     if config.kind == "none":
         return None
     learned = tuple(Embedding.load(assets.embedding(name)) for name in phrases(config.embedding))
@@ -54,11 +50,7 @@ def concept(config: NegativeConfig) -> Concept | None:
 
 
 def guidance(config: GuidanceConfig, with_concept: bool, encoder: ImageEncoder) -> Guidance:
-    """Return the guard that a config names; CFG where there is no concept to avoid, except for guards of images.
-
-    Raises:
-        InputError: images that cannot be read.
-    """
+    """Return the guard that a config names; CFG where there is no concept to avoid, except for guards of images."""
     config = config.resolved()
     if not with_concept and config.method != "safe-denoiser":
         return Cfg(config.scale)

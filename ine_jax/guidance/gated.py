@@ -60,11 +60,7 @@ class Gated:
         return 3
 
     def init(self, texts: Texts, latents: Latents) -> State:
-        """Return (m, β^n) before the first step: zeros [batch, h, w, 1] ([batch, 1, 1, 1] without a window) and ones.
-
-        Raises:
-            InputError: the texts hold no negative.
-        """
+        """Return (m, β^n) at the start: zeros [batch, h, w, 1], or [batch, 1, 1, 1] without a window, and ones."""
         required_negative(texts, "Gated")
         places = (1, 1) if self.window == 0 else latents.shape[1:3]
         each = (latents.shape[0], 1, 1, 1)

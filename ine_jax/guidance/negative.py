@@ -31,10 +31,6 @@ class Negative:
     The negative text may be words or a learned embedding. s sets how strongly it is avoided, independently of how
     strongly the prompt is followed. At s = w - 1 the unconditional row cancels and `Cfg` does the same with two rows;
     at s = 0 this is plain classifier-free guidance.
-
-    Attributes:
-        scale: w, the guidance scale.
-        negative_scale: s, the negative scale.
     """
 
     scale: Scale = 7.5
@@ -48,11 +44,7 @@ class Negative:
         return 3
 
     def init(self, texts: Texts, latents: Latents) -> State:
-        """Return the empty state.
-
-        Raises:
-            InputError: the texts hold no negative.
-        """
+        """Return the empty state."""
         required_negative(texts, "Negative")
         return ()
 

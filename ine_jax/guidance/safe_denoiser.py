@@ -61,11 +61,7 @@ class SafeDenoiser:
         return [(dataclasses.replace(self, inner=part), count) for part, count in phases(self.inner, calls)]
 
     def init(self, texts: Texts, latents: Latents) -> State:
-        """Return the inner guard's state.
-
-        Raises:
-            InputError: references of another shape than the latents.
-        """
+        """Return the inner guard's state."""
         if self.references.shape[1:] != latents.shape[1:]:
             given = f"references of shape {tuple(self.references.shape)}"
             raise InputError(given, f"[R, {', '.join(map(str, latents.shape[1:]))}]", "encode images of this size")

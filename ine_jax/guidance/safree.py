@@ -190,11 +190,7 @@ class Safree:
         return [(dataclasses.replace(self, inner=part), count) for part, count in phases(self.inner, calls)]
 
     def init(self, texts: Texts, latents: Latents) -> State:
-        """Return the inner guard's state.
-
-        Raises:
-            InputError: the texts have no projected prompt, or not its last step.
-        """
+        """Return the inner guard's state."""
         _projected(texts)
         return self.inner.init(texts, latents)
 

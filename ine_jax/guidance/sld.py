@@ -112,11 +112,7 @@ class Sld:
         return [(Unaware(Cfg(self.scale)), first), (self, calls - first)]
 
     def init(self, texts: Texts, latents: Latents) -> State:
-        """Return ν = 0, float32 [batch, h, w, c].
-
-        Raises:
-            InputError: the texts hold no negative.
-        """
+        """Return ν = 0, float32 [batch, h, w, c]."""
         required_negative(texts, "Sld")
         return jnp.zeros_like(latents, jnp.float32)
 
@@ -140,18 +136,10 @@ class Sld:
 
 
 def sld_preset(name: str, scale: Scale = 7.5, **overrides: Scale) -> Sld:
-    """Return the guard with the published numbers of that name, without rows that need not be computed.
+    """Return the guard with the published numbers of that name (`SLD_PRESETS`), without rows that need not be computed.
 
     Medium, strong and max share one compiled program. So do weak and weak-200, which need only two rows during their
-    warm-up. Overridden numbers may be one per item.
-
-    Args:
-        name: weak, weak-200, medium, strong or max (`SLD_PRESETS`).
-        scale: s_g, the guidance scale.
-        overrides: other values for fields of the preset.
-
-    Raises:
-        InputError: an unknown preset or field.
+    warm-up. `overrides` replace fields of the preset; they may be one number per item.
     """
     if name not in SLD_PRESETS:
         raise InputError(f"SLD preset {name!r}", ", ".join(SLD_PRESETS), "choose one, or set the numbers of Sld")

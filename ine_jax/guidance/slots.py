@@ -45,11 +45,7 @@ def layers(guard: Guidance) -> Iterator[Guidance]:
 
 
 def fill(guard: Guidance, concept: Concept | None, encode: Encode) -> Slots:
-    """Return the texts for the guard's slots.
-
-    Raises:
-        InputError: no concept for a guard that needs one.
-    """
+    """Return the texts for the guard's slots."""
     uncond = encode([""], ())[0]
     if concept is None:
         for layer in layers(guard):
@@ -83,11 +79,7 @@ def _padded(columns: Float[np.ndarray, "column dim"]) -> Float[np.ndarray, "padd
 
 
 def resolve(guidance: Guidance | None, negative: Concept | None, negative_scale: float | None) -> Guidance:
-    """Return the guard of a call: CFG by default; with a negative scale, CFG with a negative row of its own.
-
-    Raises:
-        InputError: a scale without a negative, or beside a guard other than CFG.
-    """
+    """Return the guard of a call: CFG by default; with a negative scale, CFG with a negative row of its own."""
     guard = Cfg(7.5) if guidance is None else guidance
     if negative_scale is None:
         return guard

@@ -77,15 +77,9 @@ def losses(
 ) -> Float[Array, "concept"]:
     """Mean squared error of each concept, [C].
 
-    Args:
-        vectors: [C, k, d] learned rows; in context space [C, T, D], the contexts themselves.
-        batch: the random numbers of this step.
-        ids: template ids [P, T], or None for context space.
-        denoise: the frozen network, on rows.
-        encode: the frozen text encoder, on rows.
-        alphas_cumprod: ᾱ, [train_steps].
-        prediction_type: "epsilon" or "v_prediction": what the network predicts.
-        spread: lays an array's first axis over the devices.
+    `vectors` are the learned rows [C, k, d], or in context space the contexts themselves [C, T, D], where the template
+    `ids` [P, T] are None. `denoise` and `encode` are the frozen networks, on rows; `spread` lays an array's first axis
+    over the devices.
     """
     concepts, size = batch.timesteps.shape
 

@@ -35,10 +35,7 @@ class ClosedForm:
 
 
 def projections(unet_params: Params) -> Kernels:
-    """Kernels of all cross-attention keys and values of a UNet (attn2's to_k and to_v), float64 [D, out].
-
-    Raises InputError for a UNet without cross-attention.
-    """
+    """Kernels of all cross-attention keys and values of a UNet (attn2's to_k and to_v), float64 [D, out]."""
     flat = flax.traverse_util.flatten_dict(unet_params)
     wanted = [path for path in flat if path[-3:-1] in (("attn2", "to_k"), ("attn2", "to_v")) and path[-1] == "kernel"]
     if not wanted:
@@ -49,16 +46,11 @@ def projections(unet_params: Params) -> Kernels:
 def closed_form(
     new: Mapping[str, np.ndarray], old: Mapping[str, np.ndarray], context: np.ndarray, regularizer: float = 0.1
 ) -> np.ndarray:
-    """c' [T, D] of every position of `context` [T, D], solved in float64.
+    """c' [T, D] of every position of `context` [T, D], the explicit words in the original model's encoder; in float64.
 
-    Args:
-        new: kernels [D, out_i] of the unlearned model by name, as from `projections`.
-        old: those of the original model.
-        context: the explicit words in the original model's encoder.
-        regularizer: λ, at least 0.
-
-    Raises:
-        InputError: kernels that do not match, or, with a λ too small for it, keys and values that leave c' open.
+    `new` and `old` are kernels [D, out_i] of the unlearned and the original model by name, as from `projections`;
+    `regularizer` is λ >= 0. Raises InputError where kernels do not match, or λ is too small for keys and values that
+    leave c' open.
     """
     _check(new, old, context)
     gram = sum((new[name] @ new[name].T for name in new), np.zeros((context.shape[1],) * 2))
@@ -80,10 +72,7 @@ def residual(
 
 
 def solve(pipe: Pipeline, base: Pipeline, words: str, regularizer: float = 0.1) -> ClosedForm:
-    """The closed form for `words` in the unlearned `pipe`, against the original `base`, whose encoder reads them.
-
-    Raises InputError for models that do not match, or words longer than the text encoder reads.
-    """
+    """The closed form for `words` in the unlearned `pipe`, against the original `base`, whose encoder reads them."""
     if base.tokenizer.truncated([words])[0]:
         given = f"words {words[:60]!r}: more tokens than the text encoder reads"
         raise InputError(given, f"at most {base.tokenizer.max_length - 2} tokens", "shorten them")

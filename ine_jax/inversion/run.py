@@ -80,11 +80,9 @@ def invert_many(
     """Invert several concepts in one run, all in one batch of the network; each comes out as it would alone.
 
     Args:
-        pipe: the model; nothing of it changes.
         images: for each concept, uint8 [N, H, W, 3]; the numbers may differ.
         configs: for each concept; they may differ in concept, seed, init and words.
         directory: continued where it already holds a part of this very run.
-        progress: shown after each step.
         preview: also generate images from the embeddings.
         base: the original of an unlearned model, for those that start from RECE.
 
@@ -110,16 +108,8 @@ def derive(
 
     The logged loss is the residual of keys and values (`rece.residual`), with that of the explicit words beside it. Of
     the config, only concept, words and regularizer matter. In the preview, the upper row is the original model's images
-    of the explicit words, the lower row the unlearned model's images of the embedding.
-
-    Args:
-        pipe: the unlearned model.
-        base: its original.
-        config: the concept; the explicit words, its name where there are none.
-        directory: a finished run of the same config is left as it is.
-
-    Raises:
-        InputError: models, words or directory do not fit together.
+    of the explicit words, the lower row the unlearned model's images of the embedding. A finished run of the same
+    config is left as it is.
     """
     folder, words = Path(directory), explicit_words(config)
     shape = (pipe.tokenizer.max_length, pipe.parts.text_config.hidden_size)

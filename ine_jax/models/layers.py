@@ -27,10 +27,8 @@ C = TypeVar("C")
 def config_from_json(cls: type[C], values: Mapping[str, object], options: Options) -> C:
     """Build the config dataclass `cls` from a published `config.json`. Lists become tuples.
 
-    Keys that `cls` does not know are ignored, except those in `options`, which change what the network computes.
-
-    Raises:
-        InputError: a key of `options` has an unsupported value.
+    Keys that `cls` does not know are ignored; those in `options` change what the network computes, and only the values
+    listed there are accepted.
     """
     for key, allowed in options.items():
         if key in values and values[key] not in allowed:

@@ -53,10 +53,7 @@ class SkipEdit:
     def __call__(self, x: Array, skip: Array, widths: tuple[int, ...]) -> tuple[Array, Array]:
         """Return features [batch · branches, h, w, c] and the kept rows of their skip, both edited.
 
-        Args:
-            x: features that the skip is joined to, without reference rows.
-            skip: the skip, with them.
-            widths: of all levels of the UNet.
+        `x` has no reference rows, `skip` has them; `widths` are those of all levels of the UNet.
         """
         items, skips = self._items(x), self._items(skip)
         kept, reference = skips[:, :-1], skips[:, -1]

@@ -33,11 +33,7 @@ class Tokenizer:
 
     @classmethod
     def from_dir(cls, path: str | Path, max_length: int) -> "Tokenizer":
-        """Read `vocab.json` and `merges.txt` (or `tokenizer.json`) from a local folder, never from a network.
-
-        Raises:
-            InputError: the files are missing or damaged, or `max_length` is below 3.
-        """
+        """Read `vocab.json` and `merges.txt` (or `tokenizer.json`) from a local folder, never from a network."""
         folder = Path(path)
         if max_length < 3:
             raise InputError(
@@ -106,11 +102,7 @@ def _spans(embeddings: Sequence[Embedding]) -> dict[str, list[int]]:
 
 
 def learned_rows(embeddings: Sequence[Embedding], dim: int, multiple: int = 8) -> Float32[np.ndarray, "row {dim}"]:
-    """All learned vectors, one below the other; zero rows fill up to the next multiple, so that few shapes exist.
-
-    Raises:
-        InputError: an embedding was made for a text model of another width.
-    """
+    """All learned vectors, one below the other; zero rows fill up to the next multiple, so that few shapes exist."""
     stacks = [np.asarray(e.vectors, np.float32) for e in embeddings]
     for embedding, rows in zip(embeddings, stacks, strict=True):
         if rows.shape[-1] != dim:

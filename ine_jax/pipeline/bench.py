@@ -76,11 +76,7 @@ class BenchResult(Setting):
 
 
 def run(config: BenchConfig) -> BenchResult:
-    """Time the model and the installed baselines, and write the result to `config.out`.
-
-    Raises:
-        InputError: the model cannot be found or read.
-    """
+    """Time the model and the installed baselines, and write the result to `config.out`."""
     sampler = dataclasses.replace(config.sampler, scheduler="ddim")
     pipe = from_config.pipeline(config.model, config.revision, sampler, config.unlearned, dtype=jnp.float32)
     result = measure(pipe, config)

@@ -76,11 +76,7 @@ class GuardsResult(Setting):
 
 
 def run(config: BenchConfig) -> GuardsResult:
-    """Time every guard with words and with an embedding, and write the result to `config.out`.
-
-    Raises:
-        InputError: the model cannot be found or read.
-    """
+    """Time every guard with words and with an embedding, and write the result to `config.out`."""
     pipe = from_config.pipeline(config.model, config.revision, config.sampler, config.unlearned)
     result = measure(pipe, config)
     write_json(Path(config.out), result, shared=True)

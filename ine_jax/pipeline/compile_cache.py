@@ -26,14 +26,9 @@ def default_folder() -> Path:
 def enable(choice: bool | str | Path | None = None) -> Path | None:
     """Turn the cache on and return its folder, or return None where it is off.
 
-    A cache that the program has already configured in JAX is left as it is.
-
-    Args:
-        choice: True, or a folder; False is off; None follows the variable `INE_COMPILE_CACHE` (a folder, or `off`), and
-            is on without it.
-
-    Raises:
-        InputError: the folder belongs to another user, can be written by others, or cannot be made.
+    `choice` is True, or a folder; False is off; None follows the variable `INE_COMPILE_CACHE` (a folder, or `off`), and
+    is on without it. A cache that the program has already configured in JAX is left as it is. Raises InputError where
+    the folder belongs to another user, can be written by others, or cannot be made.
     """
     if choice is None:
         text = os.environ.get(VARIABLE)

@@ -19,11 +19,7 @@ def pipeline(
     unlearned: Sequence[str] = (),
     dtype: DTypeLike | None = None,
 ) -> Pipeline:
-    """Load the model, with checkpoints on top, with the sampler's method, batch and UNet.
-
-    Raises:
-        InputError: the model cannot be found or read.
-    """
+    """Load the model, with checkpoints on top, with the sampler's method, batch and UNet."""
     return load(
         model,
         revision=revision,
@@ -36,11 +32,7 @@ def pipeline(
 
 
 def images(folder: str | Path, pipe: Pipeline) -> HostImages:
-    """Read the images of a folder at the model's own size.
-
-    Raises:
-        InputError: no folder, no image, or one that cannot be read.
-    """
+    """Read the images of a folder at the model's own size."""
     return read_images(folder, pipe.image_side, pipe.image_side)
 
 

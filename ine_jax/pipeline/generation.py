@@ -45,15 +45,9 @@ BATCHES_PER_CALL = 4
 
 @dataclass(frozen=True)
 class Generated:
-    """The outcome of a run.
+    """The outcome of a run: images `made` now, and `found` complete before; `read` is how the prompt file was read.
 
-    Attributes:
-        out: the folder.
-        made: images generated now.
-        found: images that were complete before.
-        truncated: prompts longer than the text encoder reads.
-        seconds_per_image: of those made now; None for none.
-        read: how the prompt file was read.
+    `truncated` are prompts longer than the text encoder reads, `seconds_per_image` is of those made now.
     """
 
     out: str
@@ -65,12 +59,7 @@ class Generated:
 
 
 def generate(config: GenerateConfig, progress: Progress | None = None) -> Generated:
-    """Generate the images of a config that its folder does not hold yet.
-
-    Raises:
-        InputError: prompts, model, embedding or folder do not fit; nothing is written then.
-        Interrupted: a stop was requested; all finished images are kept.
-    """
+    """Generate the images of a config that its folder does not hold yet."""
     asked = prompt_list(config)
     concept = guards.concept(config.negative)
     pipe = from_config.pipeline(config.model, config.revision, config.sampler, config.unlearned)
@@ -96,11 +85,7 @@ def generate(config: GenerateConfig, progress: Progress | None = None) -> Genera
 
 
 def prompt_list(config: GenerateConfig) -> PromptSet:
-    """Return the prompts of a config or of its prompt file.
-
-    Raises:
-        InputError: no prompts, or a file that cannot be read.
-    """
+    """Return the prompts of a config or of its prompt file."""
     if config.prompts_file:
         return benchmarks.load(config.prompts_file, seed=config.seed, stride=config.per_prompt)
     if not config.prompts:
@@ -126,16 +111,9 @@ def write_images(
     scaled: Callable[[float], Guidance] | None = None,
     noise: NoiseMode | Latents = "jax",
 ) -> Generated:
-    """Write the PNG of every item into a folder (mode 0700), then `metadata.jsonl` in their order.
+    """Write the PNG of every item (file name -> item) into a folder (mode 0700), then `metadata.jsonl` in their order.
 
     Args:
-        pipe: the model.
-        wanted: file name -> item.
-        out: the folder.
-        guidance: the guard.
-        concept: the concept to avoid.
-        size: steps, height and width, as `Pipeline` takes them.
-        progress: receives the number of images made.
         scaled: returns the guard at the guidance scale of an item that has its own.
         noise: the random generator of the seeds, or a file of initial latents.
 
@@ -193,11 +171,7 @@ def _make(
     noise: NoiseMode | Latents,
     progress: Progress | None,
 ) -> int:
-    """Generate the images, writing those of one call while the next one runs.
-
-    Returns:
-        The number of images made before a request to stop.
-    """
+    """Generate the images, writing those of one call while the next one runs; return how many before a stop."""
     per_call, steps = BATCHES_PER_CALL * pipe.rows(), size.get("steps")
     names, items = list(todo), list(todo.values())
     calls = alike(items, (None, size.get("height"), size.get("width")), per_call)

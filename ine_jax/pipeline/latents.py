@@ -20,11 +20,7 @@ ALLOWED = "one float array [N, c, h, w] or [N, h, w, c], in .npy or .safetensors
 
 
 class Latents:
-    """The rows of a file, one per item in their order.
-
-    Raises:
-        InputError: an item that occurs twice; and as `read_latents`.
-    """
+    """The rows of a file, one per item in their order; InputError for an item that occurs twice."""
 
     def __init__(self, path: str | Path, items: Sequence[Item]) -> None:
         """Open the file; its rows are read when they are asked for."""
@@ -46,12 +42,7 @@ class Latents:
 
 
 def read_latents(path: str | Path, count: int) -> Float[np.ndarray, "count _ _ _"]:
-    """Return the array of the file as it is stored; a .npy file is mapped and not yet read.
-
-    Raises:
-        InputError: the file is missing or damaged, has several arrays or one of another kind, or does not have one row
-            per item.
-    """
+    """Return the array of the file as it is stored; a .npy file is mapped and not yet read."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"latents {path}: no such file", ALLOWED, "check the path")
@@ -84,11 +75,7 @@ def _safetensors(path: Path) -> np.ndarray:
 
 
 def as_noise(found: np.ndarray, shape: tuple[int, int, int]) -> Float[np.ndarray, "batch h w c"]:
-    """Return rows [B, h, w, c] or [B, c, h, w] as float32 noise of that shape.
-
-    Raises:
-        InputError: rows of another shape, of one that both layouts have, or numbers that are not finite.
-    """
+    """Return rows [B, h, w, c] or [B, c, h, w] as float32 noise of that shape; InputError where both or neither fit."""
     height, width, channels = shape
     planes, pixels = found.shape[1:] == (channels, height, width), found.shape[1:] == shape
     if planes == pixels:

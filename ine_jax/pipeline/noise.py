@@ -23,11 +23,7 @@ Seeds: TypeAlias = int | np.integer | Sequence[int] | np.ndarray
 
 
 def item_seeds(seeds: Seeds, count: int) -> UInt32[np.ndarray, "count"]:
-    """Return one seed per item; a single number s means s, s + 1, s + 2, ...
-
-    Raises:
-        InputError: a wrong number of seeds, or one outside 0 ... 2^32 - 1.
-    """
+    """Return one seed per item; a single number s means s, s + 1, s + 2, ..."""
     given = range(int(seeds), int(seeds) + count) if isinstance(seeds, int | np.integer) else seeds
     values = [int(seed) for seed in given]
     if len(values) != count:

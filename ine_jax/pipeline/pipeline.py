@@ -37,17 +37,8 @@ STEPS = 50
 class Pipeline:
     """A text-to-image model on its devices, ready to generate. `load` makes one.
 
-    Every call works in batches of exactly `batch_size` items (the last one padded), so an item's image does not depend
-    on how many others are generated with it.
-
-    Attributes:
-        parts: configs and parameters.
-        tokenizer: the text encoder's tokenizer.
-        scheduler: the sampler.
-        programs: the compiled functions.
-        dtype: the compute dtype.
-        batch_size: items per batch, before rounding up to a multiple of the device count.
-        unet_impl: "native", or "diffusers" for its Flax UNet.
+    Every call works in batches of exactly `batch_size` items, rounded up to a multiple of the device count (the last
+    batch padded), so an item's image does not depend on how many others are generated with it.
     """
 
     parts: ModelParts

@@ -75,9 +75,6 @@ class Programs:
         """Return `run` over batches of exactly `rows` items, the last one padded with its own last item.
 
         Each result is fetched while the next one computes. `empty` is the result for no items.
-
-        Raises:
-            InputError: no items and no `empty`.
         """
         count = len(arrays[0])
         if count == 0:

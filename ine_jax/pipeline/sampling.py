@@ -54,15 +54,8 @@ def sample(
 
     Call it inside `jit` with `denoise` and `scheduler` closed over (or static) and everything else as arguments: then
     another prompt, seed, scale or table of the same length runs the same program. Each item is computed from its own
-    row alone, so a batch sharded over a device mesh needs no communication.
-
-    Args:
-        denoise: the network.
-        scheduler: how to integrate.
-        tables: `scheduler.tables(steps)`.
-        guidance: how to steer.
-        texts: encoded texts, every leaf with the batch axis of `noise`.
-        noise: standard normal.
+    row alone, so a batch sharded over a device mesh needs no communication. `tables` are `scheduler.tables(steps)`,
+    `noise` is standard normal, and every leaf of `texts` has its batch axis.
     """
     latents, memory = scheduler.initial(noise.astype(jnp.float32), tables)
     calls = tables.timestep.shape[0]

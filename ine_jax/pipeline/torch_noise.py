@@ -47,11 +47,7 @@ _PI_4 = 0.78515625, 2.4187564849853515625e-4, 3.77489497744594108e-8  # in three
 
 
 def torch_noise(device: Literal["cpu", "cuda"], seeds: Seeds, shape: LatentShape) -> HostLatents:
-    """Return torch's noise of shape [1, c, h, w] from a fresh generator for each seed, as [B, h, w, c].
-
-    Raises:
-        InputError: more than 65,536 numbers per item on "cuda", whose layout depends on the GPU.
-    """
+    """Return torch's noise of shape [1, c, h, w] from a fresh generator for each seed, as [B, h, w, c]."""
     height, width, channels = shape
     normal = cpu_normal if device == "cpu" else cuda_normal
     flat = normal(np.asarray(seeds, np.uint32), height * width * channels)

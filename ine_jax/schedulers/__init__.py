@@ -75,14 +75,10 @@ def _check_keys(config: Settings, name: str) -> None:
 
 
 def from_config(config: Settings, name: str | None = None) -> AnyScheduler:
-    """Return the sampler that a `scheduler_config.json` dictionary describes.
+    """Return the sampler that a `scheduler_config.json` dictionary describes, with diffusers' keys and defaults.
 
-    Args:
-        config: the parsed file, with diffusers' keys and defaults. A Flax class name means the same sampler.
-        name: "ddim", "dpm++", "pndm" or "euler", which replaces the file's class and keeps its other settings.
-
-    Raises:
-        InputError: an unknown class, or a setting that is not implemented.
+    A Flax class name means the same sampler. `name` ("ddim", "dpm++", "pndm" or "euler") replaces the file's class and
+    keeps its other settings. Raises InputError for an unknown class, or a setting that is not implemented.
     """
     written = str(config.get("_class_name", ""))
     chosen = name if name is not None else CLASSES.get(written.removeprefix("Flax"), "")

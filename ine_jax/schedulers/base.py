@@ -43,11 +43,7 @@ class Scheduler(Protocol[Table, State]):
         """The forward process and the prediction type."""
 
     def tables(self, steps: int) -> Table:
-        """Return the table of a run. It may have more rows than `steps`: PNDM makes one call more.
-
-        Raises:
-            InputError: a number of steps that the noise levels do not allow.
-        """
+        """Return the table of a run. It may have more rows than `steps`: PNDM makes one call more."""
 
     def initial(self, noise: Latents, tables: Table) -> tuple[Latents, State]:
         """Return the first latents (unit noise, scaled) and the empty state of the scan."""
@@ -91,9 +87,6 @@ def timesteps(steps: int, config: NoiseConfig) -> Levels:
     """Return the visited timesteps, from noisy to clean, float64 [steps], unrounded under "linspace".
 
     The three spacings of Table 2 in arXiv 2305.08891. "leading" alone adds the offset.
-
-    Raises:
-        InputError: the number of steps does not fit, or the offset leaves the trained range.
     """
     check_steps(steps, config)
     count = config.train_steps

@@ -38,11 +38,7 @@ class Ddim:
 
     @staticmethod
     def from_dict(config: Settings) -> "Ddim":
-        """Read a `scheduler_config.json` dictionary; missing keys take diffusers' defaults (which clip at 1).
-
-        Raises:
-            InputError: ε-prediction together with zero terminal SNR, where x_0 would be 0 / 0.
-        """
+        """Read a `scheduler_config.json` dictionary; missing keys take diffusers' defaults (which clip at 1)."""
         noise = NoiseConfig.from_dict(config, "leading")
         if noise.zero_snr and noise.prediction_type == "epsilon":
             raise InputError(

@@ -62,11 +62,7 @@ class DpmSolver2M:
 
     @staticmethod
     def from_dict(config: Settings) -> "DpmSolver2M":
-        """Read a `scheduler_config.json` dictionary; missing keys take diffusers' defaults.
-
-        Raises:
-            InputError: an order, algorithm or solver type that is not here.
-        """
+        """Read a `scheduler_config.json` dictionary; missing keys take diffusers' defaults."""
         order = int(config.get("solver_order", 2))
         if order not in (1, 2):
             raise InputError(f"Scheduler setting solver_order: {order}.", "1, 2", "Set solver_order to 2.")

@@ -43,11 +43,7 @@ class Euler:
 
     @staticmethod
     def from_dict(config: Settings) -> "Euler":
-        """Read a `scheduler_config.json` dictionary; missing keys take diffusers' defaults.
-
-        Raises:
-            InputError: a continuous timestep type, or an unknown interpolation.
-        """
+        """Read a `scheduler_config.json` dictionary; missing keys take diffusers' defaults."""
         one_of(config, "timestep_type", "discrete", ("discrete",))
         low, high = config.get("sigma_min"), config.get("sigma_max")
         return Euler(

@@ -61,11 +61,7 @@ class NoiseConfig:
 
     @staticmethod
     def from_dict(config: Settings, spacing: str = "leading") -> "NoiseConfig":
-        """Read the shared settings; `spacing` is the sampler's own default.
-
-        Raises:
-            InputError: a value that is not understood.
-        """
+        """Read the shared settings; `spacing` is the sampler's own default."""
         trained = config.get("trained_betas")
         train_steps = int(config.get("num_train_timesteps", 1000))
         if trained is not None and len(trained) != train_steps:
@@ -132,14 +128,7 @@ def add_noise(
     t: Int[Array, "batch"],
     alphas_cumprod: AlphaBars,
 ) -> Float[Array, "batch *item"]:
-    """Return x_t = α_t x_0 + σ_t ε (eq. 4 of arXiv 2006.11239).
-
-    Args:
-        latents: x_0, [batch, ...], scaled as the network sees them.
-        noise: ε, of the same shape and dtype.
-        t: integer timesteps, [batch].
-        alphas_cumprod: ᾱ, [train_steps].
-    """
+    """Return x_t = α_t x_0 + σ_t ε (eq. 4 of arXiv 2006.11239), with ᾱ [train_steps] in `alphas_cumprod`."""
     alpha, sigma = _signal_and_noise(t, alphas_cumprod, latents)
     return alpha * latents + sigma * noise
 
@@ -151,11 +140,7 @@ def target(
     t: Int[Array, "batch"],
     alphas_cumprod: AlphaBars,
 ) -> Float[Array, "batch *item"]:
-    """Return what the network should predict at `t`: ε, or v = α_t ε - σ_t x_0 (arXiv 2202.00512, appendix D).
-
-    Raises:
-        InputError: a prediction type other than "epsilon" and "v_prediction".
-    """
+    """Return what the network should predict at `t`: ε, or v = α_t ε - σ_t x_0 (arXiv 2202.00512, appendix D)."""
     one_of({"prediction_type": prediction_type}, "prediction_type", "", PREDICTION_TYPES)
     if prediction_type == "epsilon":
         return noise

@@ -59,9 +59,6 @@ class Pndm:
         """Read a `scheduler_config.json` dictionary; missing keys take diffusers' defaults.
 
         Configs of other classes have no Runge-Kutta steps, so these are skipped for them.
-
-        Raises:
-            InputError: the Runge-Kutta start is asked for.
         """
         own = "PNDM" in str(config.get("_class_name", ""))
         if not config.get("skip_prk_steps", not own):

@@ -81,10 +81,7 @@ def erase(
     """Train, write the changed weights and return the UNet's new parameters; `pipe` itself stays as it is.
 
     Args:
-        pipe: the original model.
-        config: what to erase, what to preserve, and how.
         directory: continued where it already holds a part of this very run.
-        progress: shown after each step.
         preserve_images: uint8 [M, H, W, 3], noised for the preservation term; without them the original model
             generates images of the preserved prompts.
         preserve_captions: for each image the index of its prompt in `config.preserve`; without them every image may

@@ -21,10 +21,7 @@ METHODS: dict[str, Callable[[Path], bool]] = {
 
 
 def trained(params: Params, method: str) -> Trained:
-    """The parameters that a method trains, as float32 copies by dotted path.
-
-    Raises InputError for an unknown method, or a UNet without such layers.
-    """
+    """The parameters that a method trains, as float32 copies by dotted path; InputError where there are none."""
     if method not in METHODS:
         raise InputError(f"method {method!r}", ", ".join(METHODS), "change method")
     flat = flax.traverse_util.flatten_dict(params)

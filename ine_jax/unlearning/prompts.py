@@ -18,11 +18,7 @@ ALLOWED = '{"erase": TEXT}, {"erase": TEXT, "from": TEXT} or {"preserve": TEXT}'
 
 
 def with_prompts(config: EsdConfig) -> EsdConfig:
-    """Replace `prompts_file` by the prompts in it, so that the same prompts are the same run wherever they come from.
-
-    Raises:
-        InputError: the file cannot be read, or holds anything else; the message names the line.
-    """
+    """Replace `prompts_file` by the prompts in it: the same prompts are the same run wherever they come from."""
     if not config.prompts_file:
         return config
     path = Path(config.prompts_file)

@@ -69,11 +69,7 @@ _MAX_LABELS = 1 << 15
 
 
 def parse_config(cls: type[C], values: Mapping[str, object], source: str) -> C:
-    """The config dataclass for a published `config.json`; `source` names the file in messages.
-
-    Raises:
-        InputError: an unknown key is on, a value has the wrong type or is out of range, or the family does not use it.
-    """
+    """The config dataclass for a published `config.json`; `source` names the file in messages."""
     fields = {f.name: f.default for f in dataclasses.fields(cls) if f.name != "reference"}
     family = _FAMILY.get(cls, _SD)
     for key, value in values.items():
@@ -98,11 +94,7 @@ def parse_config(cls: type[C], values: Mapping[str, object], source: str) -> C:
 
 
 def parse_clip_config(values: Mapping[str, object], source: str) -> ClipConfig:
-    """Both towers of a CLIPModel's `config.json`; missing keys have transformers' defaults.
-
-    Raises:
-        InputError: as `parse_config`, or another kind of model.
-    """
+    """Both towers of a CLIPModel's `config.json`; missing keys have transformers' defaults."""
     if values.get("model_type", "clip") != "clip":
         raise InputError(f"{source}: model_type is {values['model_type']!r}", "clip", "use a folder of a CLIPModel")
 
@@ -124,12 +116,7 @@ def parse_clip_config(values: Mapping[str, object], source: str) -> ClipConfig:
 
 
 def parse_vit_config(values: Mapping[str, object], source: str) -> VitConfig:
-    """Shape and labels of a ViTForImageClassification's `config.json`.
-
-    Raises:
-        InputError: as `parse_config`, another kind of model or problem, or `id2label` does not give each logit its own
-            label.
-    """
+    """Shape and labels of a ViTForImageClassification's `config.json`."""
     problem = str(values.get("problem_type") or "single_label_classification")
     if problem not in ("single_label_classification", "multi_label_classification"):
         raise InputError(f"{source}: problem_type {problem!r}", "single or multi_label_classification", "take another")

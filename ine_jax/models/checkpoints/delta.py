@@ -20,11 +20,7 @@ from ine_jax.types import Params
 
 
 def read_unet_delta(path: str | Path) -> dict[str, np.ndarray]:
-    """PyTorch-named arrays of a partial UNet file, in their stored dtype.
-
-    Raises:
-        InputError: the file is missing, is not safetensors or holds no tensor.
-    """
+    """PyTorch-named arrays of a partial UNet file, in their stored dtype."""
     weights = files.Weights((Path(path),))
     if not weights:
         raise InputError(f"{path} holds no tensor", "partial UNet weights", "train or copy the file anew")
@@ -32,12 +28,7 @@ def read_unet_delta(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def apply_unet_delta(params: Params, partial: names.Arrays) -> Params:
-    """A copy of the UNet parameters in which the weights in `partial` replace their own, in the dtype of `params`.
-
-    Raises:
-        WeightMismatch: the UNet lacks a key, or a shape differs.
-        InputError: values are not finite.
-    """
+    """A copy of the UNet parameters in which the weights in `partial` replace their own, in the dtype of `params`."""
     flat = flatten_params(params)
     paths = {names.torch_name(path): path for path in flat}
     unexpected = [key for key in partial if key not in paths]
@@ -63,17 +54,10 @@ def write_unet_delta(
     metadata: Mapping[str, str] | None = None,
     dtype: str | None = None,
 ) -> tuple[str, ...]:
-    """Write the weights of `params` that differ from `base_params`; returns their PyTorch names.
+    """Write the weights of `params` that differ from `base_params` (before rounding); return their PyTorch names.
 
-    Args:
-        params: the edited UNet.
-        base_params: the original.
-        path: of the file.
-        metadata: for its header.
-        dtype: of the file; None keeps that of each weight. What changed is decided before rounding.
-
-    Raises:
-        InputError: the trees differ, a value is not finite, or nothing has changed.
+    `metadata` goes into the header; `dtype` is the file's, None keeps that of each weight. Raises InputError where the
+    trees differ, a value is not finite, or nothing has changed.
     """
     new, base = flatten_params(params), flatten_params(base_params)
     if new.keys() != base.keys() or any(new[k].shape != base[k].shape for k in new):

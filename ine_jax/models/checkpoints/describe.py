@@ -25,9 +25,6 @@ def checkpoint_facts(path: Path, base: str = "") -> Facts:
     """Facts of the checkpoint at `path`, from names and shapes alone; its files are read for their hashes.
 
     With the model `base` also which of its tensors change value. Several LoRAs in one folder are described together.
-
-    Raises:
-        InputError: nothing that `checkpoints.read` knows, or something that does not fit the base.
     """
     found = recognize.recognize_checkpoints(path)
     kinds = Counter(one.kind for one in found)

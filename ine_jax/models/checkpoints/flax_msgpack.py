@@ -30,10 +30,7 @@ _PLAIN = {0xC0: None, 0xC2: False, 0xC3: True}
 
 
 def read_msgpack_leaves(path: Path) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
-    """Path of keys and array of every leaf, in the file's order.
-
-    Raises `InputError` for anything but nested maps of arrays, and for lengths that the file does not have.
-    """
+    """Path of keys and array of every leaf, in the file's order; InputError for anything but maps of arrays."""
     try:
         yield from _Reader(np.memmap(path, np.uint8, mode="r")).walk((), 0)
     except (OSError, ValueError, IndexError, struct.error, TypeError, OverflowError) as error:

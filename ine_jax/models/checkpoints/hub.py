@@ -49,8 +49,7 @@ def pipeline_folder(path_or_id: str | Path, revision: str | None, variant: str |
 def model_folder(path_or_id: str | Path, revision: str | None) -> Path:
     """Folder of one model of transformers: a local one if there is one of that name, else the hub's copy.
 
-    A full commit hash that is in the cache already is taken from there, without asking the hub. Raises
-    `InputError` where neither has a `config.json` with weights.
+    A full commit hash that is in the cache already is taken from there, without asking the hub.
     """
     folder = Path(path_or_id)
     if not folder.is_dir():
@@ -86,10 +85,7 @@ def _is_model(folder: Path) -> bool:
 
 
 def checkpoint_path(path_or_id: str | Path) -> Path:
-    """A local file or folder if there is one, else the hub's: `owner/name[/file or folder][@revision]`.
-
-    Raises `InputError` where neither is there.
-    """
+    """A local file or folder if there is one, else the hub's: `owner/name[/file or folder][@revision]`."""
     path = Path(path_or_id)
     if path.exists():
         return path

@@ -15,15 +15,10 @@ from ine_jax.storage.provenance import file_hash
 
 @dataclasses.dataclass(frozen=True)
 class ModelFiles:
-    """A model that was found but not loaded.
+    """A model that was found but not loaded; `checkpoints` are applied on top of it in their order.
 
-    Attributes:
-        name: what was asked for, with the names of the checkpoints on top.
-        folder: the pipeline folder.
-        sources: the weights of each component.
-        checkpoints: checkpoints on top, in the order in which they are applied.
-        paths: every file that is read, by component and file name; those of checkpoint number i are under
-            `unlearned-<i>/`, or `unlearned-<i>:<multiplier>/` for a scaled LoRA.
+    `paths` maps component and file name of every file that is read; those of checkpoint number i are under
+    `unlearned-<i>/`, or `unlearned-<i>:<multiplier>/` for a scaled LoRA.
     """
 
     name: str
@@ -40,11 +35,7 @@ class ModelFiles:
 def find_model_files(
     name: str | Path, revision: str | None = None, variant: str | None = None, unlearned: Sequence[str | Path] = ()
 ) -> ModelFiles:
-    """Find the files of a model; arguments as in `read_pipeline`. Only headers of weight files are read.
-
-    Raises:
-        InputError: a file is missing or damaged, its name leads out of the folder, or the model is of another kind.
-    """
+    """Find the files of a model; arguments as in `read_pipeline`. Only headers of weight files are read."""
     bundled = assets.resolve(str(name))
     if bundled is None:
         folder, below = hub.pipeline_folder(name, revision, variant), []
@@ -67,11 +58,7 @@ def find_model_files(
 
 
 def model_id(name: str | Path, revision: str | None = None, unlearned: Sequence[str | Path] = ()) -> str:
-    """The content id that `load` with the same arguments gives its pipeline; the weights are hashed, not loaded.
-
-    Raises:
-        InputError: as `find_model_files`.
-    """
+    """The content id that `load` with the same arguments gives its pipeline; the weights are hashed, not loaded."""
     return id_from_hashes(find_model_files(name, revision, unlearned=unlearned).hashes())
 
 

@@ -124,11 +124,7 @@ def _module_and_inputs(config: Config) -> tuple[nn.Module, tuple[jax.ShapeDtypeS
 
 @functools.lru_cache(maxsize=16)
 def parameter_shapes(config: Config) -> Mapping[Path, Shape]:
-    """Path -> shape of every parameter of the network that `config` describes; nothing is allocated.
-
-    Raises:
-        InputError: the numbers do not fit together (heads or groups that do not divide a width).
-    """
+    """Path -> shape of every parameter of the network that `config` describes; nothing is allocated."""
     module, inputs = _module_and_inputs(config)
     try:
         tree = jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
@@ -168,17 +164,10 @@ def same_shape(given: Shape, wanted: Shape) -> bool:
 
 
 def from_torch(what: str, state: Arrays, config: Config, dtype: DTypeLike | None = jnp.float32) -> Params:
-    """Flax parameters of `config`'s network from a PyTorch `state_dict` of arrays.
+    """Flax parameters of `config`'s network from a PyTorch `state_dict` of arrays; `what` names the source in messages.
 
-    Args:
-        what: names the source in messages.
-        state: arrays by PyTorch name.
-        config: of the network.
-        dtype: of the parameters; None keeps that of each array.
-
-    Raises:
-        WeightMismatch: keys are missing, unexpected or misshapen; the error lists all of them.
-        InputError: values are not finite floating-point numbers.
+    With `dtype` None each keeps that of its array. Raises WeightMismatch with all missing, unexpected and misshapen
+    keys, InputError for values that are not finite floating-point numbers.
     """
     expected = {torch_name(path): (path, torch_shape(path, s)) for path, s in parameter_shapes(config).items()}
     found: dict[str, str] = {}

@@ -34,12 +34,7 @@ class Network(Generic[C]):
 
 
 def read_clip_network(path_or_id: str | Path, revision: str | None = None) -> Network[ClipConfig]:
-    """Read a CLIPModel: `config.json` with `model.safetensors` (whole or sharded) or `pytorch_model.bin`.
-
-    Raises:
-        InputError: files are missing or damaged, or it is another kind of model.
-        WeightMismatch: keys do not fit the config.
-    """
+    """Read a CLIPModel: `config.json` with `model.safetensors` (whole or sharded) or `pytorch_model.bin`."""
     folder = hub.model_folder(path_or_id, revision)
     config = configs.parse_clip_config(
         files.read_json(files.inside(folder, "config.json")), f"{folder.name}/config.json"

@@ -45,14 +45,9 @@ def read_pipeline(
     Args:
         name: a bundled model (`"tiny"`, `"tiny-unlearned-0"`), a local folder, or a hub id.
         revision: commit, branch or tag of the hub's repository.
-        dtype: of the parameters: `"float32"` (also None), `"float16"`, `"bfloat16"`, or `"stored"` for what the files
-            hold.
+        dtype: of the parameters; None is float32, `"stored"` what the files hold.
         variant: `"fp16"` takes `*.fp16.safetensors`.
         unlearned: checkpoints to apply in this order (`hub.open_checkpoints`) before anything is rounded to `dtype`.
-
-    Raises:
-        InputError: a file is missing or damaged, a name leads out of the folder, or a config key is unknown.
-        WeightMismatch: weights do not fit the config.
     """
     out_dtype = _parameter_dtype(dtype)
     if variant is not None and not re.fullmatch(r"\w{1,32}", variant):
@@ -97,9 +92,6 @@ def write_pipeline(parts: ModelParts, folder: str | Path, dtype: str = "float16"
 
     `layout="diffusers"` holds safetensors under PyTorch names; `"flax"` msgpack of the Flax trees, for diffusers before
     0.40. Existing files of the same names are replaced one by one, each whole or not at all; others are left alone.
-
-    Raises:
-        InputError: another dtype or layout, or a value beyond the dtype.
     """
     if dtype not in MODEL_DTYPES:
         raise InputError(f"dtype {dtype!r}", ", ".join(MODEL_DTYPES), "choose one of these")

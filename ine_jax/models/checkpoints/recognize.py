@@ -96,11 +96,7 @@ class Checkpoint:
 
 
 def recognize_checkpoints(path: str | Path) -> tuple[Checkpoint, ...]:
-    """The checkpoint at a path; several where a folder holds several LoRAs, which are meant to be added.
-
-    Raises `InputError` for a missing or damaged file, one that is nothing of the kinds above, and for what
-    cannot become weights of the model, with the reason.
-    """
+    """The checkpoint at a path; several where a folder holds several LoRAs, which are meant to be added."""
     path = Path(path)
     if not path.is_dir():
         return (_file(path),)

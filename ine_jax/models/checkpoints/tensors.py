@@ -77,11 +77,7 @@ def from_array(array: np.ndarray) -> Tensor:
 
 
 def read_weight_file(path: Path) -> Source:
-    """Tensors of one file.
-
-    Raises `InputError` where it is missing or damaged, `NotWeights` where it is of another kind or holds
-    no tensor.
-    """
+    """Tensors of one file; `NotWeights` where it is of another kind or holds no tensor."""
     try:
         with path.open("rb") as file:
             head = file.read(16)
