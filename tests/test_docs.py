@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ine_jax import assets
@@ -194,3 +195,13 @@ def test_every_field_of_the_summary_is_explained(made: Path) -> None:
 def test_the_examples_say_how_they_were_made() -> None:
     assert "tests/support/format_examples.py" in text(EXAMPLE)
     assert len(EXAMPLES) >= 15
+
+
+def test_the_ten_lines_of_the_readme_run_as_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    ((_, code),) = blocks(ROOT / "README.md", "python")
+    names: dict[str, Any] = {}
+    exec(compile(code, "README.md", "exec"), names)  # noqa: S102  our own text
+    plain, guarded = names["plain"], names["guarded"]
+    assert plain.shape == guarded.shape == (2, 64, 64, 3) and plain.dtype == np.uint8
+    assert (plain != guarded).any()
