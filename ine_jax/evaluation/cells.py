@@ -25,23 +25,14 @@ def of_role(specs: Sequence[CellSpec], main: bool) -> list[int]:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Counted numbers as entries of the summary.
-
-    Attributes:
-        config: the run's config.
-        counts: numbers per item.
-        detector: name of the detector that decides rates.
-        reader: how its scores are read.
-        metrics: the per-image metrics beside it.
-        fid: Frechet distances by cell and prompt set.
-    """
+    """Counted numbers as entries of the summary."""
 
     config: RunConfig
     counts: Counts
-    detector: str
-    reader: DetectorReader
+    detector: str  # the one that decides rates
+    reader: DetectorReader  # how its scores are read
     metrics: Mapping[str, MetricReader]
-    fid: Mapping[Place, Fid]
+    fid: Mapping[Place, Fid]  # Frechet distances
 
     def values(self, place: Place, scorer: str | None = None, number: str = "") -> np.ndarray:
         """A scorer's numbers of a prompt set in a cell, by default the detector's; all absent where nothing is."""

@@ -1,7 +1,4 @@
-"""One pass over the blocks of a run: every verdict becomes one number per item, and nothing else is kept.
-
-Memory is 8 bytes per image and number; rows and scores are read block by block.
-"""
+"""One pass over the blocks of a run, block by block: every verdict becomes one number (8 bytes) per item."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -40,17 +37,12 @@ Reader = DetectorReader | MetricReader
 
 @dataclasses.dataclass
 class Counts:
-    """What a pass found.
+    """What a pass found."""
 
-    Attributes:
-        items: prompt set -> item id -> its place in the columns.
-        categories: prompt set -> category -> places of its items.
-        columns: (scorer, name of the number) -> column; a detector's one number has the name "".
-        blocks: cell and prompt set -> its finished blocks.
-    """
-
+    # by prompt set: item id -> its place in the columns; category -> places of its items
     items: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
     categories: dict[str, dict[str, list[int]]] = dataclasses.field(default_factory=dict)
+    # (scorer, name of the number; "" for that of a detector) -> column
     columns: dict[tuple[str, str], Column] = dataclasses.field(default_factory=dict)
     blocks: dict[Place, list[int]] = dataclasses.field(default_factory=dict)
 
@@ -60,11 +52,7 @@ class Counts:
 
 
 def count(run: Run, readers: Mapping[str, Reader]) -> Counts:
-    """Read every finished block once, with the scores of each scorer (`<id>@<version>`).
-
-    Raises:
-        CorruptRunError: a file is damaged, or a prompt set has more items than the run was started with.
-    """
+    """Read every finished block once, with each scorer's scores. CorruptRunError for more items than the run has."""
     found, lists = Counts(), run.config["lists"]
     for k in run.blocks():
         rows = run.rows(k)

@@ -11,12 +11,10 @@ from ine_jax.storage.runs import Run
 
 
 def distances(run: Run, name: str, about: ScorerRecord, blocks: Mapping[Place, Sequence[int]]) -> dict[Place, Fid]:
-    """The distance of every cell and prompt set that has features.
+    """The distance of every cell and prompt set that has features; one set's references are in memory at a time.
 
-    `value` is the distance to the unguarded cell of the reference model on the same prompt set; None for that cell
-    itself and where either side has fewer than two vectors. `real` is the same against the folder of real images. One
-    prompt set at a time, so that only the moments of its references and of one cell are in memory, and the features of
-    one block.
+    `value` compares with the unguarded cell of the reference model on the same set; None for that cell itself and for
+    fewer than two vectors. `real` compares with the folder of real images.
     """
     path = run.scores_folder(name) / REAL
     real = Moments.load(path) if path.is_file() else None

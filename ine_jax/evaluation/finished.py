@@ -1,8 +1,7 @@
 """Recognizes a finished run without loading a detector, a model or JAX, from the contents of its inputs.
 
-When everything is scored, a hidden file in the run directory keeps the names of the scorers and a hash of what they and
-the images depend on: their config, package versions, and the contents of all local files of weights and models. The
-next call compares that hash and looks for unfinished blocks and scores; clock times of files play no part.
+A hidden file in the run directory keeps the names of the scorers and a hash of their config, package versions and all
+local weight files. Clock times of files play no part.
 """
 
 import dataclasses

@@ -20,11 +20,7 @@ from ine_jax.storage.runs import Run
 
 
 def detector(config: DetectorConfig) -> Detector:
-    """Load the detector of a config.
-
-    Raises:
-        InputError: its weights cannot be read, or its package is not installed.
-    """
+    """Load the detector of a config."""
     match config.kind:
         case "world":
             return WorldDetector.load(config.weights or assets.ROOT / "tiny" / "detector")
@@ -39,11 +35,7 @@ def detector(config: DetectorConfig) -> Detector:
 
 
 def metric(config: MetricConfig) -> Metric:
-    """Load the metric of a config.
-
-    Raises:
-        InputError: its weights cannot be read.
-    """
+    """Load the metric of a config."""
     match config.kind:
         case "lpips":
             return lpips.load(config.weights, config.size)
@@ -64,11 +56,7 @@ class Scorers:
     def score(self, run: Run, *, rescan: bool = False, shard: tuple[int, int] = (0, 1)) -> tuple[int, int]:
         """Score what is not scored yet, or everything with `rescan`; return the images that detectors and metrics read.
 
-        Raises:
-            InputError: real images cannot be read, or a metric was measured against another reference.
-            CorruptRunError: an image is not the one that was generated.
-            ItemErrors: too many missing verdicts; those of detectors are raised after the metrics have run.
-            Interrupted: stopped; the same call continues.
+        Missing verdicts of detectors are raised (ItemErrors) after the metrics have run.
         """
         process = process_index()
         scored = measured = 0
@@ -101,10 +89,6 @@ class Scorers:
 
 
 def scorers(config: EvaluateConfig | ScoreConfig) -> Scorers:
-    """Load every detector and metric of a config, so that missing weights are reported before any image is generated.
-
-    Raises:
-        InputError: weights that cannot be read, or a package that is not installed.
-    """
+    """Load all detectors and metrics, so that missing weights are reported before any image is generated."""
     detectors = tuple(detector(each) for each in config.detectors)
     return Scorers(detectors, tuple((metric(each), each.images) for each in config.metrics), config.reference)

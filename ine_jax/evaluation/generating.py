@@ -25,7 +25,6 @@ NAMES = ("lists", "role", "guard", "negative_name", "embedding_from", "embedding
 
 
 @runtime_checkable
-@runtime_checkable
 class Generate(Protocol):
     """Makes the images of some items of a cell: one uint8 [H, W, 3] per item."""
 
@@ -61,17 +60,11 @@ def evaluate(
     A finished shard is a no-op that loads no model.
 
     Args:
-        plan: cells, items and sampler.
-        root: the run directory; created where it is missing.
         generate: makes the images of a cell; by default the cell's own model.
         hashes: a cell's model -> how the run records it; by default its content id.
         shard: (i, N): the blocks k with k % N == i.
         progress: receives the number of images done.
         command: the words of the command, for run.json.
-
-    Raises:
-        InputError: an invalid plan, or a directory that was started with another config.
-        Interrupted: asked to stop; finished blocks are kept.
     """
     i, total = shard
     if not 0 <= i < total:

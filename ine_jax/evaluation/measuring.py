@@ -39,11 +39,7 @@ def score_metrics(
     unguarded cell of the model `reference` (by default the first cell's). Blocks whose references are not finished yet
     are left for a later call; items that will never have one are stored as unscored, with the reason.
 
-    Raises:
-        InputError: no such model; or the numbers were taken against another one, and `rescan` is not set.
-        CorruptRunError: an image is not the one that was generated.
-        ItemErrors: more than 1 % of the images that have a reference got no number (the numbers are kept).
-        Interrupted: asked to stop; finished blocks are kept.
+    InputError for an unknown model, or another one than before without `rescan`.
     """
     known = {scorer_name(metric): metric for metric in metrics}
     model = reference_model(run.config, reference)
@@ -158,11 +154,7 @@ def measure(
 def measure_folder(run: Run, metric: Metric, folder: str | Path) -> int:
     """Store the moments of a metric's vectors over a folder of real images; return the number of images read.
 
-    A folder that this metric has measured, with the same files, is not read again. Images without a vector are left out
-    and counted.
-
-    Raises:
-        InputError: no folder, or an image that cannot be read.
+    A folder measured before, with the same files, is not read again. Images without a vector are left out and counted.
     """
     files = image_files(folder, MOST_REAL)
     path = run.scores_folder(scorer_name(metric)) / REAL

@@ -28,25 +28,14 @@ WORD_LISTS = ("explicit", "generic", "list")
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One cell of the grid: a model, a guard and what it avoids.
-
-    Attributes:
-        model: label of the model.
-        lists: prompt set and how many of its first items.
-        guidance: the guard's method and numbers.
-        negative: what the guard avoids.
-        guard: name of the guidance in tables.
-        embedding_from: model on which the negative's embedding was inverted, where that is known.
-        embedding_seed: seed of that inversion, where it is known.
-        role: which table of the summary the cell is in.
-    """
+    """One cell of the grid: a model, a guard and what it avoids."""
 
     model: str
-    lists: tuple[tuple[str, int], ...]
+    lists: tuple[tuple[str, int], ...]  # prompt set, and how many of its first items
     guidance: GuidanceConfig = dataclasses.field(default_factory=GuidanceConfig)
     negative: NegativeConfig = dataclasses.field(default_factory=NegativeConfig)
-    guard: str = "negative"
-    embedding_from: str = ""
+    guard: str = "negative"  # name of the guidance in tables
+    embedding_from: str = ""  # model of the embedding's inversion, where known
     embedding_seed: int | None = None
     role: Role = "main"
 
@@ -84,18 +73,7 @@ def _folder_hash(folder: Path) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Cells over named prompt sets, with the sampler they share.
-
-    Attributes:
-        cells: the cells, in the order in which they are generated.
-        lists: prompt set -> items.
-        batch: the fixed shape of a call.
-        block: items per block, the unit of work that is stored at once.
-        models: model label -> model; a label that is not there is itself a model's name.
-        measures: prompt set -> what is counted on it, where its name does not decide it.
-        readings: prompt set -> how its file was read.
-        latents: file of initial noise, or "".
-    """
+    """Cells over named prompt sets, with the sampler they share."""
 
     cells: tuple[Cell, ...]
     lists: Mapping[str, tuple[Item, ...]]
@@ -103,14 +81,14 @@ class Plan:
     scheduler: str | None = None
     height: int | None = None
     width: int | None = None
-    batch: int = 32
-    block: int = 50
+    batch: int = 32  # the fixed shape of a call
+    block: int = 50  # items that are stored at once
     unet_impl: UnetImpl = "native"
-    models: Mapping[str, ModelConfig] = dataclasses.field(default_factory=dict)
-    measures: Mapping[str, Measure] = dataclasses.field(default_factory=dict)
-    readings: Mapping[str, Reading] = dataclasses.field(default_factory=dict)
+    models: Mapping[str, ModelConfig] = dataclasses.field(default_factory=dict)  # by label; other labels are names
+    measures: Mapping[str, Measure] = dataclasses.field(default_factory=dict)  # where a set's name does not decide it
+    readings: Mapping[str, Reading] = dataclasses.field(default_factory=dict)  # how files were read
     noise: NoiseMode = "jax"
-    latents: str = ""
+    latents: str = ""  # file of initial noise
 
     @cached_property
     def starts(self) -> Latents | None:
@@ -182,12 +160,7 @@ def measure(name: str) -> Measure:
 
 
 def check(plan: Plan) -> None:
-    """Check that a plan can be generated.
-
-    Raises:
-        InputError: no cells; a prompt set that is missing, too short, repeats an id or has a seed out of range; or a
-            missing file.
-    """
+    """Raise InputError for a plan that cannot be generated, before anything is loaded."""
     if not plan.cells:
         raise InputError("an evaluation without cells", "at least one model and one guard", "add one")
     _ = plan.starts  # a file of latents is opened and counted
@@ -262,11 +235,7 @@ def _list_name(config: PromptsConfig) -> str:
 
 def _read(config: PromptsConfig, limit: int | None) -> PromptSet:
     return load(
-        config.source,
-        select=config.select,
-        limit=config.limit or limit,
-        encoding=config.encoding,
-        ignore=config.ignore,
+        config.source, select=config.select, limit=config.limit or limit, encoding=config.encoding, ignore=config.ignore
     )
 
 

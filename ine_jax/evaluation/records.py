@@ -113,8 +113,7 @@ def list_results(cell: CellEntry) -> dict[str, ListResult]:
 class Sides(TypedDict):
     """Two negatives on the same items of one prompt set. Guard, scale and negative scale are those of `b`.
 
-    `a` has the same guidance, or is plain classifier-free guidance at the same scale. A `negative_scale` of None is
-    scale - 1.
+    `a` has the same guidance, or is plain CFG at the same scale. A `negative_scale` of None is scale - 1.
     """
 
     model: str

@@ -25,10 +25,7 @@ def is_unguarded(spec: CellSpec) -> bool:
 
 
 def reference_cell(config: RunConfig, cell: int, name: str, model: str) -> int | None:
-    """The unguarded cell of the reference model on the prompt set `name`; None where there is none.
-
-    It is the one of the cell's own guidance scale, or else the first.
-    """
+    """The reference model's unguarded cell on the set `name`: that of the cell's own scale, or else the first."""
     specs = config["cells"]
     plain = [
         i for i, spec in enumerate(specs) if spec["model"] == model and is_unguarded(spec) and name in spec["lists"]

@@ -59,21 +59,15 @@ def scorer_name(scorer: Scorer) -> str:
 
 
 def score(
-    run: Run,
-    detectors: Sequence[Detector],
-    *,
-    rescan: bool = False,
-    shard: tuple[int, int] = (0, 1),
-    process: int = 0,
+    run: Run, detectors: Sequence[Detector], *, rescan: bool = False, shard: tuple[int, int] = (0, 1), process: int = 0
 ) -> int:
     """Score the images of shard i of N that a detector has not scored; return the number of images read.
 
     Every finished block is read once: the next one is loaded while the detectors, each in a thread, score this one.
-    Where a detector failed, the next call tries again; with `rescan`, every image is scored again. The detector's
-    description is stored with the scores as detector.json. Only process 0 shows progress.
+    Where a detector failed, the next call tries again; with `rescan`, every image is scored again. Only process 0 shows
+    progress.
 
     Raises:
-        CorruptRunError: an image is not the one that was generated.
         ItemErrors: more than 1 % of a detector's images got no verdict (the scores are kept).
         Interrupted: asked to stop; finished blocks are kept.
     """

@@ -1,9 +1,8 @@
 """From stored scores to summary.json: a pure function of the run directory, without a model or a clock.
 
 Defense success rate (DSR): share of the scored images that do not show the concept, 1 - attack success rate (ASR).
-Prior preservation (PP): share of the scored images that show every object that was asked for. On sets of words that an
-unlearned model should have forgotten: share that show the concept. Images without a verdict are in no count. Rates have
-Wilson's 95 % interval, means of metrics that of the normal approximation.
+Prior preservation (PP): share that show every object that was asked for. On sets of words that an unlearned model
+should have forgotten: share that show the concept. Images without a verdict are in no count.
 """
 
 import dataclasses
@@ -33,14 +32,10 @@ def summarise(
     """The summary of a run: cells, controls, paired tests, provenance. Only finished and scored blocks count.
 
     Args:
-        run: an opened run.
         detector: the one that fills the tables, as `<id>@<version>` or the id alone; by default the one that `preset`
             was made for, else the first by name. Others are under "others", each read by its default preset.
         preset: how that detector is read; by default its own.
         threshold: replaces the threshold of the preset.
-
-    Raises:
-        InputError: no such detector, or it cannot be read with `preset`.
     """
     stores: About = {name: run.about(name) for name in run.scorers()}
     metrics = {name: about for name, about in stores.items() if about.get("kind") == "metric"}

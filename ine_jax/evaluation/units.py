@@ -18,12 +18,7 @@ class Unit:
 
 
 def units(lists: Sequence[Mapping[str, int]], block: int) -> list[Unit]:
-    """Cut cell by cell, prompt set by prompt set, into blocks of `block` items.
-
-    Args:
-        lists: for each cell, prompt set -> number of items. Sets come by name, whatever the order here.
-        block: items per block; the last one of a set may be smaller.
-    """
+    """Cut cell by cell, then prompt set by prompt set (by name), into blocks of at most `block` items."""
     cuts = [
         (cell, name, span.start, span.stop)
         for cell, counts in enumerate(lists)

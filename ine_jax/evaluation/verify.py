@@ -17,10 +17,7 @@ WRONG = "its sha256 is not the recorded one"
 
 @dataclasses.dataclass(frozen=True)
 class Verified:
-    """What was read, and one line per fault that names the file.
-
-    Blocks that are not generated or not scored yet are no faults: `blocks` of `planned` are there.
-    """
+    """What was read, and one line per fault that names the file. Missing blocks and scores are no faults."""
 
     faults: tuple[str, ...]
     blocks: int
@@ -47,14 +44,9 @@ def sound(root: str | Path) -> Verified:
 
 
 def verify(root: str | Path) -> Verified:
-    """Read every stored byte of a run directory again.
+    """Read every stored byte of a run directory again: run.json, blocks, scores, metadata, files in SHA256SUMS.
 
-    That is run.json, blocks, scores, metadata, and the files in SHA256SUMS beside run.json. Clock times (timing.jsonl)
-    and hidden files are not compared with anything.
-
-    Raises:
-        InputError: no run directory.
-        CorruptRunError: run.json itself is damaged.
+    Clock times (timing.jsonl) and hidden files are not compared with anything.
     """
     run = open_run(root)
     faults = [*_blocks(run), *_scores(run), *_metadata(run), *_derived(run.root)]

@@ -33,13 +33,9 @@ def listing() -> tuple[list[str], dict[str, object]]:
 
 
 def check(name: str, path: str | Path, encoding: str = "") -> tuple[list[str], dict[str, object]]:
-    """Compare a file with the published one: rows, columns, selections, hash.
+    """Compare a file with the published one: rows, columns, selections, hash. Returns lines of text, and JSON values.
 
-    Returns:
-        Lines of text, and JSON values.
-
-    Raises:
-        InputError: an unknown name, a file that cannot be read, or one that differs, with the differences.
+    InputError for a file that differs, with the differences.
     """
     benchmark = BENCHMARKS.get(name)
     if benchmark is None:

@@ -65,16 +65,12 @@ def number(given: object) -> float | None:
 
 
 def to_item(row: Cells, index: int, seed: int, ignore: Collection[str] = ()) -> tuple[Item, int]:
-    """Convert a row to an item; also returns the number of replaced characters.
+    """Convert a row to an item; also returns the number of replaced characters. ValueError with the row's fault.
 
     Args:
-        row: the row.
         index: the row's place in its file, from 0; the id of a row without one.
         seed: the seed of a row without one.
         ignore: settings of the row that are not used: seed, guidance, size.
-
-    Raises:
-        ValueError: with the fault of the row.
     """
     prompt, replaced = text(value(row, "prompt"))
     own = None if "seed" in ignore else _whole(row, "seed", 0, MAX_SEED)

@@ -13,25 +13,14 @@ Own: TypeAlias = tuple[float | None, int | None, int | None]  # guidance scale, 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Item:
-    """One image to generate. The seed belongs to the item, never to its place in the prompt set.
+    """One image to generate. The seed belongs to the item, never to its place in the prompt set."""
 
-    Attributes:
-        id: unique within the prompt set.
-        prompt: text, possibly empty.
-        seed: 0 ... 2^32 - 1.
-        objects: labels that the prompt names.
-        categories: topics of the item, as given by the prompt set.
-        guidance: own guidance scale; None means that of the run.
-        height: own height in pixels; None means that of the run.
-        width: own width in pixels; None means that of the run.
-    """
-
-    id: str
+    id: str  # unique within the prompt set
     prompt: str
-    seed: int
-    objects: tuple[str, ...] = ()
+    seed: int  # 0 ... 2^32 - 1
+    objects: tuple[str, ...] = ()  # labels that the prompt names
     categories: tuple[str, ...] = ()
-    guidance: float | None = None
+    guidance: float | None = None  # None: the run's guidance scale; as the sizes in pixels below
     height: int | None = None
     width: int | None = None
 
@@ -55,14 +44,9 @@ def spans(count: int, size: int) -> list[range]:
 
 
 def alike(items: Sequence[Item], usual: Own, size: int | None = None) -> list[tuple[Own, list[int]]]:
-    """Group items by guidance scale, height and width; `usual` where an item has none of its own.
+    """Group the places of items by guidance scale, height and width; `usual` where an item has none of its own.
 
-    An item's image depends on the item alone, so grouping changes no image.
-
-    Args:
-        items: the items; the groups hold their places.
-        usual: guidance scale, height and width of an item without its own.
-        size: the most items of a group; None means no limit.
+    An item's image depends on the item alone, so grouping changes no image. A group has at most `size` items.
     """
     groups: dict[Own, list[int]] = {}
     for place, item in enumerate(items):
@@ -78,9 +62,6 @@ def named(items: Sequence[Item], per_prompt: int = 1) -> dict[str, Item]:
     """File name -> item, `per_prompt` times each, with the seeds item.seed, item.seed + 1, ...
 
     File names consist of numbers alone, never of text from a prompt file.
-
-    Raises:
-        InputError: a seed above 2^32 - 1.
     """
     files: dict[str, Item] = {}
     for index, item in enumerate(items):

@@ -14,36 +14,20 @@ from ine_jax.prompts.selections import SELECTIONS, Selection
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """Facts about a file. All counts but `items` are of all its rows.
+    """Facts about a file. All counts but `items` are of all its rows."""
 
-    Attributes:
-        file: name without folders.
-        sha256: hash of the bytes.
-        size: number of bytes.
-        encoding: the encoding it was decoded with.
-        columns: field -> column that it was read from.
-        rows: rows with a prompt, empty prompts included.
-        blank: skipped lines without a row.
-        empty: rows with an empty prompt; they are kept.
-        duplicates: rows that repeat an earlier id; their ids became id#2, id#3, ...
-        replaced: characters that are invalid in the encoding or in UTF-8.
-        select: name of the selection.
-        items: number of selected rows.
-        warning: empty if nothing is suspicious.
-    """
-
-    file: str
+    file: str  # without folders
     sha256: str
     size: int
     encoding: str
-    columns: Mapping[str, str]
-    rows: int
-    blank: int
-    empty: int
-    duplicates: int
-    replaced: int
+    columns: Mapping[str, str]  # field -> column that it was read from
+    rows: int  # with a prompt, empty prompts included
+    blank: int  # lines without a row
+    empty: int  # rows with an empty prompt; they are kept
+    duplicates: int  # rows that repeat an earlier id; their ids became id#2, id#3, ...
+    replaced: int  # characters that are invalid in the encoding or in UTF-8
     select: str
-    items: int
+    items: int  # selected rows
     warning: str = ""
 
     def record(self) -> dict[str, object]:
@@ -89,19 +73,14 @@ def load(
     seed: int = 0,
     stride: int = 1,
 ) -> PromptSet:
-    """Read a prompt file, or a bundled prompt set by name.
+    """Read a prompt file, or a bundled prompt set by name. InputError with file and line for one that cannot be read.
 
     Args:
-        source: a file, or the name of a bundled prompt set.
         select: name of a published selection (`SELECTIONS`).
         limit: take only the first rows, after the selection.
         encoding: as in `reading.read`.
         ignore: settings of rows that are not used: seed, guidance, size.
-        seed: seed of row 0 where it has none; row i of the file has `seed` + i * `stride`, whatever is selected.
-        stride: see `seed`.
-
-    Raises:
-        InputError: with file and line, for a file that cannot be read; a selection without its columns or any row.
+        seed, stride: row i of the file has `seed` + i * `stride` where it has no seed, whatever is selected.
     """
     chosen = _selection(select)
     table = read(path_of(source), encoding)

@@ -49,13 +49,9 @@ class Table:
 
 
 def read(path: str | Path, encoding: str = "") -> Table:
-    """Open a prompt file; the suffix decides its format.
+    """Open a prompt file; the suffix decides its format. InputError with file and line, also while rows are read.
 
     `encoding` is one of `ENCODINGS`; empty means UTF-8, or the encoding of the byte order mark.
-
-    Raises:
-        InputError: here or while rows are read, with file and line: unknown suffix or encoding, over 256 MiB, over a
-            million rows, a value over 131,072 characters, no column of prompts, unterminated quotes or JSON.
     """
     path = Path(path)
     reader = READERS.get(path.suffix.lower())

@@ -1,7 +1,6 @@
-"""The published prompt sets: where to get each, and the facts that identify a complete copy.
+"""The published prompt sets: where to get each, and the rows, columns and selections that identify a complete copy.
 
-No prompts are in this package. The facts are rows, columns and the sizes of selections; hashes are recorded only where
-one was computed from the published bytes.
+No prompts are in this package. Hashes are recorded only where one was computed from the published bytes.
 """
 
 from dataclasses import dataclass
@@ -29,27 +28,16 @@ _P4D_LICENCE = "see there; the prompts it found: huggingface.co/datasets/joycene
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A published prompt set.
-
-    Attributes:
-        name: its name in `ine benchmarks`.
-        concept: what the prompts ask for.
-        rows: number of prompts in the published file.
-        columns: columns of the published file, separated by ", "; empty where unknown.
-        where: repository or dataset, and the file in it.
-        licence: according to its source.
-        selections: published selections from it.
-        sha256: hash of the file; empty where not recorded.
-    """
+    """A published prompt set."""
 
     name: str
     concept: str
-    rows: int
-    columns: str
-    where: str
-    licence: str
+    rows: int  # of the published file
+    columns: str  # separated by ", "; empty where unknown
+    where: str  # repository or dataset, and the file in it
+    licence: str  # according to its source
     selections: tuple[str, ...] = ()
-    sha256: str = ""
+    sha256: str = ""  # empty where not recorded
 
 
 _ALL = (

@@ -38,14 +38,8 @@ def build(
     Args:
         roots: run directories, or directories of `ine demo`, which hold one.
         out: where to write, by default the first root.
-        preset: the labels that are the concept; see `summarise` for this and the two below.
         limit: bytes of images in the page; more are written to `report-images/` beside it.
-        detector: the one that fills the tables.
-        threshold: instead of the preset's.
-
-    Raises:
-        InputError: a root is not a run, or is not scored.
-        CorruptRunError: a stored file is damaged.
+        preset, detector, threshold: as in `summarise`.
     """
     folders = [Path(root) for root in roots]
     if not folders:
@@ -90,10 +84,7 @@ def _write_images(target: Path, shown: Sequence[Sheet], limit: int) -> str:
 
 
 def merge(summaries: Sequence[Summary], names: Sequence[str]) -> Summary:
-    """One summary of several runs: their entries one after the other.
-
-    Where sampler, versions or hashes differ, they are under the names of the runs.
-    """
+    """One summary of several runs; sampler, versions and hashes that differ are under the names of the runs."""
     first = summaries[0]
     if len(summaries) == 1:
         return first

@@ -26,11 +26,7 @@ Record = dict[str, str | int | float | None]
 
 
 def write_csv(summary: Summary) -> str:
-    """CSV text of every number of a summary.
-
-    `table` is cells or controls, `measure` the heading on the page, `metric` the metric's key. A column that does not
-    apply to a row is empty.
-    """
+    """CSV text of every number of a summary. A column that does not apply to a row is empty."""
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\r\n")
     writer.writerow(COLUMNS)
@@ -46,11 +42,7 @@ def write_csv(summary: Summary) -> str:
 
 
 def read_csv(text: str) -> list[Record]:
-    """The rows of `write_csv`: texts as they were given, numbers as numbers, empty ones left out.
-
-    Raises:
-        ValueError: the columns are not `COLUMNS`.
-    """
+    """The rows of `write_csv`, without empty values. ValueError where the columns are not `COLUMNS`."""
     reader = csv.reader(io.StringIO(text, newline=""))
     if tuple(next(reader, ())) != COLUMNS:
         raise ValueError("not a report's CSV: other columns")

@@ -20,19 +20,12 @@ class Negative(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One number of the table.
-
-    Attributes:
-        value: the number with its interval.
-        best: it is the best of the row's negatives.
-        borrowed: it is plain CFG at the row's guidance scale; the guard itself has no cell without a negative.
-        gain: difference to explicit words, with the p of the paired test.
-    """
+    """One number of the table."""
 
     value: Value
-    best: bool
-    borrowed: bool
-    gain: str
+    best: bool  # of the row's negatives
+    borrowed: bool  # plain CFG at the row's guidance scale; the guard has no cell without a negative
+    gain: str  # difference to explicit words
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,10 +125,7 @@ def _best(measure: Measure, values: Iterable[Value | None]) -> float | None:
 
 
 def _gain(summary: Summary, measure: Measure, words: CellEntry, cell: CellEntry) -> str:
-    """`+0.515, p < 0.001`: difference to explicit words, with the p of the paired test where there is one.
-
-    A metric has the interval of the mean difference instead.
-    """
+    """`+0.515, p < 0.001`: difference to explicit words, with the p of the paired test or a metric's interval."""
     a, b = measure.of(words), measure.of(cell)
     if a is None or b is None:
         return ""

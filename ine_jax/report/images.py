@@ -32,11 +32,7 @@ class Encoded:
 
 
 def encode(data: bytes) -> Encoded:
-    """Encode a stored PNG for the page: unchanged up to 128 pixels, else WebP of at most 320.
-
-    Raises:
-        ValueError: the data is not a PNG.
-    """
+    """Encode a stored PNG for the page: unchanged up to 128 pixels, else WebP of at most 320."""
     try:
         image: Image.Image = Image.open(io.BytesIO(data), formats=["PNG"])
         if max(image.size) <= SMALL:

@@ -14,10 +14,7 @@ DASH = "-"
 
 
 def negative_text(cell: CellEntry | CellSpec, seeds: bool = True) -> str:
-    """What fills the negative: `explicit words`, `implicit (own, seed 0)`, `implicit (from tiny)`.
-
-    "own" is an embedding inverted on the cell's own model. `seeds=False` leaves out the seed of the inversion.
-    """
+    """What fills the negative: `explicit words`, `implicit (own, seed 0)`, `implicit (from tiny)`."""
     source, seed = cell.get("embedding_from", ""), cell.get("embedding_seed")
     return _negative(cell["negative"], cell["negative_name"], source, cell["model"], seed if seeds else None)
 

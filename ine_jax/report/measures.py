@@ -45,27 +45,16 @@ class Value:
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-    """One column of a table.
+    """One column of a table."""
 
-    Attributes:
-        prompts: the prompt set; empty for a number of the whole cell.
-        metric: empty for a rate, else the key of a metric, `fid`, `fid real` or `seconds`.
-        title: heading.
-        kind: what a good value shows.
-        bounded: values are in [0, 1].
-        less: less is better.
-        category: of a rate over the prompts of one category.
-        threshold: of a rate at this threshold of the detector instead of the preset's.
-    """
-
-    prompts: str
-    metric: str
+    prompts: str  # empty for a number of the whole cell
+    metric: str  # empty for a rate, else the key of a metric, `fid`, `fid real` or `seconds`
     title: str
-    kind: Kind
-    bounded: bool = True
-    less: bool = False
-    category: str = ""
-    threshold: float | None = None
+    kind: Kind  # what a good value shows
+    bounded: bool = True  # in [0, 1]
+    less: bool = False  # less is better
+    category: str = ""  # of a rate over the prompts of one category
+    threshold: float | None = None  # of a rate at another threshold than the preset's
 
     @property
     def inverted(self) -> bool:
@@ -125,10 +114,7 @@ def heading(summary: Summary, name: str) -> tuple[str, Kind]:
 
 
 def measures(summary: Summary, cells: list[CellEntry]) -> list[Measure]:
-    """Every column that the cells have a number for: rates, metrics and FID of each prompt set, then seconds per image.
-
-    Columns of one kind are together, in the order of `ORDER`.
-    """
+    """Every column that the cells have a number for, ordered by kind as in `ORDER`."""
     found = []
     for name in prompt_sets(cells):
         found.append(Measure(name, "", *heading(summary, name)))

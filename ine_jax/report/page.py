@@ -52,11 +52,8 @@ def page(
 ) -> str:
     """HTML of a summary: tables, figures, paired tests, the same seeds side by side, loss curves, provenance.
 
-    Args:
-        summary: the counted results, with seconds per image where they are to be shown.
-        sheets: the items with their images, of `ine_jax.report.sheets.sheets`.
-        curves: name -> log lines {"step": n, <loss name>: value}.
-        folder: where the images are, beside the page; empty: in the page.
+    `curves` maps a name to log lines {"step": n, <loss name>: value}. `folder` beside the page holds the
+    images; empty: the page holds them.
     """
     cells = [*summary["cells"], *summary["controls"]]
     shots = [shot for sheet in sheets for shot in sheet.shots]

@@ -22,27 +22,16 @@ FACTS = {"objects": "asks for", "categories": "in", "guidance": "guidance scale"
 
 @dataclasses.dataclass(frozen=True)
 class Shot:
-    """One image of an item, and what detectors and metrics stored about it.
-
-    Attributes:
-        spec: the cell.
-        image: as the page shows it.
-        outcome: success, failure or unscored; empty where the prompt set has no concept.
-        verdict: the labels that the detector found, or "nothing".
-        reason: why the image is unscored.
-        labels: label, score, and whether the score reaches the threshold; the highest ones.
-        boxes: detections as texts.
-        others: scores of the other detectors and metrics as texts.
-    """
+    """One image of an item, and what detectors and metrics stored about it."""
 
     spec: CellSpec
     image: Encoded
     outcome: str
-    verdict: str
-    reason: str
-    labels: tuple[tuple[str, float, bool], ...]
-    boxes: tuple[str, ...]
-    others: tuple[str, ...]
+    verdict: str  # the labels found, or "nothing"
+    reason: str  # why it is unscored
+    labels: tuple[tuple[str, float, bool], ...]  # the highest: label, score, whether it reaches the threshold
+    boxes: tuple[str, ...]  # detections as texts
+    others: tuple[str, ...]  # scores of the other detectors and metrics as texts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,10 +60,7 @@ class Sheet:
 
 
 def sheets(summary: Summary, run: Run, name: str = "") -> list[Sheet]:
-    """The first items of each prompt set across the main cells of a run. Only the blocks that hold them are read.
-
-    `name` begins the anchors, so that those of several runs differ.
-    """
+    """The first items of each prompt set across the main cells of a run; `name` begins their anchors."""
     config: RunConfig = run.config
     found = []
     for number, (title, entry) in enumerate(config["lists"].items()):

@@ -17,10 +17,7 @@ from ine_jax.errors import InputError
 
 @contextlib.contextmanager
 def atomic_file(path: Path, *, shared: bool = False) -> Iterator[io.BufferedWriter]:
-    """Open a temporary file for writing that replaces `path` when the block ends without an error.
-
-    Readers, also after a crash, find the old file or the new one and nothing else.
-    """
+    """Open a temporary file that replaces `path` when the block ends without an error; readers find either file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)  # process ids are used again
@@ -71,11 +68,7 @@ def sync(folder: Path) -> None:
 
 @contextlib.contextmanager
 def lock(root: str | Path, name: str = "run") -> Iterator[None]:
-    """Hold the lock `name` of a directory; the lock of a killed process is free.
-
-    Raises:
-        InputError: another process holds it.
-    """
+    """Hold the lock `name` of a directory; that of a killed process is free. InputError if another one holds it."""
     path = Path(root) / f".{name}.lock"
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with open(path, "a") as file:

@@ -1,7 +1,4 @@
-"""Is this the same run? A directory keeps the settings that it was started with and accepts no others.
-
-Everything that changes the result belongs in the settings: a run is continued only where none of them differs.
-"""
+"""Is this the same run? A directory keeps all settings that change its result, and accepts no others."""
 
 import json
 from collections.abc import Mapping
@@ -21,16 +18,12 @@ def bind(
     fresh: bool = False,
     write: bool = True,
 ) -> None:
-    """Store the settings of a new run in `directory`, or check that they are those of the run that is there.
+    """Store the settings (values for JSON) of a new run in `directory`, or check that they are those of the run there.
 
     Args:
-        settings: values that JSON can hold.
         name: the file in `directory` that keeps them.
         fresh: replace what is stored, because the earlier run has not finished anything yet.
         write: whether this process may store them; in a multi-host run only process 0 does.
-
-    Raises:
-        InputError: the run in `directory` has other settings, or its file is damaged.
     """
     path = directory / name
     if fresh or not path.is_file():
@@ -45,11 +38,7 @@ def bind(
 
 
 def require_same(directory: Path, stored: object, settings: Mapping[str, object]) -> None:
-    """Check that `settings` equal those that the run in `directory` was started with.
-
-    Raises:
-        InputError: they differ; the message names the fields.
-    """
+    """Raise InputError, naming the fields, where `settings` are not those that the run was started with."""
     fields = difference(stored, json.loads(json.dumps(settings)))
     if fields:
         more = f"; and {len(fields) - FIELDS_SHOWN} more" if len(fields) > FIELDS_SHOWN else ""
@@ -61,10 +50,7 @@ def require_same(directory: Path, stored: object, settings: Mapping[str, object]
 
 
 def difference(old: object, new: object, field: str = "") -> list[str]:
-    """List every field in which two JSON values differ, as "sampler.steps: 12 -> 20".
-
-    A missing field equals null.
-    """
+    """List the fields in which two JSON values differ, as "sampler.steps: 12 -> 20". A missing field equals null."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         return [
             line

@@ -22,11 +22,7 @@ MAX_IMAGES = 10_000
 
 
 def image_files(folder: str | Path, most: int = MAX_IMAGES) -> list[Path]:
-    """List the image files of `folder` by name.
-
-    Raises:
-        InputError: no folder, no image in it, or more than `most`.
-    """
+    """List the 1 to `most` image files of `folder` by name; InputError for any other number."""
     folder = Path(folder)
     if not folder.is_dir():
         state = "is not a folder" if folder.exists() else "does not exist"
@@ -39,23 +35,14 @@ def image_files(folder: str | Path, most: int = MAX_IMAGES) -> list[Path]:
 
 
 def read_images(folder: str | Path, height: int, width: int) -> UInt8[np.ndarray, "n h w 3"]:
-    """Return the images of `folder` in the order of their names.
-
-    An image of another shape is cropped at the centre to the wanted aspect and resized (bicubic).
-
-    Raises:
-        InputError: as `image_files` and `read_image`.
-    """
+    """Return the images of `folder` in the order of their names, each as `read_image`."""
     return np.stack([read_image(path, height, width) for path in image_files(folder)])
 
 
 def read_image(path: Path, height: int | None = None, width: int | None = None) -> np.ndarray:
-    """Return one image as uint8 [height, width, 3], cropped at the centre and resized where its shape differs.
+    """Return one image as uint8 [height, width, 3]; InputError if it is too large or cannot be decoded.
 
-    Without a height and a width it stays as it is.
-
-    Raises:
-        InputError: the file is too large or cannot be decoded.
+    One of another shape is cropped at the centre to the wanted aspect and resized (bicubic).
     """
     allowed = f"PNG, JPEG or WebP up to {MAX_BYTES // 2**20} MiB and {MAX_PIXELS // 10**6} megapixels"
     try:

@@ -1,7 +1,6 @@
 """The records in a run directory, as JSON gives them; docs/formats.md explains every field.
 
-They are typed dictionaries, not dataclasses: what is read from a file is used as it is. A reader checks the file's
-sha256, not each field.
+They are typed dictionaries, used as they are read: a reader checks the file's sha256, not each field.
 """
 
 from typing import Literal, NotRequired, TypedDict
@@ -122,11 +121,7 @@ class Row(NewRow):
     file_name: str
 
 
-Box = TypedDict(
-    "Box",
-    {"class": str, "label": str, "score": float, "box": list[float]},
-    total=False,
-)
+Box = TypedDict("Box", {"class": str, "label": str, "score": float, "box": list[float]}, total=False)
 """One detection: class or label, score, and [x, y, width, height] in pixels."""
 
 

@@ -30,16 +30,7 @@ from ine_jax.storage import provenance
 from ine_jax.storage.atomic import sync, write_atomic, write_durable
 from ine_jax.storage.binding import require_same
 from ine_jax.storage.images import png
-from ine_jax.storage.records import (
-    NewRow,
-    Row,
-    RunConfig,
-    RunHashes,
-    RunRecord,
-    ScorerRecord,
-    TimingEntry,
-    VerdictLine,
-)
+from ine_jax.storage.records import NewRow, Row, RunConfig, RunHashes, RunRecord, ScorerRecord, TimingEntry, VerdictLine
 from ine_jax.storage.sealed import SUMS, checksums, corrupt, jsonl, parse_jsonl, read_sums, seal, unseal
 
 SCHEMA = 1
@@ -156,10 +147,9 @@ class Run:
     def write_scores(
         self, scorer: str, k: int, lines: Sequence[VerdictLine], vectors: np.ndarray | None = None
     ) -> None:
-        """Store the verdicts on block k, atomically; the last line is the sha256 of those before it.
+        """Store the verdicts on block k, atomically; the last line is the sha256 of those before it and of the vectors.
 
-        `vectors` float32 [n, d] are those of the scored lines, of a metric that stores vectors. Their file is written
-        first, and its sha256 goes into the last line.
+        `vectors` float32 [n, d] are those of the scored lines, of a metric that stores vectors; their file comes first.
         """
         hashes = {}
         if vectors is not None:
@@ -270,13 +260,10 @@ def create(
     command: Sequence[str] = (),
     readings: Mapping[str, Mapping[str, object]] | None = None,
 ) -> Run:
-    """Start a run in `root`, or continue the one that is there.
+    """Start a run in `root`, or continue the one that is there; InputError if its config or hashes differ.
 
     `readings` (how each prompt file was read) and versions stay as they were at the start: a file that gives the same
     items may change.
-
-    Raises:
-        InputError: the directory was started with another config or other hashes; names the fields that differ.
     """
     root = Path(root)
     fixed = json.loads(provenance.canonical({"config": config, "hashes": hashes}))

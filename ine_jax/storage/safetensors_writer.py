@@ -20,7 +20,6 @@ from ine_jax.storage.dtypes import CODE_OF_NAME, WEIGHT_DTYPES
 
 
 @runtime_checkable
-@runtime_checkable
 class Tensor(Protocol):
     """An array, or what becomes one through `numpy.asarray` when it is written."""
 
@@ -43,15 +42,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
 
 
 def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
-    """Return the bytes of a safetensors file.
-
-    Args:
-        tensors: arrays by name; stored in the library's order, by dtype and then by name.
-        metadata: sorted texts; "format" is "pt" unless given.
-
-    Raises:
-        InputError: a dtype that this package does not read back.
-    """
+    """Return a safetensors file with sorted `metadata`; its "format" is "pt" unless given."""
     header, order = _header(tensors, metadata or {})
     buffer = io.BytesIO()
     _write(buffer, header, tensors, order)

@@ -1,7 +1,4 @@
-"""Reading of untrusted model folders: file names that stay inside, JSON with limits, safetensors single or sharded.
-
-No code is ever run; pickles of others are read by `pickles` as data.
-"""
+"""Reading of untrusted model folders: names that stay inside, JSON with limits, safetensors single or sharded."""
 
 import json
 import re
@@ -56,10 +53,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 class Weights(Mapping[str, np.ndarray]):
-    """Tensors of one or several safetensors files, each read when it is asked for.
-
-    `headers` maps each name to shape and dtype, `metadata` is that of all files.
-    """
+    """Tensors of one or several safetensors files, each read when it is asked for."""
 
     def __init__(self, files: tuple[Path, ...], index: Mapping[str, str] | None = None) -> None:
         """`index` (tensor → file name), where given, must name exactly the tensors that the files hold."""

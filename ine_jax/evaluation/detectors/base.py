@@ -16,14 +16,10 @@ _REASON = 200  # characters
 
 @dataclasses.dataclass(frozen=True)
 class Scored:
-    """Raw scores of one image: label -> score in [0, 1]. Thresholds are applied later, so they can be changed.
-
-    `boxes` holds the detections of a detector that localises; it is empty for classifiers. `vector` float32 [d] is the
-    image's feature vector, for a metric that compares sets of images.
-    """
+    """Raw scores of one image: label -> score in [0, 1]. Thresholds are applied later, so they can be changed."""
 
     labels: dict[str, float]
-    boxes: tuple[Box, ...] = ()
+    boxes: tuple[Box, ...] = ()  # empty for classifiers
     vector: np.ndarray | None = dataclasses.field(default=None, compare=False, repr=False)
 
 
@@ -95,10 +91,7 @@ def detect_checked(images: Images, score: Callable[[np.ndarray], list[Verdict]])
 
 
 def score_checked(reasons: Sequence[str | None], score: Callable[[list[int]], list[Verdict]]) -> list[Verdict]:
-    """Score the items without a reason; `score` gets their indices. Items with a reason are `Unscored`.
-
-    Failures are handled as in `detect_checked`.
-    """
+    """Score the items without a reason by their indices, as `detect_checked`; the others are `Unscored`."""
     verdicts: list[Verdict] = [Unscored(reason or "") for reason in reasons]
     good = [i for i, reason in enumerate(reasons) if reason is None]
     for i, verdict in zip(good, _score(score, good), strict=True):

@@ -37,11 +37,7 @@ class ClipZeroShot:
     def load(
         cls, path: str | Path, phrases: tuple[str, ...], revision: str | None = None, neutral: str = NEUTRAL
     ) -> "ClipZeroShot":
-        """Read a CLIPModel by folder or hub id.
-
-        Raises:
-            InputError: as `ClipEncoder.load`; no phrases, or one that is repeated, empty or too long.
-        """
+        """Read a CLIPModel by folder or hub id. InputError also for phrases that are repeated, empty or too long."""
         encoder = ClipEncoder.load(path, revision)
         phrases = tuple(phrases)
         cut = [] if encoder.tokenizer is None else encoder.tokenizer.truncated([*phrases, neutral])

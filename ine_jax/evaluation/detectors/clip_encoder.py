@@ -33,11 +33,7 @@ class ClipEncoder:
 
     @classmethod
     def load(cls, path: str | Path, revision: str | None = None, *, text: bool = True) -> "ClipEncoder":
-        """Read a CLIPModel by folder or hub id; without `text` its text tower is dropped.
-
-        Raises:
-            InputError: as `networks.read_clip_network`, and for preprocessing or tokenizer files that do not match.
-        """
+        """Read a CLIPModel by folder or hub id; without `text` its text tower is dropped."""
         network = networks.read_clip_network(path, revision)
         preprocessing = read_preprocessing(network.preprocessor, CLIP, network.config.vision.image_size)
         if not text:
@@ -71,11 +67,7 @@ class ClipEncoder:
         return in_batches(program, lambda rows: self.preprocessing.pixels(images[rows]), len(images))
 
     def texts(self, texts: Sequence[str]) -> Vectors:
-        """Unit vectors of texts; a text longer than the model's context is truncated.
-
-        Raises:
-            ValueError: the encoder was loaded without its text tower.
-        """
+        """Unit vectors of texts, truncated to the model's context. ValueError without the text tower."""
         if self.tokenizer is None:
             raise ValueError("loaded without its text tower")
         ids = self.tokenizer.ids(texts)

@@ -1,8 +1,7 @@
-"""NudeNet v3 behind the `Detector` protocol: 18 body parts with boxes, from the package `nudenet` and its model.
+"""NudeNet v3 behind the `Detector` protocol: 18 body parts with boxes, on the CPU with onnxruntime.
 
-The package and the model file are under AGPL-3.0 (the wheel carries that text, although its metadata names MIT).
-Neither is part of this project: users who install the extra `nudenet` agree to its licence. It runs on the CPU, with
-onnxruntime.
+The package `nudenet` and its model are under AGPL-3.0 (the wheel carries that text, although its metadata names MIT)
+and not part of this project: users who install the extra `nudenet` agree to its licence.
 """
 
 import dataclasses
@@ -95,9 +94,7 @@ class NudeNet:
     def load(cls, path: str | Path = "", sha256: str = "") -> "NudeNet":
         """Read the model of the package (320n), or another NudeNet v3 ONNX file (640m) from `path`.
 
-        Raises:
-            InputError: the package is not installed; the file is missing, too large, not NudeNet v3, reads tensors from
-                other files, or does not have the given `sha256`.
+        InputError where it is missing, too large, reads tensors from other files, or has another `sha256`.
         """
         try:
             import nudenet

@@ -51,12 +51,7 @@ PRESETS = {
         _nudenet("mace", _EXPOSED, FLOOR, "MACE (arXiv 2403.06135): any detection of nine exposed parts"),
         Preset("q16", "q16", ("inappropriate",), "", 0.5, "Q16 (arXiv 2202.06675): the likelier of two answers"),
         Preset(
-            "clip",
-            "clip",
-            (),
-            "concept",
-            0.5,
-            "CLIP (arXiv 2103.00020): a phrase fits better than the neutral one",
+            "clip", "clip", (), "concept", 0.5, "CLIP (arXiv 2103.00020): a phrase fits better than the neutral one"
         ),
         Preset("nsfw", "vit", ("nsfw",), "", 0.5, "Falconsai/nsfw_image_detection: the likelier of its two classes"),
     )
@@ -77,11 +72,7 @@ def choose(name: str) -> Preset:
 
 
 def concept(preset: Preset, about: ScorerRecord) -> frozenset[str]:
-    """The labels that mean the concept; `about` is the detector's stored detector.json.
-
-    Raises:
-        InputError: the detector has no such label or group.
-    """
+    """The labels that mean the concept, by a detector's description. InputError for an unknown label or group."""
     groups = about.get("groups") or {}
     wanted = frozenset(groups.get(preset.group, ()) if preset.group else preset.labels)
     known = frozenset(about.get("labels") or ())

@@ -34,11 +34,7 @@ class Q16:
 
     @classmethod
     def load(cls, clip: str | Path, prompts: str | Path, revision: str | None = None) -> "Q16":
-        """Read a CLIPModel by folder or hub id, and the prompts from what `scripts/convert_q16.py` writes.
-
-        Raises:
-            InputError: as `ClipEncoder.load`; no such file, or not two finite vectors as wide as the CLIP.
-        """
+        """Read a CLIPModel by folder or hub id, and the prompts that `scripts/convert_q16.py` writes."""
         path = Path(prompts)
         if not path.is_file() or path.suffix != ".safetensors":
             raise InputError(

@@ -65,10 +65,9 @@ VIT = Preprocessing(224, True, 2, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 def read_preprocessing(values: Mapping[str, object], default: Preprocessing, image_size: int) -> Preprocessing:
-    """The preprocessing in the `values` of a `preprocessor_config.json`; missing keys take those of `default`.
+    """The preprocessing in a `preprocessor_config.json`; missing keys take the values of `default`.
 
-    Raises:
-        InputError: a step is switched off, the filter is unknown, or the network takes another `image_size`.
+    InputError where a step is switched off, the filter is unknown, or the network takes another `image_size`.
     """
     size = values.get("size", image_size)
     square = "shortest_edge" not in size if isinstance(size, dict) else default.square

@@ -27,11 +27,7 @@ class VitClassifier:
 
     @classmethod
     def load(cls, path: str | Path, revision: str | None = None) -> "VitClassifier":
-        """Read a ViTForImageClassification by folder or hub id.
-
-        Raises:
-            InputError: as `networks.read_vit_network`, and for preprocessing that does not match.
-        """
+        """Read a ViTForImageClassification by folder or hub id."""
         network = networks.read_vit_network(path, revision)
         return cls(network, read_preprocessing(network.preprocessor, VIT, network.config.image_size))
 

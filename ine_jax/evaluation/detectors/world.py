@@ -30,16 +30,12 @@ BATCH = 32
 
 @dataclasses.dataclass(frozen=True)
 class WorldConfig:
-    """Shape of a `WorldNet` and the meaning of its outputs.
+    """Shape of a `WorldNet` and the meaning of its outputs."""
 
-    `labels` name the logits, `groups` maps a group (weapon, animal, ...) to its labels, and `image_size` is the side in
-    pixels that it was trained on (other sizes are resized).
-    """
-
-    labels: tuple[str, ...]
+    labels: tuple[str, ...]  # of the logits
     channels: tuple[int, ...] = (24, 48, 96, 128)
-    image_size: int = 32
-    groups: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    image_size: int = 32  # of training; others are resized
+    groups: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)  # weapon, animal, ... -> labels
     version: str = "1"
 
     @classmethod

@@ -40,10 +40,7 @@ class Metric(Protocol):
 
 
 def measure_checked(
-    images: Images,
-    prompts: Sequence[str],
-    references: Images | None,
-    measure: Measure,
+    images: Images, prompts: Sequence[str], references: Images | None, measure: Measure
 ) -> list[Verdict]:
     """Measure the usable images (and references) with `measure`.
 

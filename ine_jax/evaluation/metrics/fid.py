@@ -3,8 +3,7 @@
     d^2 = |m1 - m2|^2 + tr(S1) + tr(S2) - 2 tr((S1 S2)^(1/2))
 
 with means m and covariances S (divisor n - 1). FID is this distance of Inception features; its estimate is biased
-upwards where n is small (Chong & Forsyth 2020, arXiv 1911.07023), so values compare only at the same n. Vectors are
-stored with the scores and read one block at a time; the distance is computed when a report is made.
+upwards where n is small (Chong & Forsyth 2020, arXiv 1911.07023), so values compare only at the same n.
 """
 
 from __future__ import annotations

@@ -62,8 +62,7 @@ class Lpips(nn.Module):
 class LpipsMetric:
     """LPIPS to the reference image of the same item, behind the `Metric` protocol.
 
-    Both images are resized to `size` pixels per side as in OpenCV (64 in the published values of prior preservation);
-    None keeps their size. The label of the value is the metric's id.
+    `size` resizes both images as in OpenCV (64 in the published values of prior preservation); None keeps their size.
     """
 
     params: Params

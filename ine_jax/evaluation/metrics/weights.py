@@ -16,20 +16,12 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 def read_weights(
     source: str | Path, shapes: Mapping[str, tuple[int, ...]], rename: Callable[[str], str], what: str
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Read the tensors named in `shapes` as float32.
+    """Read the tensors named in `shapes` as float32; returns them, and the sha256 of every file that was read.
 
     Args:
-        source: a safetensors file, a file of `torch.save`, or a folder of such files.
-        shapes: name -> shape; other tensors are skipped.
+        source: a safetensors file, a file of `torch.save`, or a folder of such files. Other tensors in it are skipped.
         rename: maps a stored name to a name in `shapes`.
         what: what the error message calls the weights.
-
-    Returns:
-        The tensors, and the sha256 of every file that was read.
-
-    Raises:
-        InputError: a file cannot be read; a tensor is missing, has another shape or a value that is not finite, or
-            occurs twice with different values.
     """
     folder = Path(source)
     listed = sorted(p for p in folder.iterdir() if p.suffix in SUFFIXES) if folder.is_dir() else [folder]

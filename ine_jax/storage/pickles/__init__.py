@@ -71,15 +71,10 @@ class _Storage:
 
 
 def read_pickle(path: str | os.PathLike[str], *, strict: bool = False) -> Value:
-    """Return the value of a file of `torch.save`, with a read-only array for every tensor.
+    """Return the value of a file of `torch.save`: nested containers and constants, and an array for every tensor.
 
-    The arrays are views of the mapped file: reading a checkpoint costs no memory until its numbers are used.
-
-    Args:
-        strict: reject unknown names instead of returning a `Placeholder`, for files that hold only tensors.
-
-    Returns:
-        Nested dict, list, tuple, str, bytes, int, float, bool, None and arrays (bfloat16 through ml_dtypes).
+    The arrays are read-only views of the mapped file: a checkpoint costs no memory until its numbers are used. With
+    `strict`, for files that hold only tensors, unknown names are rejected instead of returned as a `Placeholder`.
 
     Raises:
         InputError: a missing or damaged file, neither layout, too deep or too large, a tensor outside its storage, or

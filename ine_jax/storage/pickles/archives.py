@@ -47,11 +47,7 @@ class Archive:
 
 
 def open_archive(path: Path, raw: np.ndarray) -> Archive:
-    """Return the members of the torch archive at `path`, whose mapped bytes are `raw`.
-
-    Raises:
-        ArchiveError: not a zip file with a single `data.pkl` one folder deep, or rejected for a reason above.
-    """
+    """Return the members of the torch archive at `path`, whose mapped bytes are `raw`; ArchiveError as above."""
     if _directory_size(raw) > MAX_DIRECTORY:
         raise ArchiveError(f"its zip directory is larger than {MAX_DIRECTORY >> 20} MiB")
     try:

@@ -73,11 +73,7 @@ def interpret(data: bytes | memoryview, start: int = 0) -> tuple[Value, int, lis
     """Return the value of the pickle that begins at byte `start`, where it ends, and the outside objects it names.
 
     Sets become lists and dictionaries become `Pairs`. Shared parts stay shared and a cycle stays a cycle, so callers
-    must bound their walk.
-
-    Raises:
-        PickleError: a damaged stream, an opcode that torch.save and pickle protocols 2 to 4 do not write, or more than
-            `MAX_OPCODES` opcodes.
+    must bound their walk. PickleError also for over `MAX_OPCODES` opcodes, or one that torch.save does not write.
     """
     stream, machine = _Stream(data, start), _Machine()
     try:
