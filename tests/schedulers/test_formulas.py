@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl.testing import parameterized
 
 from ine_jax import schedulers
 from ine_jax.types import Array
@@ -43,16 +45,20 @@ def v_net(x: Any, t: Any) -> Any:
     return (eps_net(x, t) - table[0] * x) / table[1]
 
 
-def run(name: str, net: Net, **settings: Any) -> np.ndarray:
-    """The package's run of `STEPS` steps."""
+def run(name: str, net: Net, variant: Callable[..., Any] = jax.jit, **settings: Any) -> jax.Array:
+    """The package's run of `STEPS` steps; `variant` wraps what is done at every step."""
     sampler = schedulers.from_config(CONFIG | settings, name)
     tables = sampler.tables(STEPS)
+
+    @variant
+    def step(latents: jax.Array, state: Any, row: Any) -> Any:
+        output = net(sampler.scale_input(latents, row), row.timestep)
+        return sampler.step(state, latents, output, row)
+
     latents, state = sampler.initial(jnp.asarray(START, jnp.float32), tables)
     for call in range(len(tables.timestep)):
-        row = jax.tree.map(lambda leaf, call=call: jnp.asarray(leaf)[call], tables)
-        output = net(sampler.scale_input(latents, row), row.timestep)
-        latents, state = sampler.step(state, latents, output, row)
-    return np.asarray(latents)
+        latents, state = step(latents, state, jax.tree.map(lambda leaf, call=call: jnp.asarray(leaf)[call], tables))
+    return latents
 
 
 def ddim() -> np.ndarray:
@@ -130,9 +136,15 @@ TOLD = [
 ]
 
 
-@pytest.mark.parametrize(("name", "telling", "settings"), TOLD, ids=[row[0] for row in TOLD])
-def test_the_run_follows_the_paper(name: str, telling: Callable[[], np.ndarray], settings: dict[str, Any]) -> None:
-    np.testing.assert_allclose(run(name, eps_net, **settings), telling(), rtol=2e-5, atol=2e-5)
+class ConformanceTest(chex.TestCase):
+    """Every scheduler against its paper, compiled and step by step."""
+
+    @chex.variants(with_jit=True, without_jit=True, with_device=True)
+    @parameterized.named_parameters(*((row[0], *row) for row in TOLD))
+    def test_the_run_follows_the_paper(self, name: str, telling: Callable[[], np.ndarray], settings: Any) -> None:
+        mine = run(name, eps_net, self.variant, **settings)
+        chex.assert_tree_all_finite(mine)
+        chex.assert_trees_all_close(mine, telling().astype(np.float32), rtol=2e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize("name", ["ddim", "dpm++", "euler"])

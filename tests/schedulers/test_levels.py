@@ -23,7 +23,7 @@ CONFIG = {
 V = {"prediction_type": "v_prediction"}
 KARRAS, TRAILING = {"use_karras_sigmas": True}, {"timestep_spacing": "trailing"}
 SHAPE = (2, 3, 3, 2)
-CLEAN, EPS = np.random.default_rng(4).standard_normal((2, *SHAPE)).astype(np.float32)
+CLEAN, EPS = jnp.asarray(np.random.default_rng(4).standard_normal((2, *SHAPE)), jnp.float32)
 CASES = [
     *((name, settings) for name in ("ddim", "dpm++", "euler") for settings in ({}, V)),
     ("pndm", {}),  # it combines outputs of several calls, which for v is not exact
@@ -38,22 +38,22 @@ def test_what_the_network_sees_is_of_the_level_that_the_sampler_tells(name: str,
     sampler = schedulers.from_config(CONFIG | settings, name)
     tables = jax.tree.map(jnp.asarray, sampler.tables(10))
     bar = schedulers.alphas_cumprod(sampler.noise)
-    latents, state = sampler.initial(jnp.asarray(EPS), tables)
+    latents, state = sampler.initial(EPS, tables)
     for call in range(len(tables.timestep)):
         row = jax.tree.map(lambda column, call=call: column[call], tables)
-        told, (alpha, sigma) = float(row.timestep), (float(level) for level in sampler.level(row))
+        told, (alpha, sigma) = float(row.timestep), sampler.level(row)
         if "use_karras_sigmas" not in settings:  # whose levels lie between the trained ones
             np.testing.assert_allclose([alpha, sigma], _level(bar, told), rtol=1e-5, atol=3e-4 if told > 998 else 1e-6)
         if call == 0:
-            latents = (alpha * CLEAN + sigma * EPS) / sampler.scale_input(jnp.float32(1.0), row)
+            latents = (alpha * CLEAN + sigma * EPS) / sampler.scale_input(jnp.ones(SHAPE), row)
         seen = sampler.scale_input(latents, row)
         np.testing.assert_allclose(seen, alpha * CLEAN + sigma * EPS, rtol=1e-4, atol=1e-4)
         output = EPS if sampler.noise.prediction_type == "epsilon" else alpha * EPS - sigma * CLEAN
-        clean, eps = predictions(sampler.noise.prediction_type, seen, jnp.asarray(output), alpha, sigma)
+        clean, eps = predictions(sampler.noise.prediction_type, seen, output, alpha, sigma)
         np.testing.assert_allclose(eps, EPS, rtol=1e-4, atol=1e-4)
         if alpha > 0.01:
             np.testing.assert_allclose(clean, CLEAN, rtol=2e-3, atol=2e-3)
-        latents, state = sampler.step(state, latents, jnp.asarray(output), row)
+        latents, state = sampler.step(state, latents, output, row)
 
 
 def _level(bar: np.ndarray, told: float) -> tuple[float, float]:

@@ -97,7 +97,7 @@ def ours(case: Case) -> np.ndarray:
         return (latents, state), latents
 
     run = jax.jit(lambda tables, noise: jax.lax.scan(body, sampler.initial(noise, tables), tables)[1])
-    return np.asarray(run(tables, first_noise()))
+    return np.asarray(run(tables, jnp.asarray(first_noise())))
 
 
 def torch_run(case: Case) -> tuple[np.ndarray, np.ndarray]:
