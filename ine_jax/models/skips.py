@@ -121,7 +121,7 @@ def _transform(values: Array, down: np.ndarray, across: np.ndarray) -> Array:
 def _half(row: Array, gain: Array) -> Array:
     """[batch, h, w, c] with the first half of its channels multiplied."""
     first, second = jnp.split(row, [row.shape[-1] // 2], axis=-1)
-    return jnp.concatenate([(first * gain).astype(row.dtype), second], axis=-1)
+    return jnp.concatenate([(first.astype(jnp.float32) * gain).astype(row.dtype), second], axis=-1)
 
 
 def _fold(items: Array) -> Array:
