@@ -17,6 +17,7 @@ from ine_jax.guidance.from_config import concept
 from ine_jax.pipeline.bench import OURS, measure
 from ine_jax.pipeline.generation import METADATA, SETTINGS, complete, generate, wanted_items, write_images
 from ine_jax.pipeline.pipeline import Pipeline, load
+from ine_jax.progress import Progress
 from ine_jax.prompts.items import Item, named
 from ine_jax.storage.atomic import lock
 from ine_jax.storage.images import png
@@ -98,12 +99,12 @@ def test_a_request_to_stop_keeps_what_is_done(
     wanted = numbered("a cat", "a dog", "knife", "apple", "cat")
     options = {"guidance": Cfg(3.0), "size": {"steps": 2}}
 
-    class Stopper:
-        def update(self, done: int) -> None:
+    class Stopper(Progress):
+        def update(self, step: int, metrics: object = None) -> None:
             os.kill(os.getpid(), 15)
 
     with pytest.raises(Interrupted):
-        write_images(pipe, wanted, tmp_path / "out", progress=Stopper(), **options)  # type: ignore[arg-type]
+        write_images(pipe, wanted, tmp_path / "out", progress=Stopper(len(wanted)), **options)  # type: ignore[arg-type]
     assert [row["file_name"] for row in rows_of(tmp_path / "out")] == ["000000_00.png", "000001_00.png"]
     done = write_images(pipe, wanted, tmp_path / "out", **options)  # type: ignore[arg-type]
     assert (done.made, done.found) == (3, 2)
