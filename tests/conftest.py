@@ -1,7 +1,6 @@
-"""A strict session: no silent rank promotion, no network, and a count of what is compiled."""
+"""A strict session: no silent promotion of ranks or dtypes, shapes and types checked, no network."""
 
 import atexit
-import logging
 import os
 import shutil
 import socket
@@ -50,32 +49,3 @@ def no_network() -> Iterator[None]:
     patch.setattr(socket.socket, "connect", refuse)
     yield
     patch.undo()
-
-
-class Compiles(logging.Handler):
-    """Names of the functions that JAX compiled since the fixture began."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.DEBUG)
-        self.names: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        message = record.getMessage()
-        if message.startswith("Compiling "):
-            self.names.append(message.split()[1])
-
-    def count(self, name: str) -> int:
-        """How often a function of this name was compiled, whether JAX writes it as `f` or `jit(f)`."""
-        return sum(found in (name, f"jit({name})") for found in self.names)
-
-
-@pytest.fixture
-def compiles() -> Iterator[Compiles]:
-    """Count compilations by function name: `compiles.count("sample") == 1` forbids a retrace."""
-    handler, logger = Compiles(), logging.getLogger("jax._src.interpreters.pxla")
-    propagate, logger.propagate = logger.propagate, False
-    logger.addHandler(handler)
-    with jax.log_compiles(True):
-        yield handler
-    logger.removeHandler(handler)
-    logger.propagate = propagate

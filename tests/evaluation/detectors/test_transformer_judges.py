@@ -5,12 +5,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import chex
 import jax
 import numpy as np
 import pytest
 import safetensors.numpy
 
 from ine_jax.errors import InputError
+from ine_jax.evaluation.detectors import clip_encoder, vit
 from ine_jax.evaluation.detectors.base import Scored, Unscored, Verdict
 from ine_jax.evaluation.detectors.clip import ClipZeroShot
 from ine_jax.evaluation.detectors.clip_encoder import ClipEncoder
@@ -23,6 +25,8 @@ from tests.support.judge_folders import SIDE, pictures, vit_config, write_clip, 
 PHRASES = ("a photo of a weapon", "<b>weapon</b>")
 BASIS = np.random.default_rng(1).standard_normal((2, 12))
 PROMPTS = (BASIS[0] + [[0], [0.02]] * BASIS[1]).astype(np.float16)  # alike, so that no score is just 0 or 1
+
+PROGRAMS = ((clip_encoder, "clip_images", (0, 1)), (clip_encoder, "clip_texts", 0), (vit, "vit_scores", (0, 1)))
 
 
 @pytest.fixture(scope="module")
@@ -60,16 +64,17 @@ def labels(verdicts: list[Verdict]) -> list[dict[str, float]]:
 
 @pytest.mark.parametrize("name", ["clip", "q16", "vit", "clip-score"])
 def test_scores_do_not_depend_on_the_batch_and_are_compiled_once(
-    name: str, judges: dict[str, Any], compiles: Any
+    name: str, judges: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    chex.clear_trace_counter()
+    for module, program, static in PROGRAMS:
+        once = chex.assert_max_traces(getattr(module, program).__wrapped__, n=1)
+        monkeypatch.setattr(module, program, jax.jit(once, static_argnums=static))
     judge, images = judges[name], pictures(BATCH + 3)
     whole = labels(judged(judge, images))
     assert len({json.dumps(one) for one in whole}) > BATCH  # they tell images apart
     assert whole == [labels(judged(judge, images[i : i + 1]))[0] for i in range(len(images))]
     assert whole[:3] == labels(judged(judge, images[:3]))
-    assert compiles.count("clip_images") <= 1
-    assert compiles.count("clip_texts") <= 1
-    assert compiles.count("vit_scores") <= 1
     top = 100 if name == "clip-score" else 1
     assert all(0 <= score <= top for one in whole for score in one.values())
 
