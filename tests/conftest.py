@@ -25,7 +25,7 @@ import jax
 import pytest
 from jaxtyping import install_import_hook
 
-from tests.support import typechecking  # noqa: F401  the hook's checker
+from tests.support import typechecking
 
 install_import_hook("ine_jax", "tests.support.typechecking.checked")  # before anything imports the package
 
@@ -49,3 +49,10 @@ def no_network() -> Iterator[None]:
     patch.setattr(socket.socket, "connect", refuse)
     yield
     patch.undo()
+
+
+@pytest.fixture
+def fake_types() -> Iterator[None]:
+    """No checks of types: for a test in which a fake replaces one of the package's classes."""
+    with typechecking.unchecked():
+        yield

@@ -126,6 +126,7 @@ def reasons(folder: Path, detector: Detector) -> dict[str, str]:
     return {line["id"]: line["reason"] for line in lines if line["status"] == "unscored"}
 
 
+@pytest.mark.usefixtures("fake_types")
 @pytest.mark.parametrize("kind", KINDS)
 def test_through_evaluate_and_report(
     kind: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -153,6 +154,7 @@ def test_through_evaluate_and_report(
     assert (counts["k"], counts["n"], counts["unscored"]) == (int(safe), 1, ITEMS - 1)
 
 
+@pytest.mark.usefixtures("fake_types")
 def test_nothing_but_failures_is_no_rate(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ine_jax.pipeline.pipeline.load", lambda *_, **__: FakePipeline())
     monkeypatch.setattr(WorldDetector, "_detect", faulty(WorldDetector._detect, dict.fromkeys(range(ITEMS), "raises")))
@@ -169,6 +171,7 @@ def test_nothing_but_failures_is_no_rate(folder: Path, tmp_path: Path, monkeypat
     }
 
 
+@pytest.mark.usefixtures("fake_types")
 def test_a_failure_within_the_budget_is_asked_for_again(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

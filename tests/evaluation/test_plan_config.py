@@ -176,6 +176,7 @@ def test_two_embeddings_have_two_hashes_in_the_summary(tmp_path: Path) -> None:
     assert found == {"first": [file_hash(paths[0])], "both": [file_hash(path) for path in paths]}
 
 
+@pytest.mark.usefixtures("fake_types")
 def test_the_unet_of_the_sampler_reaches_the_model_and_the_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
