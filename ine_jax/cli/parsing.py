@@ -99,7 +99,7 @@ def parse(words: Sequence[str]) -> Command:
     if config := typing.get_type_hints(names[first]).get("config"):
         rest, path = _take_config(rest, by_suffix=_has_positionals(names[first]))
         if path is not None:
-            command = dataclasses.replace(command, config=yaml_file.load(path, config))  # type: ignore[call-arg]
+            command = names[first](config=yaml_file.load(path, config))  # type: ignore[call-arg]
     try:
         return _read([first, *rest], command)
     except InputError as error:
