@@ -122,7 +122,7 @@ def open_file(path: Path, space: str = "") -> OpenedFile:
 def parse_safetensors(raw: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Return the arrays and the metadata of a safetensors file."""
     try:
-        found = list(safetensors.deserialize(raw))  # type: ignore[no-untyped-call]
+        found = list(safetensors.deserialize(raw))
         (length,) = struct.unpack("<Q", raw[:8])
         metadata = json.loads(raw[8 : 8 + length]).get("__metadata__", {})
     except Exception as error:  # the parser's exceptions have no common base

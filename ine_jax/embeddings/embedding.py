@@ -69,7 +69,7 @@ class Embedding:
             )
         if not isinstance(self.provenance, FrozenDict):
             # A FrozenDict hashes, so an embedding can be an argument of a jitted function.
-            object.__setattr__(self, "provenance", FrozenDict(self.provenance))  # type: ignore[no-untyped-call]
+            object.__setattr__(self, "provenance", FrozenDict(self.provenance))
 
     @property
     def token(self) -> str:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
-from ine_jax.types import Array, Context, PerItem, Scale, TokenIds
+from ine_jax.types import AnyArray, Array, Context, PerItem, Scale, TokenIds
 
 
 @jax.tree_util.register_dataclass
@@ -25,7 +25,7 @@ class MaskedCopies:
     end: Int[Array, "batch"]
 
 
-def masked_copies(ids: TokenIds, end: int | Int[Array, ""], hidden: int = 0) -> MaskedCopies:
+def masked_copies(ids: TokenIds, end: int | Int[AnyArray, ""], hidden: int = 0) -> MaskedCopies:
     """Return a copy of every prompt for each of its tokens, with that token replaced by `hidden`.
 
     `ids` start with the begin token; a prompt's tokens are those up to its first end token, and the rest stays as it

@@ -146,4 +146,5 @@ def sld_preset(name: str, scale: Scale = 7.5, **overrides: Scale) -> Sld:
     unknown = overrides.keys() - SLD_PRESETS[name].keys()
     if unknown:
         raise InputError(f"SLD setting {min(unknown)!r}", ", ".join(SLD_PRESETS[name]), "change its name")
-    return dataclasses.replace(Sld(scale, **SLD_PRESETS[name]), **overrides).skipping()
+    numbers: dict[str, Scale] = {**SLD_PRESETS[name], **overrides}
+    return Sld(scale, **numbers).skipping()  # type: ignore[arg-type]  # none of them is `skip`

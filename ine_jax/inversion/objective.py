@@ -36,8 +36,8 @@ class Data(NamedTuple):
 
     mean: Float[Array, "image h w c"]  # unscaled
     logvar: Float[Array, "image h w c"]
-    start: Int[Array, "concept"]
-    count: Int[Array, "concept"]
+    start: Int[Array, "concept"]  # first image
+    images: Int[Array, "concept"]  # number of images
     seed: Int[Array, "concept"]  # uint32
     ids: Int[Array, "sentence token"]  # template ids; unused in context space
     norm: Float[Array, ""] | None  # length that the vectors are pulled to
@@ -61,7 +61,7 @@ def sample(data: Data, step: Array | int, batch: int, train_steps: int, scaling_
             sentence=jax.random.randint(keys[4], (batch,), 0, data.ids.shape[0]),
         )
 
-    return jax.vmap(one)(data.seed, data.start, data.count)
+    return jax.vmap(one)(data.seed, data.start, data.images)
 
 
 def losses(
@@ -126,4 +126,5 @@ def pull(vectors: Float[Array, "*any dim"], norm: Array | float, rate: Array | f
     Norm control as in cloneofsimo/lora: at usual rates it holds the length, at small ones it only leans on it.
     """
     length = jnp.linalg.norm(vectors, axis=-1, keepdims=True)
-    return vectors * (length + jnp.minimum(1.0, 100.0 * rate) * (norm - length)) / jnp.maximum(length, 1e-12)
+    pulled: Array = vectors * (length + jnp.minimum(1.0, 100.0 * rate) * (norm - length)) / jnp.maximum(length, 1e-12)
+    return pulled

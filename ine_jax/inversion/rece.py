@@ -13,11 +13,11 @@ The start in token space, `nearest_row`, is this project's.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import flax.traverse_util
 import numpy as np
 
 from ine_jax.errors import InputError
 from ine_jax.models.text import learned_rows
+from ine_jax.models.trees import flatten_params
 from ine_jax.pipeline.pipeline import Pipeline
 from ine_jax.types import Array, Context, Params
 
@@ -36,7 +36,7 @@ class ClosedForm:
 
 def projections(unet_params: Params) -> Kernels:
     """Kernels of all cross-attention keys and values of a UNet (attn2's to_k and to_v), float64 [D, out]."""
-    flat = flax.traverse_util.flatten_dict(unet_params)
+    flat = flatten_params(unet_params)
     wanted = [path for path in flat if path[-3:-1] in (("attn2", "to_k"), ("attn2", "to_v")) and path[-1] == "kernel"]
     if not wanted:
         raise InputError("a UNet without cross-attention", "keys and values that read a text", "use another model")
@@ -60,7 +60,8 @@ def closed_form(
         given = f"regularizer {regularizer:g}: keys and values do not determine a context"
         raise InputError(given, "a larger regularizer, published: 0.1 and 0.001", "change regularizer")
     wanted = np.asarray(context, np.float64) @ cross.T
-    return (wanted @ axes / (values + regularizer)) @ axes.T
+    solved: np.ndarray = (wanted @ axes / (values + regularizer)) @ axes.T
+    return solved
 
 
 def residual(

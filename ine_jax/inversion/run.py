@@ -233,12 +233,13 @@ def _data(
         mean=jnp.asarray(mean),
         logvar=jnp.asarray(logvar),
         start=jnp.asarray(np.cumsum(counts) - counts, jnp.int32),
-        count=jnp.asarray(counts),
+        images=jnp.asarray(counts),
         seed=jnp.asarray([c.seed for c in configs], jnp.uint32),
         ids=jnp.asarray(ids),
         norm=None if configs[0].norm is None else jnp.float32(configs[0].norm),
     )
-    return jax.device_put(data, pipe.programs.replicated())
+    placed: objective.Data = jax.device_put(data, pipe.programs.replicated())
+    return placed
 
 
 def _check(images: Sequence[np.ndarray], configs: Sequence[InversionConfig]) -> None:

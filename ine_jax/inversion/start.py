@@ -34,7 +34,8 @@ def explicit_words(config: InversionConfig) -> str:
 def _context(pipe: Pipeline, config: InversionConfig, base: Pipeline | None) -> np.ndarray:
     if config.init == RECE:
         return rece.solve(pipe, _original(base), explicit_words(config), config.regularizer).context
-    return pipe.encode(["" if config.init == MEAN else config.init])[0]
+    context: np.ndarray = pipe.encode(["" if config.init == MEAN else config.init])[0]
+    return context
 
 
 def _rows(pipe: Pipeline, config: InversionConfig, base: Pipeline | None) -> np.ndarray:

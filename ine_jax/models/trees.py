@@ -12,11 +12,11 @@ Path: TypeAlias = tuple[str, ...]
 
 def flatten_params(params: Params) -> dict[Path, AnyArray]:
     """Path -> leaf of every parameter."""
-    flat: dict[Path, AnyArray] = flax.traverse_util.flatten_dict(params)  # type: ignore[no-untyped-call]
+    flat: dict[Path, AnyArray] = flax.traverse_util.flatten_dict(params)
     return flat
 
 
 def unflatten_params(flat: Mapping[Path, AnyArray]) -> Params:
     """Inverse of `flatten_params`."""
-    params: Params = flax.traverse_util.unflatten_dict(flat)  # type: ignore[no-untyped-call]
+    params: Params = flax.traverse_util.unflatten_dict(flat)
     return params

@@ -47,7 +47,8 @@ def item_noise(seeds: Seeds, shape: LatentShape, count: int | None = None) -> Ho
 @partial(jax.jit, static_argnames="shape")
 def random_normal(seeds: UInt32[AnyArray, "batch"], shape: LatentShape) -> Latents:
     """Return the noise of `item_noise`, on the device."""
-    return jax.lax.map(lambda seed: jax.random.normal(jax.random.key(seed), shape, jnp.float32), seeds)
+    noise: Latents = jax.lax.map(lambda seed: jax.random.normal(jax.random.key(seed), shape, jnp.float32), seeds)
+    return noise
 
 
 def starts_of(

@@ -162,7 +162,8 @@ class Pipeline:
         guard = _as_arrays(conditioning.resolve(guidance, concept, negative_scale))
         rows = self.rows(batch_size)
         slots = conditioning.fill(guard, concept, self._encoder(embeddings, rows))
-        shared = Texts(*(self._repeat(slot, rows) for slot in (slots.uncond, slots.uncond, slots.negative, slots.bank)))
+        uncond, negated = self._repeat(slots.uncond, rows), self._repeat(slots.negative, rows)
+        shared = Texts(uncond, uncond, negated, None if slots.bank is None else self._repeat(slots.bank, rows))
         columns, calls = slots.columns, np.float32(len(tables.timestep))
         end = np.int32(self.tokenizer.backend.eos_token_id)
         learned = learned_rows(embeddings, self.parts.text_config.hidden_size)
@@ -210,10 +211,9 @@ class Pipeline:
         tables: Tables = jax.device_put(self.scheduler.tables(steps), self.programs.replicated())
         return tables
 
-    def _repeat(self, context: Float[np.ndarray, "1 ..."] | None, rows: int) -> Array | None:
-        if context is None:
-            return None
-        return jax.device_put(np.repeat(context, rows, axis=0), self.programs.batch_sharding())
+    def _repeat(self, context: Float[np.ndarray, "1 ..."], rows: int) -> Array:
+        repeated: Array = jax.device_put(np.repeat(context, rows, axis=0), self.programs.batch_sharding())
+        return repeated
 
     def _empty(self, shape: LatentShape, output: Output) -> HostImages | HostLatents:
         if output not in ("uint8", "latents"):

@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -134,7 +134,8 @@ def build(
             return to_uint8(images[0])
 
         # Chunked on each device by itself: decoding needs far more memory per image than sampling.
-        return jax.lax.map(one, latents, batch_size=min(DECODE_ROWS, latents.shape[0]))
+        images: ImagesU8 = jax.lax.map(one, latents, batch_size=min(DECODE_ROWS, latents.shape[0]))
+        return images
 
     def decode(params: Params, latents: Latents) -> ImagesU8:
         traces["decode"] += 1
@@ -144,7 +145,8 @@ def build(
 
     def encode_images(params: Params, images: ImagesU8) -> tuple[Latents, Latents]:
         traces["encode_images"] += 1
-        mean, logvar = autoencoder.apply({"params": params}, from_uint8(images), method="encode")
+        found = autoencoder.apply({"params": params}, from_uint8(images), method="encode")
+        mean, logvar = cast(tuple[Array, Array], found)
         return mean.astype(jnp.float32), logvar.astype(jnp.float32)
 
     def project(
@@ -205,7 +207,8 @@ def native_unet(config: UNetConfig, dtype: DTypeLike, platform: str = "cpu") -> 
         if reference is not None:
             numbers = (reference.active, reference.backbone, reference.skip)
             edit = SkipEdit(*numbers, mode=reference.mode, rows=reference.rows)
-        return unet.apply({"params": params}, latents, timesteps, context, edit).astype(jnp.float32)
+        eps = cast(Array, unet.apply({"params": params}, latents, timesteps, context, edit))
+        return eps.astype(jnp.float32)
 
     return apply
 

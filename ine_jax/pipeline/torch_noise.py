@@ -103,7 +103,8 @@ def cuda_normal(seeds: Seeds, size: int) -> Rows:
     zero = np.zeros_like(thread)
     first, second, *_ = philox((zero, zero, thread, zero), (key, np.zeros_like(key)))
     radius = np.sqrt(F32(-2) * log(first.astype(F32) * _STEP + _STEP / F32(2)))
-    return radius * sine_cosine(second.astype(F32) * _STEP_2PI + _STEP_2PI / F32(2))[0]
+    noise: np.ndarray = radius * sine_cosine(second.astype(F32) * _STEP_2PI + _STEP_2PI / F32(2))[0]
+    return noise
 
 
 def philox(counter: tuple[np.ndarray, ...], key: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
@@ -134,7 +135,8 @@ def log(x: np.ndarray) -> np.ndarray:
     x = (mantissa - F32(1)) + np.where(small, mantissa, F32(0))
     square = x * x
     y = _polynomial(_LOG, x) * x * square + exponent * F32(_LN2[1]) - square * F32(0.5)
-    return x + y + exponent * F32(_LN2[0])
+    result: np.ndarray = x + y + exponent * F32(_LN2[0])
+    return result
 
 
 def sine_cosine(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -69,8 +69,8 @@ def predictions(
     "epsilon": x_0 = (x_t - σ ε) / α.  "v_prediction": x_0 = α x_t - σ v and ε = α v + σ x_t (arXiv 2202.00512).
     """
     if prediction_type == "v_prediction":
-        return alpha * latents - sigma * output, alpha * output + sigma * latents
-    return (latents - sigma * output) / alpha, output
+        return latents * alpha - output * sigma, output * alpha + latents * sigma
+    return (latents - output * sigma) / alpha, output
 
 
 def check_steps(steps: int, config: NoiseConfig) -> None:
@@ -124,7 +124,8 @@ def karras(low: float, high: float, steps: int, rho: float = 7.0) -> Levels:
 
 def timestep_of(ratio: Levels, ratios: Float[np.ndarray, "train_steps"]) -> Levels:
     """Return the fractional timestep whose log noise level is that of `ratio`, clipped to the trained range."""
-    return np.interp(np.log(np.maximum(ratio, 1e-10)), np.log(ratios), np.arange(len(ratios)))
+    timesteps: np.ndarray = np.interp(np.log(np.maximum(ratio, 1e-10)), np.log(ratios), np.arange(len(ratios)))
+    return timesteps
 
 
 def float32(*columns: HostArray) -> tuple[Column, ...]:

@@ -50,7 +50,7 @@ def named_leaves(state: PyTree[Leaf]) -> dict[str, np.ndarray]:
 
 
 def _plain(leaf: Leaf) -> Leaf:
-    is_key = isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    is_key = isinstance(leaf, jax.Array) and jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     return jax.random.key_data(leaf) if is_key else leaf
 
 

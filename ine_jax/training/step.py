@@ -8,17 +8,18 @@ with Adam of arXiv 1412.6980. The rate lies in the optimizer's state, so another
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import NamedTuple, Protocol, TypeVar, cast, runtime_checkable
 
 import jax
 import optax
 from jaxtyping import PyTree
 
-from ine_jax.types import Array
+from ine_jax.types import AnyArray, Array
 
 Trained = TypeVar("Trained")
-Frozen = TypeVar("Frozen")
-Data = TypeVar("Data")
+Frozen = TypeVar("Frozen", contravariant=True)
+Data = TypeVar("Data", contravariant=True)
+Memory = optax.schedules.InjectStatefulHyperparamsState
 Metrics = dict[str, Array]  # scalars by name; one of them is "loss"
 
 
@@ -26,7 +27,7 @@ class TrainState(NamedTuple):
     """What a step changes, and what a checkpoint holds."""
 
     trained: PyTree[Array]
-    optimizer: optax.InjectStatefulHyperparamsState  # its hyperparams hold the rate
+    optimizer: Memory  # its hyperparams hold the rate
 
 
 @runtime_checkable
@@ -53,12 +54,13 @@ def adam(rate: float | Array, factor: optax.Schedule) -> optax.GradientTransform
 
 
 def first_state(
-    objective: Objective[Trained, Frozen, Data], trained: Trained, rate: float, sharding: jax.sharding.Sharding
+    objective: Objective[Trained, Frozen, Data], trained: PyTree[AnyArray], rate: float, sharding: jax.sharding.Sharding
 ) -> TrainState:
     """Return the state before step 0, on the devices."""
     with jax.numpy_dtype_promotion("standard"):  # schedules divide the step count
-        memory = adam(rate, objective.factor()).init(trained)
-    return jax.device_put(TrainState(trained, memory), sharding)
+        memory = cast(Memory, adam(rate, objective.factor()).init(trained))
+    state: TrainState = jax.device_put(TrainState(trained, memory), sharding)
+    return state
 
 
 @functools.lru_cache(maxsize=8)
@@ -71,9 +73,9 @@ def compiled_step(
         gradient, metrics = jax.grad(objective.loss, has_aux=True)(state.trained, frozen, data, i)
         # The rate given here is a placeholder: the one in the state is used.
         with jax.numpy_dtype_promotion("standard"):  # optax computes decay ** count
-            updates, memory = adam(0.0, objective.factor()).update(gradient, state.optimizer, state.trained)
-        moved = optax.apply_updates(state.trained, updates)
-        trained, metrics = objective.finish(moved, metrics, data, memory.hyperparams["rate"])
+            updates, optimizer = adam(0.0, objective.factor()).update(gradient, state.optimizer, state.trained)
+        memory, moved = cast(Memory, optimizer), cast(Trained, optax.apply_updates(state.trained, updates))
+        trained, metrics = objective.finish(moved, metrics, data, cast(Array, memory.hyperparams["rate"]))
         return TrainState(trained, memory), metrics
 
     return jax.jit(step, donate_argnums=2)

@@ -171,7 +171,8 @@ class EsdObjective:
         unet = native_unet(self.unet, self.dtype, platform_of(self.mesh))
 
         def placed(x: Array) -> Array:
-            return jax.lax.with_sharding_constraint(x, spread(self.mesh, x.shape[0]))
+            constrained: Array = jax.lax.with_sharding_constraint(x, spread(self.mesh, x.shape[0]))
+            return constrained
 
         first, second = jax.random.split(jax.random.fold_in(jax.random.key(data.seed), i))
         rows, wanted = sample_erased(data, first, self.batch)

@@ -137,7 +137,7 @@ def pool_scales(config: EsdConfig) -> np.ndarray:
     The order is the golden ratio's, so that every prompt meets the whole range. The edited model predicts about
     ε_0(∅) - η (ε_0(c) - ε_0(∅)), so its own trajectories at scale w are those of the original model at -η w.
     """
-    place = np.arange(config.pool) * (np.sqrt(5) - 1) / 2 % 1.0
+    place: np.ndarray = np.arange(config.pool) * (np.sqrt(5) - 1) / 2 % 1.0
     return (config.start_guidance + config.guidance_spread * (2 * place - 1)).astype(np.float32)
 
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Mapping
 
-import flax.traverse_util
 import jax.numpy as jnp
 
 from ine_jax.errors import InputError
+from ine_jax.models.trees import flatten_params, unflatten_params
 from ine_jax.types import Array, Params
 
 Path = tuple[str, ...]
@@ -24,7 +24,7 @@ def trained(params: Params, method: str) -> Trained:
     """The parameters that a method trains, as float32 copies by dotted path; InputError where there are none."""
     if method not in METHODS:
         raise InputError(f"method {method!r}", ", ".join(METHODS), "change method")
-    flat = flax.traverse_util.flatten_dict(params)
+    flat = flatten_params(params)
     layers = {path[:-1] for path in flat if path[-1] == "kernel"}
     chosen = {path for path in flat if path[:-1] in layers and METHODS[method](path)}
     if not chosen:
@@ -34,5 +34,5 @@ def trained(params: Params, method: str) -> Trained:
 
 def merged(params: Params, weights: Mapping[str, Array]) -> Params:
     """`params` with the trained weights in the place of their own, in the weights' dtype."""
-    flat = flax.traverse_util.flatten_dict(params)
-    return flax.traverse_util.unflatten_dict({path: weights.get(".".join(path), leaf) for path, leaf in flat.items()})
+    flat = flatten_params(params)
+    return unflatten_params({path: weights.get(".".join(path), leaf) for path, leaf in flat.items()})

@@ -62,4 +62,5 @@ def _row(path: Path, number: int, line: str) -> dict[str, str]:
     known = isinstance(row, dict) and (set(row) in ({"erase"}, {"erase", "from"}, {"preserve"}))
     if not known or not all(isinstance(text, str) for text in row.values()):
         raise InputError(f"esd.prompts_file {path}, line {number}: {line[:60]!r}", ALLOWED, "correct the line")
-    return row
+    texts: dict[str, str] = row
+    return texts

@@ -42,7 +42,7 @@ def toy_data(counts: tuple[int, ...] = (3,), seeds: tuple[int, ...] = (5,), sent
         mean=jnp.asarray(rng.standard_normal((total, 2, 2, 3)), jnp.float32),
         logvar=jnp.asarray(rng.standard_normal((total, 2, 2, 3)), jnp.float32),
         start=jnp.asarray(np.cumsum(counts) - counts, jnp.int32),
-        count=jnp.asarray(counts, jnp.int32),
+        images=jnp.asarray(counts, jnp.int32),
         seed=jnp.asarray(seeds, jnp.uint32),
         ids=jnp.arange(sentences, dtype=jnp.int32)[:, None],
         norm=None,
@@ -84,7 +84,7 @@ def test_concepts_sample_as_if_alone() -> None:
     together = objective.sample(toy_data((3, 2), (5, 9)), 7, 4, 1000, 0.5)
     both = toy_data((3, 2), (5, 9))
     second = {"mean": both.mean[3:], "logvar": both.logvar[3:], "start": both.start[:1]}
-    own = both._replace(**second, count=both.count[1:], seed=both.seed[1:])
+    own = both._replace(**second, images=both.images[1:], seed=both.seed[1:])
     alone = objective.sample(own, 7, 4, 1000, 0.5)
     for a, b in zip(together, alone, strict=True):
         np.testing.assert_allclose(a[1], b[0], rtol=1e-5, atol=1e-6)

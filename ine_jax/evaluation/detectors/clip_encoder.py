@@ -80,8 +80,8 @@ def cosines(
 ) -> Float64[np.ndarray, "N K"]:
     """Cosines of unit vectors."""
     # Not a matrix product: its order of summation depends on the number of rows.
-    products: np.ndarray = images[:, None].astype(np.float64) * texts[None]
-    return products.sum(axis=-1)
+    found: np.ndarray = (images[:, None].astype(np.float64) * texts[None]).sum(axis=-1)
+    return found
 
 
 # Functions of configs, not methods: all encoders of one shape share one compiled program.

@@ -166,7 +166,7 @@ class WorldDetector:
                 "give the folder of a world detector",
             ) from error
         _check(flat, config, folder)
-        return cls(config, flax.traverse_util.unflatten_dict(flat, sep="."))  # type: ignore[no-untyped-call]
+        return cls(config, flax.traverse_util.unflatten_dict(flat, sep="."))
 
 
 def _check(flat: Mapping[str, np.ndarray], config: WorldConfig, folder: Path) -> None:
@@ -187,7 +187,7 @@ def _check(flat: Mapping[str, np.ndarray], config: WorldConfig, folder: Path) ->
 
 def _flat(tree: Params) -> Params:
     """The leaves by their dotted names."""
-    return cast(Params, flax.traverse_util.flatten_dict(dict(tree), sep="."))  # type: ignore[no-untyped-call]
+    return cast(Params, flax.traverse_util.flatten_dict(dict(tree), sep="."))
 
 
 def params_hash(params: Params) -> str:

@@ -71,7 +71,8 @@ class Moments:
         """Sample covariance [d, d]; ValueError for fewer than two vectors."""
         if self.n < 2:
             raise ValueError(f"{self.n} vectors have no covariance")
-        return self.factor.T @ self.factor / (self.n - 1)
+        covariance: np.ndarray = self.factor.T @ self.factor / (self.n - 1)
+        return covariance
 
     def save(self, notes: Mapping[str, str]) -> bytes:
         """The bytes of a safetensors file of these moments, with `notes` in its header."""

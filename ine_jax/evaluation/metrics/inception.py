@@ -134,11 +134,11 @@ class Inception(nn.Module):
                         conv = nn.Conv(step.channels, step.kernel, step.stride, padding, precision="highest", name=name)
                         x = nn.relu(conv(x))
                     case "halve":
-                        x = nn.max_pool(x, (3, 3), (2, 2))  # type: ignore[no-untyped-call]
+                        x = nn.max_pool(x, (3, 3), (2, 2))
                     case "maximum":
-                        x = nn.max_pool(x, (3, 3), padding="SAME")  # type: ignore[no-untyped-call]
+                        x = nn.max_pool(x, (3, 3), padding="SAME")
                     case "average":
-                        x = nn.avg_pool(x, (3, 3), padding="SAME", count_include_pad=False)  # type: ignore[no-untyped-call]
+                        x = nn.avg_pool(x, (3, 3), padding="SAME", count_include_pad=False)
                     case str():
                         prefix = f"{step}."
                     case _:

@@ -48,7 +48,7 @@ class Lpips(nn.Module):
         x = (jnp.concatenate([a, b]) - jnp.asarray(SHIFT).reshape(1, 1, 1, 3)) / jnp.asarray(SCALE).reshape(1, 1, 1, 3)
         for i, (_, channels, kernel, stride, pad) in enumerate(LAYERS):
             if i in POOLED:
-                x = nn.max_pool(x, (3, 3), (2, 2))  # type: ignore[no-untyped-call]
+                x = nn.max_pool(x, (3, 3), (2, 2))
             conv = nn.Conv(channels, (kernel, kernel), stride, pad, precision="highest", name=f"conv_{i}")
             x = nn.relu(conv(x))
             unit = x / (jnp.sqrt(jnp.sum(x**2, axis=-1, keepdims=True)) + EPSILON)

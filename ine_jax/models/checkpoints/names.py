@@ -105,7 +105,7 @@ def to_flax_layout(path: Path, array: np.ndarray) -> np.ndarray:
 
 def _module_and_inputs(config: Config) -> tuple[nn.Module, tuple[jax.ShapeDtypeStruct, ...]]:
     def array(*shape: int, dtype: DTypeLike = jnp.float32) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, dtype)  # type: ignore[no-untyped-call]
+        return jax.ShapeDtypeStruct(shape, dtype)
 
     match config:
         case ClipTextConfig():
