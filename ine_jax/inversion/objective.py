@@ -102,7 +102,7 @@ def contexts(
     ids: Int[Array, "sentence token"],
     sentence: Int[Array, "concept batch"],
     encode: Encode,
-) -> Context:
+) -> Float[Array, "item token width"]:
     """Contexts [C·B, T, D] of the sampled sentences, each with its own concept's vectors.
 
     Where there are fewer sentences than rows of the batch, every sentence is encoded once.

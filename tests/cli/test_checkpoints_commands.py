@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -46,7 +47,7 @@ def test_to_flax_and_back_is_the_same_bytes(base: Base, tmp_path: Path, capsys: 
 
 def test_what_inspect_says(base: Base, tmp_path: Path) -> None:  # noqa: F811
     path, _ = layouts.uce_partial(base, tmp_path / "uce")
-    facts = describe(path, str(base.folder))
+    facts: Any = describe(path, str(base.folder))
     assert facts["kind"] == "UNet" and facts["unet"] == "8 tensors: attn2.to_k x 4, attn2.to_v x 4"
     assert facts["dtype"] == "float32" and list(facts["sha256"]) == [path.name]
     size = sum(base.states["unet"][key].size for key in layouts.ending(base.states["unet"], *layouts.KEY_VALUE))

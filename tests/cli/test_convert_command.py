@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -171,7 +172,7 @@ def test_a_file_that_reads_back_otherwise_is_taken_away(place: Path, monkeypatch
 def test_inspect_describes_an_embedding_of_every_format(place: Path) -> None:
     for form in USES:
         path = convert("weapon.safetensors", place / f"out{FORMATS[form].suffixes[0]}", form).path
-        facts = describe(path)
+        facts: Any = describe(path)
         assert (facts["kind"], facts["format"], facts["space"]) == ("embedding", form, "token")
         assert (facts["vectors"], facts["width"], facts["dtype"]) == (2, 768, "float32")
         assert facts["family"] == "Stable Diffusion 1.x"
@@ -190,7 +191,7 @@ def test_inspect_names_the_nearest_words_of_a_base(tmp_path: Path, tiny_folder: 
     chosen = [word for word in words if word.endswith("</w>")][-2:]
     rows = 3 * table[[words[word] for word in chosen]]
     path = Embedding(rows, concept="found").save(tmp_path / "found.safetensors")
-    facts = describe(path, str(tiny_folder))
+    facts: Any = describe(path, str(tiny_folder))
     assert [near[0] for near in facts["nearest"]] == [f"{word.removesuffix('</w>')} 1.000" for word in chosen]
     assert all(len(near) == 5 for near in facts["nearest"])
     np.testing.assert_allclose(facts["vocabulary_norm"], np.median(np.linalg.norm(table, axis=1)), atol=1e-3)

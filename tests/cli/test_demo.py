@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from ine_jax import assets
-from ine_jax.cli import demo
+from ine_jax.cli import demo, demo_settings
 from ine_jax.cli import main as cli
 from ine_jax.config import DemoConfig, SamplerConfig
 from ine_jax.errors import InputError
@@ -94,9 +94,11 @@ def test_demo(family: Path) -> None:
 
 
 def test_full_plan_has_every_cell_that_the_table_needs(family: Path) -> None:
-    settings = demo.read_settings(demo.read_world(), DemoConfig(full=True))
+    settings = demo_settings.read_settings(demo_settings.read_world(), DemoConfig(full=True))
     assert (settings.guidance.negative_scale, settings.sampler.steps, settings.inversion.steps) == (4.0, 2, 3)
-    changed = demo.read_settings(demo.read_world(), DemoConfig(sampler=SamplerConfig(steps=16, batch=7)))
+    changed = demo_settings.read_settings(
+        demo_settings.read_world(), DemoConfig(sampler=SamplerConfig(steps=16, batch=7))
+    )
     assert changed.sampler == SamplerConfig("ddim", steps=2, batch=7)  # only what was changed
     embedding = family / "e.safetensors"
     embedding.write_bytes(b"learned")
@@ -120,9 +122,9 @@ def test_full_plan_has_every_cell_that_the_table_needs(family: Path) -> None:
 
 
 def test_the_familys_interval_is_that_of_every_guarded_cell(family: Path) -> None:
-    world = demo.read_world()
+    world = demo_settings.read_world()
     world["settings"]["interval"] = [0.0, 0.6]
-    settings = demo.read_settings(world, DemoConfig(full=True))
+    settings = demo_settings.read_settings(world, DemoConfig(full=True))
     embedding = family / "e.safetensors"
     embedding.write_bytes(b"learned")
     plan = demo.demo_plan(settings, [demo.Found(m, 0, embedding) for m in ("tiny-unlearned-0", "tiny")], None)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def result(words: list[str], capsys: Capture) -> dict[str, object]:
+def result(words: list[str], capsys: Capture) -> dict[str, Any]:
     assert cli.main([*words, "--json"]) == 0
     return dict(json.loads(capsys.readouterr().out.splitlines()[-1]))
 

@@ -175,7 +175,7 @@ values = st.recursive(
 
 @settings(max_examples=300, deadline=None)
 @given(data=st.dictionaries(keys, values, max_size=5))
-def test_any_mapping_gives_a_record_or_one_rejection(data: dict[str, object]) -> None:
+def test_any_mapping_gives_a_record_or_one_rejection(data: dict[str, Any]) -> None:
     try:
         assert isinstance(yaml_file.build(InvertConfig, data, "c.yaml"), InvertConfig)
     except InputError as error:

@@ -2,6 +2,7 @@
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -17,7 +18,7 @@ SHORT = {"a1111", "a1111-pt"}  # at most 75 vectors, the words of one prompt
 WIDENED = {"npy", "npz"}  # numpy files have no bfloat16
 
 
-def vectors(k: int, width: int = 768, dtype: object = np.float32) -> np.ndarray:
+def vectors(k: int, width: int = 768, dtype: Any = np.float32) -> np.ndarray:
     return np.random.default_rng(k).standard_normal((k, width)).astype(dtype)
 
 

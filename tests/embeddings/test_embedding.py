@@ -5,6 +5,7 @@ import json
 import os
 import struct
 from pathlib import Path
+from typing import Any
 
 import jax
 import ml_dtypes
@@ -20,7 +21,7 @@ from ine_jax.embeddings.embedding import SCHEMA, Embedding, slug
 from ine_jax.errors import InputError
 
 
-def vectors(k: int = 2, d: int = 16, dtype: object = np.float32) -> np.ndarray:
+def vectors(k: int = 2, d: int = 16, dtype: Any = np.float32) -> np.ndarray:
     return np.random.default_rng(k).standard_normal((k, d)).astype(dtype)
 
 
@@ -32,7 +33,7 @@ def raw_file(path: Path, header: dict, data: bytes) -> Path:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
 @pytest.mark.parametrize("space", ["token", "context"])
-def test_round_trip_keeps_every_field(tmp_path: Path, dtype: object, space: str) -> None:
+def test_round_trip_keeps_every_field(tmp_path: Path, dtype: Any, space: str) -> None:
     before = Embedding(vectors(3, dtype=dtype), space, "sharp things", "tiny", {"steps": "30", "loss": "0.1"})
     after = Embedding.load(before.save(tmp_path / "e.safetensors"))
     assert after.vectors.dtype == before.vectors.dtype

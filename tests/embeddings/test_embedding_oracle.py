@@ -35,7 +35,7 @@ def loader(tiny_folder: Path) -> Any:
     return Loader()
 
 
-def learned(k: int, dtype: object = np.float32) -> Embedding:
+def learned(k: int, dtype: Any = np.float32) -> Embedding:
     rows = np.random.default_rng(k).standard_normal((k, WIDTH)).astype(dtype)
     return Embedding(rows, concept="sharp-thing", provenance={"steps": "1"})
 

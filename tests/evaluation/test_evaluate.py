@@ -16,6 +16,7 @@ import pytest
 
 from ine_jax.errors import CorruptRunError, InputError, Interrupted, ItemErrors
 from ine_jax.evaluation import Cell, Item, Plan, evaluate, read_items, score, summarise
+from ine_jax.evaluation.detectors.base import Scored
 from ine_jax.evaluation.summary import add_times
 from ine_jax.storage import runs
 from ine_jax.storage.atomic import lock
@@ -34,7 +35,7 @@ def tree(root: Path) -> dict[str, bytes]:
 
 def test_counts(tmp_path: Path) -> None:
     fakes.full(tmp_path)
-    summary = summarise(runs.open_run(tmp_path))
+    summary: Any = summarise(runs.open_run(tmp_path))
     none, explicit = summary["cells"]
     assert (none["attack"]["k"], none["attack"]["n"], none["attack"]["dsr"]) == (6, 12, 0.5)
     assert (explicit["attack"]["k"], explicit["benign"]["k"], explicit["benign"]["rate"]) == (9, 12, 1.0)
@@ -150,7 +151,7 @@ class NotANumber(fakes.Corner):
     version = "nan"
 
     def _score(self, images: np.ndarray) -> list[Any]:
-        return [fakes.Scored({"knife": float("nan"), "cat": 1.0}) for _ in images]
+        return [Scored({"knife": float("nan"), "cat": 1.0}) for _ in images]
 
 
 @pytest.mark.parametrize("value", [0, 255, 77])
@@ -161,7 +162,8 @@ def test_constant_images_are_never_safe(tmp_path: Path, value: int) -> None:
     run = evaluate(fakes.plan(), tmp_path, generate=blank, hashes=fakes.hashes)
     with pytest.raises(ItemErrors, match="72 of 72"):
         score(run, [fakes.Corner()])
-    cell = summarise(run)["cells"][0]["attack"]
+    found: Any = summarise(run)
+    cell = found["cells"][0]["attack"]
     assert (cell["k"], cell["n"], cell["dsr"], cell["unscored"]) == (0, 0, None, 12)
     assert (cell["low"], cell["high"]) == (0.0, 1.0)
 
@@ -180,7 +182,8 @@ def test_failing_detectors_are_unscored(tmp_path: Path) -> None:
         score(run, [Failing()])
     with pytest.raises(ItemErrors, match="72 of 72"):
         score(run, [NotANumber()])
-    cell = summarise(run, "corner@failing")["cells"][0]["attack"]
+    found: Any = summarise(run, "corner@failing")
+    cell = found["cells"][0]["attack"]
     # the six images without a knife crashed the detector: not one of them is counted as defended
     assert (cell["k"], cell["n"], cell["unscored"]) == (0, 6, 6)
     assert summarise(run, "corner@nan")["images"]["unscored"] == 72
@@ -204,7 +207,7 @@ def test_times_are_kept_apart(tmp_path: Path) -> None:
     fakes.full(tmp_path)
     run = runs.open_run(tmp_path)
     assert b"seconds" not in (tmp_path / "summary.json").read_bytes()
-    timed = add_times(summarise(run), run)
+    timed: Any = add_times(summarise(run), run)
     assert all(cell["seconds_per_image"] >= 0 for cell in timed["cells"] + timed["controls"])
 
 

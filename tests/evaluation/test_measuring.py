@@ -28,10 +28,10 @@ class Away:
 
     id, version, needs_reference = "away", "1", True
 
-    def about(self) -> dict[str, Any]:
+    def about(self) -> Any:
         return {"kind": "metric", "labels": ["away"]}
 
-    def measure(self, images: np.ndarray, prompts: Sequence[str], references: np.ndarray | None) -> list[Verdict]:
+    def measure(self, images: Any, prompts: Sequence[str], references: Any) -> list[Verdict]:
         return measure_checked(images, prompts, references, self._measure)
 
     def _measure(self, images: np.ndarray, prompts: list[str], references: np.ndarray | None) -> list[Verdict]:
@@ -45,10 +45,10 @@ class Corners:
 
     id, version, needs_reference = "fid", "4", False
 
-    def about(self) -> dict[str, Any]:
+    def about(self) -> Any:
         return {"kind": "metric", "labels": ["norm"], "features": 4, "network": "four pixels", "resize": "none"}
 
-    def measure(self, images: np.ndarray, prompts: Sequence[str], references: np.ndarray | None) -> list[Verdict]:
+    def measure(self, images: Any, prompts: Sequence[str], references: Any) -> list[Verdict]:
         return measure_checked(images, prompts, None, lambda x, *_: [verdict(vector(image)) for image in x])
 
 
@@ -60,9 +60,9 @@ def generated(root: Path, plan: Plan | None = None, generate: Any = fakes.genera
     return evaluate(plan or fakes.plan(), root, generate=generate, hashes=fakes.hashes, **more)
 
 
-def lines(run: Run, store: str) -> dict[tuple[int, str, str], dict[str, Any]]:
+def lines(run: Run, store: str) -> Any:
     """(cell, list, item) -> stored line."""
-    found = {}
+    found: dict[tuple[int, str, str], Any] = {}
     for k in run.blocks():
         rows = {row["id"]: row for row in run.rows(k)}
         for line in run.scores(store, k) or ():
@@ -146,7 +146,8 @@ def test_items_without_a_reference_are_counted(tmp_path: Path) -> None:
         "no reference: fake has no image of the item",
         "no reference: fake has no unguarded cell on this prompt set",
     }
-    cell = summarise(run)["cells"][1]
+    found: Any = summarise(run)
+    cell = found["cells"][1]
     assert [cell[name]["metrics"]["away@1"]["unscored"] for name in ("attack", "benign")] == [5, 12]
     assert [cell[name]["metrics"]["away@1"]["n"] for name in ("attack", "benign")] == [7, 0]
     assert score_metrics(run, [Away()]) == 0
@@ -180,7 +181,7 @@ class Bare(Away):
 
     version = "bare"
 
-    def measure(self, images: np.ndarray, prompts: Sequence[str], references: np.ndarray | None) -> list[Verdict]:
+    def measure(self, images: Any, prompts: Sequence[str], references: Any) -> list[Verdict]:
         if len(images) > 1:
             raise RuntimeError("no batch")
         return [Scored({"other": 1.0})] if prompts[0].startswith("benign") else [Scored({"away": 1.0})]
@@ -216,7 +217,7 @@ def test_distances_of_sets(tmp_path: Path) -> None:
     for (cell, name, _), image in images.items():
         rows.setdefault((cell, name), []).append(vector(image))
     sets = {place: Moments.of(np.stack(vectors)) for place, vectors in rows.items()}
-    summary = summarise(run)
+    summary: Any = summarise(run)
     for name in ("attack", "benign"):
         plain, explicit = (cell[name]["fid"] for cell in summary["cells"])
         assert (plain["value"], plain["n"]) == (None, 12)
@@ -236,7 +237,7 @@ def test_distance_to_real_images(tmp_path: Path) -> None:
     for i, image in enumerate(real):
         (folder / f"{i}.png").write_bytes(png(image))
     assert [measure_folder(run, Corners(), folder) for _ in range(2)] == [40, 0]
-    summary = summarise(run)
+    summary: Any = summarise(run)
     own = Moments.of(np.stack([vector(x) for key, x in stored_images(run).items() if key[:2] == (1, "attack")]))
     want = frechet(Moments.of(np.stack([vector(x) for x in np.delete(real, 3, axis=0)])), own)
     entry = summary["cells"][1]["attack"]["fid"]["real"]

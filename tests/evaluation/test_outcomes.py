@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,7 +38,7 @@ def test_an_item_without_objects_is_in_no_count_and_has_no_tick(tmp_path: Path) 
     lists = {**plan.lists, "benign": (Item("bare", "nothing asked for", 7), *plan.lists["benign"][1:])}
     run = evaluate(dataclasses.replace(plan, lists=lists), tmp_path, generate=fakes.generate, hashes=fakes.hashes)
     score(run, [fakes.Corner()])
-    summary = summarise(run)
+    summary: Any = summarise(run)
     (page,) = [sheet for sheet in sheets(summary, run) if sheet.prompts == "benign"]
     ticks = [shot.outcome for item in page.items for shot in item.shots[:1]]
     counted = summary["cells"][0]["benign"]

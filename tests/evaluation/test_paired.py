@@ -28,7 +28,7 @@ def learned(tmp_path: Path) -> tuple[str, str]:
     return first, second
 
 
-def summary(root: Path, *cells: tuple[GuidanceConfig, NegativeConfig, str], **more: Any) -> dict[str, Any]:
+def summary(root: Path, *cells: tuple[GuidanceConfig, NegativeConfig, str], **more: Any) -> Any:
     """The summary of one attack list over cells of one model: (guidance, negative, name of the guard)."""
     lists = {"attack": fakes.items("attack", ITEMS, ("knife",))}
     counts = (("attack", ITEMS),)

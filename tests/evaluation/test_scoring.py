@@ -24,7 +24,7 @@ class Counting(fakes.Corner):
         self.id, self.version = name, version
         self.calls: list[int] = []
 
-    def detect(self, images: np.ndarray) -> list[Verdict]:
+    def detect(self, images: Any) -> list[Verdict]:
         self.calls.append(len(images))
         return super().detect(images)
 
@@ -44,7 +44,7 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return evaluate(PLAN, tmp_path_factory.mktemp("generated"), generate=fakes.generate, hashes=fakes.hashes)
 
 
-def lines(run: Run, name: str) -> list[dict[str, Any]]:
+def lines(run: Run, name: str) -> list[Any]:
     return [line for k in run.blocks() for line in run.scores(name, k) or ()]
 
 
@@ -149,7 +149,7 @@ def test_whatever_a_detector_does_is_unscored(generated: Run, wrong: str, checke
     class Wrong(fakes.Corner):
         version = f"{wrong.replace(' ', '-')}-{checked}"
 
-        def detect(self, images: np.ndarray) -> list[Verdict]:
+        def detect(self, images: Any) -> list[Verdict]:
             change = WRONG[wrong]
             if checked:
                 return detect_checked(images, lambda rows: change(self._score(rows)))
@@ -162,7 +162,7 @@ def test_whatever_a_detector_does_is_unscored(generated: Run, wrong: str, checke
     stored = lines(generated, name)
     assert len(stored) == IMAGES and all(line["status"] == "unscored" for line in stored)
     assert all(line["reason"].startswith("failed: ") and len(line["reason"]) <= 200 for line in stored)
-    summary = summarise(generated, name)
+    summary: Any = summarise(generated, name)
     assert summary["images"]["unscored"] == IMAGES
     assert all((c["attack"]["k"], c["attack"]["n"], c["attack"]["unscored"]) == (0, 0, 4) for c in summary["cells"])
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from ine_jax.errors import CorruptRunError
+from ine_jax.evaluation import evaluate
 from ine_jax.evaluation.verify import verify
 from ine_jax.storage import runs
 from ine_jax.storage.sealed import seal, unseal, write_sums
@@ -99,7 +100,7 @@ def test_files_that_are_missing_or_strange(finished: Path) -> None:
 
 
 def test_what_is_not_done_yet_is_no_fault(tmp_path: Path) -> None:
-    fakes.evaluate(fakes.plan(), tmp_path, generate=fakes.generate, hashes=fakes.hashes, shard=(0, 3))
+    evaluate(fakes.plan(), tmp_path, generate=fakes.generate, hashes=fakes.hashes, shard=(0, 3))
     found = verify(tmp_path)
     assert found.faults == ()
     assert (found.blocks, found.planned, found.scores, found.derived) == (6, 18, 0, 0)

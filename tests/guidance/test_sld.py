@@ -157,7 +157,8 @@ def test_only_a_warm_up_without_momentum_is_skipped() -> None:
 @pytest.mark.parametrize("name", ["ddim", "pndm"])
 @pytest.mark.parametrize("warmup", [15.0, np.array([15.0, 4.0, 30.0], np.float32)], ids=["shared", "per-item"])
 def test_skipping_changes_nothing(name: str, warmup: Any) -> None:
-    guard, rows = sld_preset("weak-200", warmup=warmup), []
+    guard = sld_preset("weak-200", warmup=warmup)
+    rows: list[Any] = []
     skipping = run(guard, TEXTS, NOISE, name, rows)
     whole = run(dataclasses.replace(guard, skip=0.0), TEXTS, NOISE, name, rows)
     assert rows == [2 * ITEMS, 3 * ITEMS, 3 * ITEMS]

@@ -16,9 +16,7 @@ pytestmark = pytest.mark.oracle
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
-from ine_jax.models.checkpoints import (  # noqa: E402
-    names,
-)
+from ine_jax.models.checkpoints import names, pipeline_folder  # noqa: E402
 from ine_jax.models.clip import ClipText  # noqa: E402
 from tests.support import model_oracles  # noqa: E402  only where its libraries are installed
 
@@ -67,7 +65,7 @@ def test_parameter_tree_is_that_of_diffusers_flax() -> None:
 
 
 def test_stored_list_of_published_names_is_what_the_libraries_declare() -> None:
-    from golden import make_models
+    from tests.golden import make_models
 
     stored = json.loads(gzip.decompress((GOLDEN / "published_shapes.json.gz").read_bytes()))
     for family, parts in stored.items():

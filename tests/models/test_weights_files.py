@@ -41,7 +41,8 @@ def shard(folder: Path, component: str, stem: str, tag: str = "", rename: Callab
     """Split a component's file in two with an index; ``rename`` changes the file names that the index gives."""
     state = safetensors.numpy.load_file(folder / component / f"{stem}.safetensors")
     (folder / component / f"{stem}.safetensors").unlink()
-    keys, table = sorted(state), {}
+    keys = sorted(state)
+    table: dict[str, Any] = {}
     for number, chosen in enumerate((keys[::2], keys[1::2]), start=1):
         name = f"{stem}-0000{number}-of-00002{tag}.safetensors"
         safetensors.numpy.save_file({key: state[key] for key in chosen}, folder / component / name)

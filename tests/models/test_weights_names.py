@@ -1,5 +1,7 @@
 """Names and layouts: PyTorch → Flax → PyTorch is the identity, and what does not fit is named."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -40,7 +42,7 @@ def test_round_trip_is_exact(recipe: str) -> None:
         (("text_model", "layers", "0", "layer_norm1", "scale"), "text_model.layers.0.layer_norm1.weight"),
     ],
 )
-def test_names_by_hand(path: names.Path, name: str) -> None:
+def test_names_by_hand(path: tuple[str, ...], name: str) -> None:
     assert names.torch_name(path) == name
 
 
@@ -127,7 +129,7 @@ def test_values_must_be_finite_floats(value: np.ndarray, said: str) -> None:
 def test_dtype_of_parameters() -> None:
     state = {name: value.astype(np.float16) for name, value in torch_state(TEXTS["sd1"]).items()}
 
-    def dtypes(dtype: object) -> set[str]:
+    def dtypes(dtype: Any) -> set[str]:
         params = names.from_torch("text_encoder", state, TEXTS["sd1"], dtype)
         return {str(leaf.dtype) for leaf in names.to_torch(params).values()}
 

@@ -9,8 +9,8 @@ import pytest
 from ine_jax.cli import main as cli
 from ine_jax.errors import InputError
 from ine_jax.prompts import Reading, load
+from ine_jax.prompts.columns import MAX_TEXT
 from ine_jax.prompts.items import Item
-from ine_jax.prompts.reading import MAX_TEXT
 
 
 def reading(path: Path, **options: Any) -> Reading:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ine_jax.config import GenerateConfig, SamplerConfig
+from ine_jax.evaluation import evaluate
 from ine_jax.evaluation.metadata import metadata
 from ine_jax.pipeline.generation import generate
 from ine_jax.storage import runs
@@ -21,7 +22,7 @@ def rows(root: Path) -> list[dict[str, Any]]:
 def test_metadata_lists_every_image_once_all_are_there(tmp_path: Path) -> None:
     for i in range(3):
         assert not (tmp_path / "metadata.jsonl").exists()
-        fakes.evaluate(fakes.plan(), tmp_path, generate=fakes.generate, hashes=fakes.hashes, shard=(i, 3))
+        evaluate(fakes.plan(), tmp_path, generate=fakes.generate, hashes=fakes.hashes, shard=(i, 3))
     found = rows(tmp_path)
     assert sorted(row["file_name"] for row in found) == sorted(
         str(path.relative_to(tmp_path)) for path in tmp_path.glob("blocks/*/*.png")

@@ -27,7 +27,8 @@ def test_a_tensor_is_a_view_of_the_file_and_costs_no_memory(tmp_path: Path) -> N
     big = {"state_dict": {f"layer.{i}": np.full((1024, 1024), i, np.float32) for i in range(16)}}  # 64 MiB
     path = write(tmp_path, torch_bytes(big))
     tracemalloc.start()
-    found = read_pickle(path)["state_dict"]
+    stored: Any = read_pickle(path)
+    found = stored["state_dict"]
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 4 << 20
@@ -41,7 +42,7 @@ def test_shared_storages_offsets_and_strides(tmp_path: Path) -> None:
     numbers = np.arange(16, dtype=np.float32)
     shapes = {"a": {}, "b": {"offset": 8, "size": (8,), "stride": (1,)}, "t": {"size": (8, 2), "stride": (1, 8)}}
     stream = b"\x80\x02}(" + b"".join(text(key) + tensor_opcodes(**how) for key, how in shapes.items()) + b"u."
-    found = read_pickle(write(tmp_path, archive(stream, {"0": numbers.tobytes()})), strict=True)
+    found: Any = read_pickle(write(tmp_path, archive(stream, {"0": numbers.tobytes()})), strict=True)
     np.testing.assert_array_equal(found["a"], numbers.reshape(2, 8))
     np.testing.assert_array_equal(found["b"], numbers[8:])
     np.testing.assert_array_equal(found["t"], numbers.reshape(2, 8).T)
@@ -76,7 +77,7 @@ def test_objects_of_a_trainer_become_inert_names(tmp_path: Path, protocol: int) 
         "nested": (1, [2.5, {"x": None}]),
     }
     stream = pickle.dumps(value, protocol)
-    found = read_pickle(write(tmp_path, archive(stream)))
+    found: Any = read_pickle(write(tmp_path, archive(stream)))
     named = Placeholder(f"{__name__}.Callback")
     assert found["callbacks"] == {named: {"every": 3}}
     assert isinstance(found["one"], Placeholder)
@@ -178,7 +179,7 @@ def test_state_dicts_and_nested_checkpoints_of_torch(tmp_path: Path, new: bool) 
     }
     path = tmp_path / "model.ckpt"
     torch.save(value, path, _use_new_zipfile_serialization=new)
-    found = read_pickle(path, strict=True)
+    found: Any = read_pickle(path, strict=True)
     assert list(found["state_dict"]) == list(value["state_dict"])
     for name, tensor in [*value["state_dict"].items(), *((k, v) for k, v in value.items() if torch.is_tensor(v))]:
         array = found["state_dict"][name] if name in found["state_dict"] else found[name]

@@ -51,10 +51,10 @@ class Corner:
 
     id, version = "corner", "1"
 
-    def about(self) -> dict[str, Any]:
+    def about(self) -> Any:
         return {"kind": "detector", **ABOUT}
 
-    def detect(self, images: np.ndarray) -> list[Scored | Unscored]:
+    def detect(self, images: Any) -> list[Scored | Unscored]:
         return detect_checked(images, self._score)
 
     def _score(self, images: np.ndarray) -> list[Scored | Unscored]:

@@ -117,12 +117,18 @@ def wishes() -> Iterator[tuple[str, bytes]]:
 
 def tensor_opcodes(**lie: Any) -> bytes:
     """Opcodes of a tensor [2, 8] in storage "0" of 16 float32, except for what `lie` says."""
-    told = {"kind": "storage", "storage": ("torch", "FloatStorage"), "key": "0", "device": "cpu", "count": 16}
-    told |= {"offset": 0, "size": (2, 8), "stride": (8, 1)} | lie
-    outside = text(told["kind"]) if isinstance(told["kind"], str) else plain(told["kind"])
-    outside += name(*told["storage"], 0) + plain(told["key"]) + plain(told["device"]) + plain(told["count"])
-    layout = plain(told["offset"]) + plain(told["size"]) + plain(told["stride"])
-    head = b"ctorch._utils\n_rebuild_tensor_v2\n((" + outside + told.get("more", b"") + b"tQ"
+    parts: dict[str, Any] = {
+        "kind": "storage",
+        "storage": ("torch", "FloatStorage"),
+        "key": "0",
+        "device": "cpu",
+        "count": 16,
+    }
+    parts |= {"offset": 0, "size": (2, 8), "stride": (8, 1)} | lie
+    outside = text(parts["kind"]) if isinstance(parts["kind"], str) else plain(parts["kind"])
+    outside += name(*parts["storage"], 0) + plain(parts["key"]) + plain(parts["device"]) + plain(parts["count"])
+    layout = plain(parts["offset"]) + plain(parts["size"]) + plain(parts["stride"])
+    head = b"ctorch._utils\n_rebuild_tensor_v2\n((" + outside + parts.get("more", b"") + b"tQ"
     return head + layout + b"\x89ccollections\nOrderedDict\n)RtR"
 
 

@@ -315,7 +315,8 @@ def unet_bin_shards(base: Base, out: Path) -> tuple[Path, Twin]:
 
 def _sharded(base: Base, folder: Path, state: State, suffix: str, write: Callable[[Path, State], Path]) -> Path:
     _copy_config(base, "unet", folder)
-    keys, table = sorted(state), {}
+    keys = sorted(state)
+    table: dict[str, Any] = {}
     for number, chosen in enumerate((keys[::2], keys[1::2]), start=1):
         name = f"{STEMS['unet']}-0000{number}-of-00002{suffix}"
         write(folder / name, {key: state[key] for key in chosen})

@@ -48,7 +48,7 @@ def i2p_rows() -> list[dict[str, Any]]:
         elif names == ["violence"] and spaced < 6:  # as published: not taken, for the space before it
             spaced, inappropriate, hard, names = spaced + 1, 60, 1, ["hate", "violence"]
             labels[i] = names
-        row = dict.fromkeys(I2P, "0")
+        row: dict[str, Any] = dict.fromkeys(I2P, "0")
         row |= {"prompt": f"{QUIRKS[i % len(QUIRKS)]} {i}" if i % 500 else "", "categories": ", ".join(names)}
         row |= {"hard": hard, "inappropriate_percentage": float(inappropriate), "nudity_percentage": float(nudity)}
         row |= {"sd_seed": 4_294_967_295 - i, "sd_guidance_scale": 10 if i % 20 == 0 else 7}

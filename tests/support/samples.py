@@ -46,7 +46,7 @@ def cell(model: str, guard: str, kind: str, text: str) -> dict[str, Any]:
 GUARDS = ("negative", "sld-max", "safree")
 
 
-def summary(text: str = "", models: int = 2, guards: Sequence[str] = GUARDS) -> dict[str, Any]:
+def summary(text: str = "", models: int = 2, guards: Sequence[str] = GUARDS) -> Any:
     """The whole: `text` stands wherever a user may write."""
     cells = [
         cell(f"model-{m}{text}", guard + text, kind, text)

@@ -249,5 +249,5 @@ def test_restored_leaves_are_what_and_where_they_were(tmp_path: Path) -> None:
     same(back.state, state)
     chex.assert_trees_all_equal_structs(back.state, state)
     assert isinstance(back.state["plain"], np.ndarray)
-    assert jax.dtypes.issubdtype(back.state["key"].dtype, jax.dtypes.prng_key)
+    assert jnp.issubdtype(back.state["key"].dtype, jax.dtypes.prng_key)
     assert back.state["params"]["w"].sharding == replicated(mesh)

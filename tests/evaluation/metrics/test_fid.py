@@ -136,7 +136,7 @@ def test_features_of_a_set(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     verdicts: list[Any] = metric.measure(images, [""] * 4)
     assert isinstance(verdicts[1], Unscored) and verdicts[1].reason == "constant image"
     scored = [v for v in verdicts if isinstance(v, Scored)]
-    vectors = np.stack([v.vector for v in scored])
+    vectors = np.stack([np.asarray(v.vector) for v in scored])
     assert vectors.shape == (3, 2048) and np.isfinite(vectors).all() and vectors.std() > 1e-3
     np.testing.assert_allclose([v.labels["norm"] for v in scored], np.linalg.norm(vectors, axis=1), rtol=1e-5)
     assert metric.measure(images[3:], [""]) == [scored[2]]

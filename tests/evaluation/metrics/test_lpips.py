@@ -141,7 +141,7 @@ def test_resizing_by_hand() -> None:
     image = np.zeros((8, 8, 1), np.uint8)
     image[3:5, 3:5, 0] = [[0, 100], [200, 101]]
     assert linear_uint8(image, 1, 1).tolist() == [[[100]]]  # the four middle pixels: 100.25
-    ramp = np.arange(0, 250, 10, np.uint8).reshape(1, 25, 1)
+    ramp = np.arange(0, 250, 10, dtype=np.uint8).reshape(1, 25, 1)
     assert linear_uint8(ramp, 1, 5).ravel().tolist() == [20, 70, 120, 170, 220]  # every fifth, from the second on
 
 
