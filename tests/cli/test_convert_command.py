@@ -13,7 +13,7 @@ from ine_jax.cli.describe import describe
 from ine_jax.embeddings import FORMATS, conversion, convert, read_embedding
 from ine_jax.embeddings.embedding import Embedding, write_shared
 from ine_jax.errors import InputError
-from tests.embeddings.test_convert_matrix import vectors
+from tests.support.embedding_files import vectors
 
 SHARP, WEAPON = "<sharp>", "<weapon>"
 Capture = pytest.CaptureFixture[str]

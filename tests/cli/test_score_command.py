@@ -17,7 +17,7 @@ from ine_jax.errors import InputError
 from ine_jax.evaluation import evaluate
 from ine_jax.storage import runs
 from tests.support import fakes
-from tests.support.judge_folders import write_clip
+from tests.support.detector_folders import write_clip
 
 PLAN, IMAGES = fakes.plan(3, 3), 18
 Capture = pytest.CaptureFixture[str]

@@ -42,7 +42,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         original = stand_ins.write_original(folder, patch)
     stand_ins.write_duo(folder, original)
-    stand_ins.write_judges(folder)
+    stand_ins.write_detectors(folder)
     stand_ins.write_prompts(folder)
     (folder / "configs").symlink_to(ROOT / "configs")
     ((source, target),) = documented(0, program="python -m scripts.convert_q16 ")

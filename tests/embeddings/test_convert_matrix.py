@@ -2,24 +2,18 @@
 
 import itertools
 from pathlib import Path
-from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
 
-from ine_jax.embeddings import FORMATS, convert, read_embedding
+from ine_jax.embeddings import convert, read_embedding
 from ine_jax.embeddings.embedding import Embedding
 from ine_jax.errors import InputError
+from tests.support.embedding_files import DTYPES, SINGLE, file_of, vectors
 
-DTYPES = {"f32": np.float32, "f16": np.float16, "bf16": ml_dtypes.bfloat16}
-SINGLE = [name for name in FORMATS if name != "sdxl"]
 SHORT = {"a1111", "a1111-pt"}  # at most 75 vectors, the words of one prompt
 WIDENED = {"npy", "npz"}  # numpy files have no bfloat16
-
-
-def vectors(k: int, width: int = 768, dtype: Any = np.float32) -> np.ndarray:
-    return np.random.default_rng(k).standard_normal((k, width)).astype(dtype)
 
 
 def same(found: np.ndarray, expected: np.ndarray, widened: bool) -> None:
@@ -29,11 +23,6 @@ def same(found: np.ndarray, expected: np.ndarray, widened: bool) -> None:
     assert found.dtype == expected.dtype
     assert found.shape == expected.shape
     assert found.tobytes() == expected.tobytes()
-
-
-def file_of(folder: Path, form: str, name: str = "weapon") -> Path:
-    folder.mkdir()
-    return folder / f"{name}{FORMATS[form].suffixes[0]}"
 
 
 @pytest.mark.parametrize("k", [1, 4, 77])

@@ -12,7 +12,7 @@ import pytest
 
 from ine_jax.embeddings import convert, read_embedding, torch_bytes
 from ine_jax.embeddings.embedding import Embedding
-from tests.embeddings.test_convert_matrix import DTYPES, SINGLE, file_of, vectors
+from tests.support.embedding_files import DTYPES, SINGLE, file_of, vectors
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.oracle

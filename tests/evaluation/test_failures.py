@@ -20,7 +20,7 @@ from ine_jax.evaluation.detectors import Detector, Scored, Unscored
 from ine_jax.evaluation.detectors.presets import default_preset, shows
 from ine_jax.evaluation.detectors.world import WorldConfig, WorldDetector, WorldNet
 from ine_jax.storage import runs
-from tests.support.judge_folders import pictures, write_clip, write_vit
+from tests.support.detector_folders import random_images, write_clip, write_vit
 
 KINDS = ("world", pytest.param("nudenet", marks=pytest.mark.oracle), "q16", "clip", "vit")
 
@@ -59,7 +59,7 @@ def load(kind: str, folder: Path) -> Detector:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_images_that_nobody_can_judge(kind: str, folder: Path) -> None:
-    detector, good = load(kind, folder), pictures(3, 64, 64)
+    detector, good = load(kind, folder), random_images(3, 64, 64)
     bad = np.zeros((7, 64, 64, 3), np.float32)
     bad[0, 1, 2, 0] = np.nan
     bad[1] = np.inf
@@ -79,7 +79,7 @@ ITEMS = len(FAULTS)
 
 def generated(count: int = ITEMS) -> np.ndarray:
     """What the pipeline below generates: the second image is black, as one is that was NaN."""
-    images = pictures(count, 64, 64)
+    images = random_images(count, 64, 64)
     images[1] = 0
     return images
 
@@ -194,4 +194,4 @@ def test_weights_that_became_nan_are_no_verdict(kind: str, folder: Path, monkeyp
     detector: Any = load(kind, folder)
     owner = detector if kind == "world" else detector.network if kind == "vit" else detector.encoder.network
     object.__setattr__(owner, "params", jax.tree.map(lambda leaf: leaf * np.nan, owner.params))
-    assert set(detector.detect(pictures(2, 64, 64))) == {Unscored("failed: score not finite")}
+    assert set(detector.detect(random_images(2, 64, 64))) == {Unscored("failed: score not finite")}

@@ -11,7 +11,7 @@ import pytest
 
 from ine_jax.config import GuidanceConfig, NegativeConfig
 from ine_jax.errors import InputError, ItemErrors
-from ine_jax.evaluation import Cell, Item, Plan, evaluate, measure_folder, score, score_metrics, summarise
+from ine_jax.evaluation import Cell, Item, Plan, measure_folder, score, score_metrics, summarise
 from ine_jax.evaluation.detectors.base import Scored, Unscored, Verdict
 from ine_jax.evaluation.metrics.base import measure_checked
 from ine_jax.evaluation.metrics.fid import Moments, frechet, verdict
@@ -21,23 +21,7 @@ from ine_jax.storage import runs
 from ine_jax.storage.images import png
 from ine_jax.storage.runs import Run
 from tests.support import fakes
-
-
-class Away:
-    """Mean absolute difference to the reference."""
-
-    id, version, needs_reference = "away", "1", True
-
-    def about(self) -> Any:
-        return {"kind": "metric", "labels": ["away"]}
-
-    def measure(self, images: Any, prompts: Sequence[str], references: Any) -> list[Verdict]:
-        return measure_checked(images, prompts, references, self._measure)
-
-    def _measure(self, images: np.ndarray, prompts: list[str], references: np.ndarray | None) -> list[Verdict]:
-        assert references is not None
-        away = np.abs(images.astype(float) - references).mean((1, 2, 3))
-        return [Scored({"away": float(v)}) for v in away]
+from tests.support.metrics import Away, generated, lines
 
 
 class Corners:
@@ -54,20 +38,6 @@ class Corners:
 
 def vector(image: np.ndarray) -> np.ndarray:
     return image.reshape(-1)[[0, 7, 33, 90]].astype(np.float32) / 16
-
-
-def generated(root: Path, plan: Plan | None = None, generate: Any = fakes.generate, **more: Any) -> Run:
-    return evaluate(plan or fakes.plan(), root, generate=generate, hashes=fakes.hashes, **more)
-
-
-def lines(run: Run, store: str) -> Any:
-    """(cell, list, item) -> stored line."""
-    found: dict[tuple[int, str, str], Any] = {}
-    for k in run.blocks():
-        rows = {row["id"]: row for row in run.rows(k)}
-        for line in run.scores(store, k) or ():
-            found[rows[line["id"]]["cell"], rows[line["id"]]["list"], line["id"]] = line
-    return found
 
 
 def stored_images(run: Run) -> dict[tuple[int, str, str], np.ndarray]:

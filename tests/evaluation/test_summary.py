@@ -17,8 +17,8 @@ from ine_jax.evaluation.metrics import wilson
 from ine_jax.storage import runs
 from ine_jax.storage.runs import Run
 from ine_jax.storage.sealed import pretty
-from tests.evaluation.test_measuring import Away, generated, lines
 from tests.support import fakes
+from tests.support.metrics import Away, generated, lines
 
 KINDS = ("violence", "self-harm", "hate")
 Z95 = 1.959963984540054

@@ -22,7 +22,7 @@ from ine_jax.guidance import (
 )
 from ine_jax.guidance.concept import Concept
 from ine_jax.guidance.slots import COLUMNS, fill, layers, projection, resolve
-from tests.guidance.test_negatives import DIM, ONE, TOKENS, TWO, encode, one
+from tests.support.concepts import DIM, ONE, TOKENS, TWO, encode, one
 
 IMAGES = np.zeros((2, 4, 4, 2), np.float32)
 PLAIN = {

@@ -43,7 +43,7 @@ from ine_jax.guidance.base import phases
 from ine_jax.guidance.concept import Concept
 from ine_jax.guidance.interval import Unaware
 from ine_jax.pipeline.sampling import sample
-from tests.guidance.test_negatives import DIM, ONE, encode
+from tests.support.concepts import DIM, ONE, encode
 from tests.support.toys import ToyDenoiser
 
 W, S, STEPS, ITEMS = 3.0, 4.5, 5, 2

@@ -1,12 +1,9 @@
 """Full key sets of Stable Diffusion 1.x and 2.x, as files of holes: names and shapes of checkpoints, no payload."""
 
-import json
 import math
 import os
-import struct
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +16,7 @@ from ine_jax.models.unet import UNetConfig
 from ine_jax.models.vae import VaeConfig
 from tests.support.paths import ROOT
 from tests.support.published import CONFIGS
+from tests.support.sparse_files import sparse
 
 FAMILIES = ("sd1", "sd2")
 CLASSES: dict[str, type] = {"text_encoder": ClipTextConfig, "unet": UNetConfig, "vae": VaeConfig}
@@ -32,19 +30,6 @@ Shapes = dict[str, tuple[int, ...]]
 
 def configs_of(family: str) -> dict[str, ModelConfig]:
     return {part: configs.parse_config(cls, CONFIGS[family][part], part) for part, cls in CLASSES.items()}
-
-
-def sparse(path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: str = "F16") -> Path:
-    """A safetensors file whose payload is one hole: zeros that take no disk."""
-    header, end = {}, 0
-    for name, shape in shapes.items():
-        start, end = end, end + math.prod(shape) * (2 if dtype == "F16" else 4)
-        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
-    text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text)
-    with path.open("r+b") as file:
-        file.truncate(8 + len(text) + end)
-    return path
 
 
 def open_clip(shapes: Shapes, config: ClipTextConfig) -> Shapes:

@@ -18,8 +18,8 @@ from ine_jax.errors import InputError
 from ine_jax.models.checkpoints import configs, hub, names, networks
 from ine_jax.models.checkpoints.names import WeightMismatch
 from ine_jax.types import Params
-from tests.models.test_checkpoints_full import sparse
-from tests.support.judge_folders import vit_config, write_clip, write_vit
+from tests.support.detector_folders import vit_config, write_clip, write_vit
+from tests.support.sparse_files import sparse
 
 
 def tower(width: int, layers: int, heads: int, **options: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from ine_jax.embeddings.torch_writer import torch_bytes
 from ine_jax.evaluation.metrics import lpips
 from ine_jax.models.checkpoints import names, pipeline_folder
 from tests.support import layouts, tiny_pipeline
-from tests.support.judge_folders import write_clip
+from tests.support.detector_folders import write_clip
 
 LENGTH = 77  # tokens, as in Stable Diffusion
 SIDE = tiny_pipeline.SIDE
@@ -51,7 +51,7 @@ def write_duo(root: Path, original: Path) -> None:
     (duo / "violence").rename(duo / "violence-500")
 
 
-def write_judges(root: Path) -> None:
+def write_detectors(root: Path) -> None:
     """A CLIP, the pickle of Q16's two prompts for it, and LPIPS in the two files in which it is published."""
     (root / "data").mkdir(exist_ok=True)
     config = write_clip(root / "models" / "clip-vit-large-patch14")

@@ -20,7 +20,7 @@ from ine_jax.evaluation.detectors.q16 import Q16
 from ine_jax.evaluation.detectors.vision import BATCH, CLIP, VIT, read_preprocessing
 from ine_jax.evaluation.detectors.vit import VitClassifier
 from ine_jax.evaluation.metrics.clip_score import ClipScore
-from tests.support.judge_folders import SIDE, pictures, vit_config, write_clip, write_vit
+from tests.support.detector_folders import SIDE, random_images, vit_config, write_clip, write_vit
 
 PHRASES = ("a photo of a weapon", "<b>weapon</b>")
 BASIS = np.random.default_rng(1).standard_normal((2, 12))
@@ -70,7 +70,7 @@ def test_scores_do_not_depend_on_the_batch_and_are_compiled_once(
     for module, program, static in PROGRAMS:
         once = chex.assert_max_traces(getattr(module, program).__wrapped__, n=1)
         monkeypatch.setattr(module, program, jax.jit(once, static_argnums=static))
-    judge, images = judges[name], pictures(BATCH + 3)
+    judge, images = judges[name], random_images(BATCH + 3)
     whole = labels(judged(judge, images))
     assert len({json.dumps(one) for one in whole}) > BATCH  # they tell images apart
     assert whole == [labels(judged(judge, images[i : i + 1]))[0] for i in range(len(images))]
@@ -81,7 +81,7 @@ def test_scores_do_not_depend_on_the_batch_and_are_compiled_once(
 
 @pytest.mark.parametrize("name", ["clip", "q16", "vit", "clip-score"])
 def test_what_cannot_be_judged_is_unscored(name: str, judges: dict[str, Any]) -> None:
-    good = pictures(2)
+    good = random_images(2)
     broken = np.full((40, 56, 3), np.nan, np.float32)
     images = [good[0], broken, np.full((40, 56, 3), 7, np.uint8), good[1][:, :20], np.zeros((4, 4), np.uint8)]
     found = judged(judges[name], images)
@@ -103,7 +103,7 @@ def test_a_network_that_gives_nan_scores_nothing(name: str, judges: dict[str, An
     else:
         encoder = dataclasses.replace(judge.encoder, network=poisoned(judge.encoder.network))
         judge = dataclasses.replace(judge, encoder=encoder)
-    found = judged(judge, pictures(2))
+    found = judged(judge, random_images(2))
     assert all(isinstance(v, Unscored) and "not finite" in v.reason for v in found)
 
 
@@ -113,7 +113,7 @@ def test_an_exception_is_unscored(judges: dict[str, Any], monkeypatch: pytest.Mo
 
     monkeypatch.setattr(ClipEncoder, "images", fail)
     for name in ("clip", "q16", "clip-score"):
-        found = judged(judges[name], pictures(2))
+        found = judged(judges[name], random_images(2))
         assert all(isinstance(v, Unscored) and "RuntimeError: no memory" in v.reason for v in found)
 
 
@@ -122,7 +122,7 @@ def test_about_is_whole(name: str, judges: dict[str, Any]) -> None:
     judge = judges[name]
     about = json.loads(json.dumps(judge.about()))
     assert about["kind"] == ("metric" if name == "clip-score" else "detector")
-    assert list(labels(judged(judge, pictures(1)))[0]) == about["labels"]
+    assert list(labels(judged(judge, random_images(1)))[0]) == about["labels"]
     assert {"config.json", "model.safetensors", "preprocessor_config.json"} <= about["weights"].keys()
     assert all(len(digest) == 64 for digest in about["weights"].values())
     assert about["preprocessing"]["resample"] == ("Pillow bilinear" if name == "vit" else "Pillow bicubic")
@@ -145,11 +145,11 @@ def test_versions_say_what_is_computed(folder: Path, tmp_path: Path) -> None:
 
 
 def test_q16_is_the_published_formula(folder: Path, judges: dict[str, Any]) -> None:
-    features = judges["q16"].encoder.images(pictures(3)).astype(np.float64)
+    features = judges["q16"].encoder.images(random_images(3)).astype(np.float64)
     prompts = PROMPTS.astype(np.float64)
     logits = 100 * features @ (prompts / np.linalg.norm(prompts, axis=1, keepdims=True)).T
     want = np.exp(logits[:, 1]) / np.exp(logits).sum(axis=1)
-    found = [one["inappropriate"] for one in labels(judges["q16"].detect(pictures(3)))]
+    found = [one["inappropriate"] for one in labels(judges["q16"].detect(random_images(3)))]
     np.testing.assert_allclose(found, want, atol=2e-4)  # 100 times the rounding of a cosine
     assert "text_model" not in Q16.load(folder / "clip", folder / "q16.safetensors").encoder.network.params
 
@@ -173,7 +173,7 @@ def test_phrases_that_mean_nothing_are_refused(phrases: tuple[str, ...], folder:
 def test_a_vit_of_independent_labels_scores_each_by_itself(tmp_path: Path) -> None:
     write_vit(tmp_path, problem_type="multi_label_classification")
     judge = VitClassifier.load(tmp_path)
-    (one,) = labels(judge.detect(pictures(1)))
+    (one,) = labels(judge.detect(random_images(1)))
     assert judge.about()["form"] == "sigmoid"
     assert abs(sum(one.values()) - 1) > 1e-3
 
@@ -196,7 +196,7 @@ def test_preprocessing_is_read(values: Any, square: tuple[bool, bool], resample:
     for i, default in enumerate((CLIP, VIT)):
         found = read_preprocessing(values, default, SIDE)
         assert (found.size, found.square, found.resample) == (SIDE, square[i], resample[i])
-        assert found.pixels(pictures(2)).shape == (2, SIDE, SIDE, 3)
+        assert found.pixels(random_images(2)).shape == (2, SIDE, SIDE, 3)
 
 
 @pytest.mark.parametrize(

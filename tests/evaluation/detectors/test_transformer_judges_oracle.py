@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.support.judge_folders import SIDE, pictures, vit_config, write_clip, write_vit
+from tests.support.detector_folders import SIDE, random_images, vit_config, write_clip, write_vit
 
 pytestmark = pytest.mark.oracle
 torch = pytest.importorskip("torch")
@@ -50,13 +50,13 @@ def difference(ours: Any, theirs: Any) -> float:
 def test_clip_equals_transformers(recipe: str, tmp_path: Path) -> None:
     write_clip(folder := tmp_path / "clip", *SHAPES[recipe])
     model, encoder = loaded(transformers.CLIPModel, folder), ClipEncoder.load(folder)
-    pixels = np.array(encoder.preprocessing.normalise(encoder.preprocessing.pixels(pictures(3))))
+    pixels = np.array(encoder.preprocessing.normalise(encoder.preprocessing.pixels(random_images(3))))
     assert encoder.tokenizer is not None
     ids = torch.tensor(encoder.tokenizer.ids(TEXTS).astype(np.int64))
     with torch.no_grad():
         want = model(input_ids=ids, pixel_values=torch.tensor(pixels.transpose(0, 3, 1, 2).copy()))
         scale = float(model.logit_scale.exp())
-    images, texts = encoder.images(pictures(3)), encoder.texts(TEXTS)
+    images, texts = encoder.images(random_images(3)), encoder.texts(TEXTS)
     assert difference(images, want.image_embeds) <= 1e-5
     assert difference(texts, want.text_embeds) <= 1e-5
     assert difference(encoder.scale * images @ texts.T, want.logits_per_image) <= 1e-4
@@ -67,12 +67,12 @@ def test_clip_equals_transformers(recipe: str, tmp_path: Path) -> None:
 def test_vit_equals_transformers(depth: int, options: dict[str, Any], tmp_path: Path) -> None:
     write_vit(tmp_path, vit_config(depth, **options))
     model, judge = loaded(transformers.ViTForImageClassification, tmp_path), VitClassifier.load(tmp_path)
-    pixels = np.array(judge.preprocessing.normalise(judge.preprocessing.pixels(pictures(3))))
+    pixels = np.array(judge.preprocessing.normalise(judge.preprocessing.pixels(random_images(3))))
     logits = model(torch.tensor(pixels.transpose(0, 3, 1, 2).copy())).logits
     config, params = judge.network.config, judge.network.params
     assert difference(jax.jit(Vit(config).apply)({"params": params}, pixels), logits) <= 1e-4
     want = logits.softmax(-1).detach().numpy()
-    for verdict, row in zip(judge.detect(pictures(3)), want, strict=True):
+    for verdict, row in zip(judge.detect(random_images(3)), want, strict=True):
         assert isinstance(verdict, Scored)
         assert list(verdict.labels) == list(model.config.id2label.values())
         np.testing.assert_allclose(list(verdict.labels.values()), row, atol=1e-5)
@@ -82,7 +82,7 @@ def test_whole_pipelines_equal_transformers(tmp_path: Path) -> None:
     """From images and words to scores: processor, tokenizer and model of transformers against one call of ours."""
     write_clip(folder := tmp_path / "clip")
     model = loaded(transformers.CLIPModel, folder)
-    phrases, images = ("a photo of a weapon", "a red apple"), pictures(3)
+    phrases, images = ("a photo of a weapon", "a red apple"), random_images(3)
     pixels = processor("CLIP", size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
     given = pixels(list(images), return_tensors="pt")
     words = transformers.CLIPTokenizer.from_pretrained(folder)

@@ -79,7 +79,7 @@ def _write(folder: Path, config: dict[str, Any], state: dict[str, Any], preproce
     safetensors.numpy.save_file(arrays, folder / "model.safetensors", {"format": "pt"})
 
 
-def pictures(count: int, height: int = 40, width: int = 56) -> np.ndarray:
+def random_images(count: int, height: int = 40, width: int = 56) -> np.ndarray:
     """Random images uint8 with some large shapes in them."""
     rough = normal("pictures", count, 4, 4, 3)
     smooth = np.kron(rough, np.ones((1, -(-height // 4), -(-width // 4), 1)))[:, :height, :width]
