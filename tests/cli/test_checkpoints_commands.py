@@ -13,8 +13,8 @@ from ine_jax.cli import main as cli
 from ine_jax.cli.describe import describe
 from ine_jax.models.checkpoints import names, pipeline_folder, recognize
 from ine_jax.models.checkpoints.recognize import STEMS
-from tests.models.test_checkpoints import base  # noqa: F401  a fixture
 from tests.support import layouts
+from tests.support.base_model import base  # noqa: F401  fixtures
 from tests.support.layouts import Base
 
 Capture = pytest.CaptureFixture[str]
@@ -25,7 +25,7 @@ def convert(capsys: Capture, *words: object) -> dict:
     return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
-def test_to_flax_and_back_is_the_same_bytes(base: Base, tmp_path: Path, capsys: Capture) -> None:  # noqa: F811
+def test_to_flax_and_back_is_the_same_bytes(base: Base, tmp_path: Path, capsys: Capture) -> None:
     path, new = layouts.uce_partial(base, tmp_path)
     plan = convert(capsys, base.folder, tmp_path / "a", "--unlearned", path, "--dtype", "float32", "--dry-run")
     assert plan["changes"] and not (tmp_path / "a").exists()
@@ -45,7 +45,7 @@ def test_to_flax_and_back_is_the_same_bytes(base: Base, tmp_path: Path, capsys: 
     assert capsys.readouterr().err.startswith(f"{tmp_path / 'a'} exists")
 
 
-def test_what_inspect_says(base: Base, tmp_path: Path) -> None:  # noqa: F811
+def test_what_inspect_says(base: Base, tmp_path: Path) -> None:
     path, _ = layouts.uce_partial(base, tmp_path / "uce")
     facts: Any = describe(path, str(base.folder))
     assert facts["kind"] == "UNet" and facts["unet"] == "8 tensors: attn2.to_k x 4, attn2.to_v x 4"
@@ -70,7 +70,7 @@ def test_what_inspect_says(base: Base, tmp_path: Path) -> None:  # noqa: F811
     assert describe(ckpt)["kind"] == "text encoder + UNet + autoencoder, CompVis names"
 
 
-def test_load_takes_a_base_and_what_was_unlearned(base: Base, tmp_path: Path) -> None:  # noqa: F811
+def test_load_takes_a_base_and_what_was_unlearned(base: Base, tmp_path: Path) -> None:
     import ine_jax
 
     first, one = layouts.uce_partial(base, tmp_path)
@@ -89,7 +89,7 @@ def test_load_takes_a_base_and_what_was_unlearned(base: Base, tmp_path: Path) ->
 
 @pytest.mark.oracle
 @pytest.mark.parametrize("zipped", [True, False])
-def test_files_that_torch_saves(zipped: bool, base: Base, tmp_path: Path) -> None:  # noqa: F811
+def test_files_that_torch_saves(zipped: bool, base: Base, tmp_path: Path) -> None:
     """Both layouts of torch.save, parameters and tied storages included."""
     torch = pytest.importorskip("torch")
     state = {key: torch.from_numpy(value) for key, value in base.states["unet"].items()}
@@ -104,7 +104,7 @@ def test_files_that_torch_saves(zipped: bool, base: Base, tmp_path: Path) -> Non
 
 
 @pytest.mark.oracle
-def test_diffusers_flax_reads_the_flax_folder(base: Base, tmp_path: Path) -> None:  # noqa: F811
+def test_diffusers_flax_reads_the_flax_folder(base: Base, tmp_path: Path) -> None:
     """diffusers 0.39's own UNet loads what is written, to the same tree."""
     diffusers = pytest.importorskip("diffusers")
     if not hasattr(diffusers, "FlaxUNet2DConditionModel"):

@@ -15,8 +15,8 @@ from ine_jax.errors import InputError
 from ine_jax.evaluation import evaluate, plan_from_config
 from ine_jax.evaluation.generating import model_record
 from ine_jax.storage import provenance
-from tests.models.test_checkpoints import base  # noqa: F401  a fixture
 from tests.support import fakes, layouts
+from tests.support.base_model import base  # noqa: F401  fixtures
 from tests.support.layouts import Base
 
 # of the bundled family before checkpoints could be named: finished directories of then must stay valid
@@ -48,7 +48,7 @@ def test_bundled_models_are_recorded_as_ever(tmp_path: Path) -> None:
     assert model_record(models[1]) != model_record(models[0])
 
 
-def test_the_record_depends_on_contents_and_multipliers(base: Base, tmp_path: Path) -> None:  # noqa: F811
+def test_the_record_depends_on_contents_and_multipliers(base: Base, tmp_path: Path) -> None:
     path, _ = layouts.duo_fourfold(base, tmp_path)
     model = ModelConfig(str(base.folder), unlearned=(str(path),), name="duo")
     found = model_record(model)
@@ -58,7 +58,7 @@ def test_the_record_depends_on_contents_and_multipliers(base: Base, tmp_path: Pa
     assert model_record(dataclasses.replace(model, unlearned=(f"{path}:0.5",))) != found
 
 
-def test_the_label_stands_for_base_and_checkpoint(base: Base, tmp_path: Path) -> None:  # noqa: F811
+def test_the_label_stands_for_base_and_checkpoint(base: Base, tmp_path: Path) -> None:
     import ine_jax
 
     path, _ = layouts.duo_single(base, tmp_path)
@@ -93,7 +93,7 @@ def test_the_label_stands_for_base_and_checkpoint(base: Base, tmp_path: Path) ->
     assert "hashes.models.duo" in caught.value.given
 
 
-def test_dry_run_opens_what_is_here(base: Base, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+def test_dry_run_opens_what_is_here(base: Base, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     uce, _ = layouts.uce_partial(base, tmp_path)
     words = ["generate", "--model", str(base.folder), "--prompts", "a cat", "--dry-run", "--json", "--unlearned"]
     assert cli.main([*words, str(uce), "owner/name/file.safetensors"]) == 0

@@ -19,8 +19,8 @@ from ine_jax.guidance.cfg import Cfg
 from ine_jax.inversion import derive, invert, rece
 from ine_jax.inversion.start import first_vectors
 from ine_jax.pipeline.pipeline import Pipeline
-from tests.inversion.test_rece import base, pipe, unlearned_folder
 from tests.support.tiny_pipeline import CELLS, LENGTH, SIDE, WIDTH
+from tests.support.unlearned import base, pipe, unlearned_folder
 
 __all__ = ["base", "pipe", "unlearned_folder"]
 

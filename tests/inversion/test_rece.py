@@ -1,10 +1,5 @@
 """RECE's closed form: against other ways to the same minimum, and between whole models."""
 
-import dataclasses
-from pathlib import Path
-from typing import Any
-
-import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,10 +8,10 @@ import scipy.optimize
 
 from ine_jax.errors import InputError
 from ine_jax.inversion import rece
-from ine_jax.models.checkpoints.pipeline_folder import read_pipeline, write_pipeline
-from ine_jax.pipeline.pipeline import Pipeline, load
+from ine_jax.pipeline.pipeline import Pipeline
 from ine_jax.pipeline.programs import native_unet
 from tests.support.tiny_pipeline import CELLS, LENGTH, WIDTH
+from tests.support.unlearned import MIX, base, changed, pipe, unlearned_folder  # noqa: F401  fixtures
 
 Kernels = dict[str, np.ndarray]
 
@@ -83,35 +78,6 @@ def test_models_that_do_not_match_are_refused() -> None:
 
 
 # --------------------------------------------------------------------------------------------------------------- models
-
-
-def changed(params: Any, mix: np.ndarray) -> Any:
-    """UNet parameters whose cross-attention reads c · mix wherever it read c."""
-    flat = flax.traverse_util.flatten_dict(params)
-    for path in flat:
-        if "attn2" in path and path[-2] in ("to_k", "to_v"):
-            flat[path] = jnp.asarray(mix @ np.asarray(flat[path], np.float64), jnp.float32)
-    return flax.traverse_util.unflatten_dict(flat)
-
-
-MIX = np.eye(WIDTH) + 0.3 * np.random.default_rng(7).standard_normal((WIDTH, WIDTH))
-
-
-@pytest.fixture(scope="module")
-def base(tiny_folder: Path) -> Pipeline:
-    return load(tiny_folder, batch_size=8, compile_cache=False)
-
-
-@pytest.fixture(scope="module")
-def unlearned_folder(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    parts = read_pipeline(tiny_folder)
-    parts = dataclasses.replace(parts, unet_params=changed(parts.unet_params, MIX))
-    return write_pipeline(parts, tmp_path_factory.mktemp("unlearned") / "pipeline", "float32")
-
-
-@pytest.fixture(scope="module")
-def pipe(unlearned_folder: Path) -> Pipeline:
-    return load(unlearned_folder, batch_size=8, compile_cache=False)
 
 
 def test_projections_are_the_keys_and_values_of_cross_attention(base: Pipeline) -> None:

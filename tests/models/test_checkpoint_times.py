@@ -7,12 +7,12 @@ import pytest
 
 from ine_jax.errors import InputError
 from ine_jax.models.checkpoints import hub, pipeline_folder
-from tests.models.test_checkpoints import base, states  # noqa: F401  base is a fixture
 from tests.support import layouts
+from tests.support.base_model import base, states  # noqa: F401  fixtures
 from tests.support.layouts import Base
 
 
-def plain_sum(base: Base, new: layouts.Twin, times: float) -> layouts.State:  # noqa: F811
+def plain_sum(base: Base, new: layouts.Twin, times: float) -> layouts.State:
     """W + times · (what the LoRA adds), in float64."""
     old = base.states["unet"]
     return {k: old[k] + times * (new["unet"][k].astype(np.float64) - old[k]) for k in new["unet"]}
@@ -20,7 +20,7 @@ def plain_sum(base: Base, new: layouts.Twin, times: float) -> layouts.State:  # 
 
 @pytest.mark.parametrize("layout", ["duo_single", "duo_fourfold", "kohya"])
 @pytest.mark.parametrize("times", ["0.8", "-1", "2.5e-1"])
-def test_a_lora_is_added_that_many_times(layout: str, times: str, base: Base, tmp_path: Path) -> None:  # noqa: F811
+def test_a_lora_is_added_that_many_times(layout: str, times: str, base: Base, tmp_path: Path) -> None:
     path, new = layouts.LAYOUTS[layout](base, tmp_path)
     loaded = pipeline_folder.read_pipeline(base.folder, unlearned=[f"{path}:{times}"])
     got = states(loaded)["unet"]
@@ -30,7 +30,7 @@ def test_a_lora_is_added_that_many_times(layout: str, times: str, base: Base, tm
     assert {key.split("/")[0] for key in loaded.hashes if "unlearned" in key} == {f"unlearned-0:{float(times)!r}"}
 
 
-def test_two_loras_of_which_one_is_weighted(base: Base, tmp_path: Path) -> None:  # noqa: F811
+def test_two_loras_of_which_one_is_weighted(base: Base, tmp_path: Path) -> None:
     one, new = layouts.duo_single(base, tmp_path / "a")
     two, both = layouts.duo_released(base, tmp_path / "b")
     got = states(pipeline_folder.read_pipeline(base.folder, unlearned=[str(one), f"{two}:0.5"]))["unet"]
@@ -40,7 +40,7 @@ def test_two_loras_of_which_one_is_weighted(base: Base, tmp_path: Path) -> None:
     assert once.hashes == pipeline_folder.read_pipeline(base.folder, unlearned=[one]).hashes
 
 
-def test_a_file_of_that_very_name_is_a_file(base: Base, tmp_path: Path) -> None:  # noqa: F811
+def test_a_file_of_that_very_name_is_a_file(base: Base, tmp_path: Path) -> None:
     path, _ = layouts.duo_peft(base, tmp_path)
     named = path.rename(tmp_path / "lora:0.5")
     folder = tmp_path / "lora:2"
@@ -53,7 +53,7 @@ def test_a_file_of_that_very_name_is_a_file(base: Base, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("times", ["0.8", "1e999"])
-def test_weights_have_no_multiplier(times: str, base: Base, tmp_path: Path) -> None:  # noqa: F811
+def test_weights_have_no_multiplier(times: str, base: Base, tmp_path: Path) -> None:
     path, _ = layouts.uce_partial(base, tmp_path)
     lora, _ = layouts.duo_peft(base, tmp_path / "lora")
     for place in [path, lora] if times == "1e999" else [path]:

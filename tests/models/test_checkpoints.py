@@ -8,29 +8,13 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import safetensors.numpy
 
 from ine_jax.errors import InputError
 from ine_jax.models.checkpoints import flax_msgpack, hub, names, overlay, pipeline_folder, recognize, tensors
 from ine_jax.models.checkpoints.recognize import STEMS
-from ine_jax.models.parts import ModelParts
 from tests.support import layouts
+from tests.support.base_model import PARTS, base, states  # noqa: F401  fixtures
 from tests.support.layouts import LAYOUTS, Base, ending, write_safe, write_torch
-
-PARTS = ("text_encoder", "unet", "vae")
-
-
-@pytest.fixture(scope="module")
-def base(tiny_folder: Path) -> Base:
-    parts = pipeline_folder.read_pipeline(tiny_folder)
-    states = {p: safetensors.numpy.load_file(tiny_folder / p / f"{STEMS[p]}.safetensors") for p in PARTS}
-    configs = {"text_encoder": parts.text_config, "unet": parts.unet_config, "vae": parts.vae_config}
-    return Base(tiny_folder, configs, states)
-
-
-def states(parts: ModelParts) -> layouts.Twin:
-    held = {"text_encoder": parts.text_params, "unet": parts.unet_params, "vae": parts.vae_params}
-    return {part: names.to_torch(params) for part, params in held.items()}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

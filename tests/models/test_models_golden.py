@@ -1,7 +1,6 @@
 """Our networks equal PyTorch's (1e-4) and diffusers' Flax (1e-5): outputs stored, weights rebuilt from their names."""
 
 import dataclasses
-import functools
 import gzip
 import json
 import math
@@ -15,18 +14,17 @@ import pytest
 from ine_jax.models.checkpoints import configs, names
 from ine_jax.models.clip import ClipText, ClipTextConfig, embed_tokens
 from ine_jax.models.unet import UNet, UNetConfig
-from ine_jax.models.vae import Vae, VaeConfig
+from ine_jax.models.vae import VaeConfig
 from tests.support.model_recipes import (
     FLAX_UNETS,
     TEXTS,
     UNETS,
     VAES,
-    images,
     text_ids,
     torch_state,
     unet_inputs,
-    vae_latents,
 )
+from tests.support.model_runs import distance, run_unet, run_vae
 from tests.support.paths import GOLDEN
 from tests.support.published import CONFIGS, COUNTS
 
@@ -37,26 +35,6 @@ CLASSES = {"unet": UNetConfig, "vae": VaeConfig, "text_encoder": ClipTextConfig}
 def golden() -> Mapping[str, np.ndarray]:
     with np.load(GOLDEN / "models.npz", allow_pickle=False) as file:
         return {key: file[key] for key in file.files}
-
-
-@functools.cache
-def run_unet(config: UNetConfig) -> np.ndarray:
-    params, inputs = names.from_torch("unet", torch_state(config), config), unet_inputs(config)
-    arrays = (jnp.asarray(inputs[k]) for k in ("latents", "timesteps", "context"))
-    return np.asarray(jax.jit(UNet(config).apply)({"params": params}, *arrays))
-
-
-@functools.cache
-def run_vae(config: VaeConfig) -> dict[str, np.ndarray]:
-    variables = {"params": names.from_torch("vae", torch_state(config), config)}
-    mean, logvar = jax.jit(lambda v, x: Vae(config).apply(v, x, method="encode"))(variables, images(config))
-    decoded = jax.jit(lambda v, z: Vae(config).apply(v, z, method="decode"))(variables, vae_latents(config))
-    return {"mean": np.asarray(mean), "logvar": np.asarray(logvar), "decoded": np.asarray(decoded)}
-
-
-def distance(a: np.ndarray, b: np.ndarray) -> float:
-    assert a.shape == b.shape
-    return float(np.abs(a - b).max())
 
 
 @pytest.mark.parametrize("recipe", UNETS)

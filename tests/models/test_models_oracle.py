@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.models.test_models_golden import GOLDEN, distance, run_unet, run_vae
 from tests.support.model_recipes import FLAX_UNETS, TEXTS, UNETS, VAES
+from tests.support.model_runs import distance, run_unet, run_vae
+from tests.support.paths import GOLDEN
 from tests.support.tiny_pipeline import write_tiny
 
 pytestmark = pytest.mark.oracle
