@@ -80,7 +80,10 @@ def test_a_part_without_a_negative_row_has_nothing_to_choose() -> None:
 
 def test_what_cannot_be_chosen_from_or_wrapped_is_refused() -> None:
     plain = Texts(jnp.zeros((1, 2, 3)), jnp.zeros((1, 2, 3)))
-    for call in (lambda: Casg(Negative()).init(plain, jnp.zeros((1, 2, 2, 1))), lambda: Casg(Sld()).contexts(plain, 0)):
+    for call in (
+        lambda: Casg(Negative()).init(plain, jnp.zeros((1, 2, 2, 1))),
+        lambda: Casg(Sld()).contexts(plain, jnp.int32(0)),
+    ):
         with pytest.raises(InputError, match="texts to choose from"):
             call()
     with pytest.raises(InputError, match="three rows"):

@@ -253,7 +253,7 @@ def test_a_run_may_begin_at_pure_noise() -> None:
 def test_a_missing_negative_is_refused() -> None:
     for call in (
         lambda: DynamicNegative().init(PLAIN, jnp.zeros((1, *SHAPE))),
-        lambda: DynamicNegative().contexts(PLAIN, 0),
+        lambda: DynamicNegative().contexts(PLAIN, jnp.int32(0)),
     ):
         with pytest.raises(InputError, match="DynamicNegative"):
             call()

@@ -46,7 +46,10 @@ def test_the_negative_takes_the_unconditional_slot_of_cfg() -> None:
 
 def test_a_missing_negative_is_refused_in_three_lines() -> None:
     texts = Texts(jnp.zeros((1, 2, 3)), jnp.zeros((1, 2, 3)))
-    for call in (lambda: Negative().init(texts, jnp.zeros((1, 2, 2, 1))), lambda: Negative().contexts(texts, 0)):
+    for call in (
+        lambda: Negative().init(texts, jnp.zeros((1, 2, 2, 1))),
+        lambda: Negative().contexts(texts, jnp.int32(0)),
+    ):
         with pytest.raises(InputError) as error:
             call()
         assert len(str(error.value).splitlines()) == 3
