@@ -67,7 +67,7 @@ def find_triggers(
     """
     distances = jnp.where(mask, distances, 0.0)
     others = distances.sum(axis=1, keepdims=True) - distances
-    count = jnp.maximum(mask.sum(axis=1, keepdims=True) - 1, 1)
+    count = jnp.maximum(mask.sum(axis=1, keepdims=True) - 1, 1).astype(distances.dtype)
     return mask & (distances >= (1.0 + _per_prompt(alpha)) * others / count)
 
 
@@ -75,7 +75,7 @@ def mean_cosine(a: Context, b: Context, mask: Bool[Array, "batch token"]) -> Per
     """Return the mean cosine of the rows of a and b over the positions of the mask; 0 for a zero vector."""
     lengths = jnp.linalg.norm(a, axis=-1) * jnp.linalg.norm(b, axis=-1)
     cosine = (a * b).sum(axis=-1) / jnp.maximum(lengths, 1e-8)
-    return jnp.where(mask, cosine, 0.0).sum(axis=1) / jnp.maximum(mask.sum(axis=1), 1)
+    return jnp.where(mask, cosine, 0.0).sum(axis=1) / jnp.maximum(mask.sum(axis=1), 1).astype(cosine.dtype)
 
 
 def _per_prompt(value: Scale) -> Float[Array, ""] | Float[Array, "batch 1"]:

@@ -32,6 +32,18 @@ METHODS = {
 }
 
 
+# One guard per mechanism is in the ordinary run: rows, phases, projection and reference, bank, state, images, window.
+REPEATS = ("cfg", "gated", "sld-medium", "safree")
+SLOTS = ("negative", "safree-all", "casg")  # each reads the concept from another slot
+
+
+def methods(*ordinary: str) -> pytest.MarkDecorator:
+    """Return the parametrisation over all guards in which those that are not `ordinary` are slow."""
+    return pytest.mark.parametrize(
+        "name", [name if name in ordinary else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
+    )
+
+
 @pytest.fixture(scope="module")
 def pipe(tiny_folder: Path) -> Pipeline:
     return load(tiny_folder, batch_size=2)
@@ -56,7 +68,7 @@ def record(name: str, images: str) -> GuidanceConfig:
     return GuidanceConfig(W, 4.0, "safe-denoiser", safe_denoiser=SafeDenoiserConfig(images, from_timestep=0.0))
 
 
-@pytest.mark.parametrize("name", METHODS)
+@methods(*(name for name in METHODS if name not in REPEATS))
 def test_words_and_an_embedding_run_one_program(name: str, pipe: Pipeline, images: str) -> None:
     guard = guards.guidance(record(name, images), True, pipe)
     explicit, implicit = Concept(words=("knife", "cat")), Concept(embeddings=(learned(0), learned(1)))
@@ -77,7 +89,7 @@ def test_words_and_an_embedding_run_one_program(name: str, pipe: Pipeline, image
     assert pipe.compiles == before
 
 
-@pytest.mark.parametrize("name", METHODS)
+@methods(*SLOTS)
 def test_an_embedding_of_a_words_own_rows_acts_like_the_word(name: str, pipe: Pipeline, images: str) -> None:
     table = np.asarray(pipe.parts.text_params["text_model"]["embeddings"]["token_embedding"]["embedding"])
     same = Embedding(table[pipe.tokenizer.word_ids("knife")], concept="same")

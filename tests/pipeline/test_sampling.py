@@ -104,7 +104,7 @@ def test_a_guard_is_told_the_moment_of_every_call(name: str, kind: str) -> None:
         jax.debug.callback(lambda x: seen.append(np.asarray(x)), latents[::2])
         return ToyDenoiser()(latents, timesteps, context)
 
-    jax.jit(lambda tables: sample(network, sampler, tables, Witness(3.0), TEXTS, NOISE))(tables)
+    jax.jit(lambda tables: sample(network, sampler, tables, Witness(3.0), TEXTS, jnp.asarray(NOISE)))(tables)
     jax.effects_barrier()
     moments.sort(key=lambda at: int(at.step))
     assert [int(at.step) for at in moments] == list(range(len(tables.timestep)))
