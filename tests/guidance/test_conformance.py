@@ -1,5 +1,6 @@
 """What every guard promises, run over the list in `guards.py`."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import chex
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl.testing import parameterized
 
 from ine_jax import schedulers
 from ine_jax.guidance import Cfg, Guidance, Texts
@@ -50,32 +52,67 @@ def run(guard: Guidance, texts: Texts, start: jax.Array) -> jax.Array:
     return sample(ToyDenoiser(), sampler, sampler.tables(STEPS), guard, texts, start)
 
 
+compiled = jax.jit(run)
+
+
+def scanned(guard: Guidance, texts: Texts, eps: jax.Array) -> jax.Array:
+    """Run the same as `steps` in a scan."""
+
+    def body(state: Any, step: jax.Array) -> tuple[Any, jax.Array]:
+        out, state = guard.combine(state, eps * (1.0 - 0.1 * step.astype(jnp.float32)), moment(step))
+        return state, out
+
+    return jnp.moveaxis(jax.lax.scan(body, guard.init(texts, noise()), jnp.arange(STEPS))[1], 0, 1)
+
+
 def close(mine: Any, theirs: Any) -> None:
     chex.assert_trees_all_close(mine, jnp.asarray(theirs, jnp.float32), rtol=2e-6, atol=2e-5)
 
 
-@every
-def test_combine_follows_its_equation(case: Case) -> None:
-    eps = branches(case)
-    out, _ = case.guard.combine(case.guard.init(texts_for(case), noise()), eps, moment())
-    close(out, case.telling(np.asarray(eps, np.float64)))
+def variants_of(cases: Sequence[Case]) -> type[chex.TestCase]:
+    """Return the promises that hold compiled and op by op, as a test class over `cases`."""
+    each = parameterized.named_parameters(*((case.name, case) for case in cases))
+
+    class Variants(chex.TestCase):
+        @chex.variants(with_jit=True, without_jit=True, with_device=True)
+        @each
+        def test_combine_follows_its_equation(self, case: Case) -> None:
+            eps = branches(case)
+
+            @self.variant
+            def first(guard: Guidance, texts: Texts, eps: jax.Array) -> jax.Array:
+                return guard.combine(guard.init(texts, noise()), eps, moment())[0]
+
+            out = first(case.guard, texts_for(case), eps)
+            chex.assert_tree_all_finite(out)
+            close(out, case.telling(np.asarray(eps, np.float64)))
+
+        @chex.variants(with_jit=True, without_jit=True)
+        @each
+        def test_the_loop_is_a_scan(self, case: Case) -> None:
+            given = case.guard, texts_for(case), branches(case)
+            close(self.variant(steps)(*given), scanned(*given))
+
+        @chex.variants(without_jit=True)
+        @each
+        def test_a_compiled_run_is_the_eager_one(self, case: Case) -> None:
+            given = case.guard, texts_for(case), noise()
+            close(self.variant(run)(*given), compiled(*given))
+
+    return Variants
 
 
-@every
-def test_jit_is_eager(case: Case) -> None:
-    texts, eps = texts_for(case), branches(case)
-    close(jax.jit(steps)(case.guard, texts, eps), steps(case.guard, texts, eps))
-    close(jax.jit(run)(case.guard, texts, noise()), run(case.guard, texts, noise()))
+Variants = variants_of(CASES)
 
 
 @every
 def test_a_batch_is_its_items_one_by_one(case: Case) -> None:
     texts, eps, start = texts_for(case), branches(case), noise()
-    together, sampled = steps(case.guard, texts, eps), run(case.guard, texts, start)
+    together, sampled = steps(case.guard, texts, eps), compiled(case.guard, texts, start)
     for i in range(ITEMS):
         alone = item(case.guard, i)
         close(steps(alone, item(texts, i), eps[i : i + 1])[0], together[i])
-        close(run(alone, item(texts, i), start[i : i + 1])[0], sampled[i])
+        close(compiled(alone, item(texts, i), start[i : i + 1])[0], sampled[i])
 
 
 @every
@@ -85,18 +122,6 @@ def test_vmap_over_the_numbers_is_a_loop_over_them(case: Case) -> None:
     looped = [steps(guard, texts, eps) for guard in (case.guard, case.other)]
     mapped = jax.vmap(lambda guard, scale: steps(guard, texts, scale * eps))(both, jnp.ones(2))
     close(mapped, jnp.stack(looped))
-
-
-@every
-def test_scan_is_the_loop(case: Case) -> None:
-    texts, eps = texts_for(case), branches(case)
-
-    def body(state: Any, step: jax.Array) -> tuple[Any, jax.Array]:
-        out, state = case.guard.combine(state, eps * (1.0 - 0.1 * step.astype(jnp.float32)), moment(step))
-        return state, out
-
-    _, scanned = jax.lax.scan(body, case.guard.init(texts, noise()), jnp.arange(STEPS))
-    close(jnp.moveaxis(scanned, 0, 1), steps(case.guard, texts, eps))
 
 
 @every
@@ -123,15 +148,15 @@ def test_safety_scale_zero_is_plain_guidance(case: Case) -> None:
     texts = texts_for(case)
     assert case.plain is not None
     plain = Texts(prompt=texts.prompt, uncond=texts.uncond)
-    close(run(case.plain, texts, noise()), run(Cfg(case.w), plain, noise()))
+    close(compiled(case.plain, texts, noise()), compiled(Cfg(case.w), plain, noise()))
 
 
 @every
 def test_other_numbers_compile_nothing(case: Case) -> None:
     chex.clear_trace_counter()
-    compiled = jax.jit(chex.assert_max_traces(run, n=1))
-    first = compiled(case.guard, texts_for(case), noise())
-    second = compiled(case.other, jax.tree.map(lambda leaf: 2 * leaf, texts_for(case)), -noise())
+    once = jax.jit(chex.assert_max_traces(run, n=1))
+    first = once(case.guard, texts_for(case), noise())
+    second = once(case.other, jax.tree.map(lambda leaf: 2 * leaf, texts_for(case)), -noise())
     assert not np.allclose(first, second)
 
 

@@ -12,6 +12,7 @@ from ine_jax.guidance.concept import Concept, as_concept
 from ine_jax.pipeline.pipeline import Pipeline, load
 from tests.support.concepts import DIM, ONE, TOKENS, TWO, encode, numbers, one
 from tests.support.tiny_pipeline import LENGTH, WIDTH
+from tests.support.typechecking import unchecked
 
 CONTEXT = Embedding(numbers("found"), "context", "found", "tiny")
 
@@ -94,8 +95,8 @@ def test_everything_that_names_a_concept_becomes_one() -> None:
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({}, "a negative of nothing"),
-        ({"blend": 0.5}, "a negative of nothing"),
+        ({}, "an empty negative"),
+        ({"blend": 0.5}, "an empty negative"),
         ({"words": ("knife",), "blend": 0.5}, "blend"),
         ({"embeddings": (ONE,), "blend": 0.5}, "blend"),
         ({"words": ("knife",), "embeddings": (ONE,)}, "blend"),
@@ -114,15 +115,15 @@ def test_concepts_that_contradict_themselves_are_refused(fields: dict, reason: s
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
-        ([], "a negative of nothing"),
-        (["knife", ONE], "made of Embedding, str"),
-        ([ONE, None], "made of Embedding, NoneType"),
-        (3, "made of int"),
-        (np.ones((1, TOKENS, DIM)), "made of ndarray"),
+        ([], "an empty negative"),
+        (["knife", ONE], "of Embedding, str"),
+        ([ONE, None], "of Embedding, NoneType"),
+        (3, "of int"),
+        (np.ones((1, TOKENS, DIM)), "of ndarray"),
     ],
 )
 def test_what_names_no_concept_is_refused(given: object, reason: str) -> None:
-    with pytest.raises(InputError, match=reason):
+    with unchecked(), pytest.raises(InputError, match=reason):
         as_concept(given)  # type: ignore[arg-type]
 
 

@@ -30,6 +30,9 @@ def written_case() -> guards.Case:
     return names["case"]
 
 
+PageVariants = test_conformance.variants_of([written_case()])
+
+
 @pytest.mark.parametrize("name", PROMISES)
 def test_the_guard_of_the_page_keeps_every_promise(name: str) -> None:
     promise: Callable[..., None] = getattr(test_conformance, name)

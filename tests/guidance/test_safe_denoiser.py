@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -126,16 +127,15 @@ def test_references_of_another_size_are_refused() -> None:
 
 def test_the_toy_denoiser_is_steered_within_jit() -> None:
     """A whole run with other references than those it was compiled for compiles nothing."""
-    traces = []
+    chex.clear_trace_counter()
     sampler = schedulers.from_config({"clip_sample": False}, "ddim")
     texts = Texts(*(jnp.asarray(RNG.standard_normal((2, 3, 4)), jnp.float32) for _ in range(2)))
 
     @jax.jit
+    @chex.assert_max_traces(n=1)
     def run(guard: SafeDenoiser) -> jnp.ndarray:
-        traces.append(guard)
         return sample(ToyDenoiser(), sampler, sampler.tables(4), guard, texts, jnp.ones((2, *SHAPE)))
 
     first = run(dataclasses.replace(GUARD, from_timestep=0.0))
     second = run(dataclasses.replace(GUARD, from_timestep=500.0, references=-jnp.asarray(REFERENCES)))
-    assert len(traces) == 1
     assert not np.allclose(first, second)

@@ -20,6 +20,7 @@ from ine_jax.pipeline import programs
 from ine_jax.pipeline.sampling import predict, sample
 from tests.support.model_recipes import UNETS, normal, torch_state
 from tests.support.toys import ToyDenoiser
+from tests.support.typechecking import unchecked
 
 STEPS, SHAPE, TOKENS, DIM = 4, (3, 4, 4, 2), 5, 4
 RNG = np.random.default_rng(8)
@@ -99,7 +100,7 @@ def test_what_does_not_fit_is_refused_in_three_lines() -> None:
         lambda: Safree(Negative()).init(replace(TEXTS, negative=None), NOISE),
     ]
     for call in calls:
-        with pytest.raises(InputError) as error:
+        with unchecked(), pytest.raises(InputError) as error:
             call()
         assert len(str(error.value).splitlines()) == 3
 
@@ -177,7 +178,7 @@ def test_the_unet_gets_the_edit_of_the_guard(monkeypatch: pytest.MonkeyPatch) ->
     edits: list[SkipEdit] = []
 
     class Recorder:
-        def __init__(self, config: UNetConfig, dtype: Any) -> None: ...
+        def __init__(self, config: UNetConfig, dtype: Any, platform: str) -> None: ...
 
         def apply(self, variables: Any, latents: Any, timesteps: Any, context: Any, edit: SkipEdit) -> Any:
             edits.append(edit)
