@@ -90,7 +90,9 @@ def test_the_filter_and_its_numbers() -> None:
 
 
 def test_each_prompt_may_have_numbers_of_its_own() -> None:
-    alpha, up, k, t0 = (np.array(v) for v in ([0.0, 0.1, 0.05, 0.02], [1, 9, 20, 30], [1, 0.3, 0.2, 0.4], [1, 8, 7, 9]))
+    alpha, up, k, t0 = (
+        np.array(v, float) for v in ([0.0, 0.1, 0.05, 0.02], [1, 9, 20, 30], [1, 0.3, 0.2, 0.4], [1, 8, 7, 9])
+    )
     got = projected(Safree(Cfg(), alpha=alpha, up_t=up, steepness=k, midpoint=t0))
     for i in range(len(LENGTHS)):
         one = jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], got)
@@ -156,7 +158,7 @@ def test_other_lengths_concepts_and_numbers_compile_nothing() -> None:
     order = [2, 3, 0, 1]
     for rows, phrases, alpha in ((slice(None), PHRASES, 0.01), (order, PHRASES[:1], 0.05)):
         prompts, pooled = (a[rows].astype(np.float32) for a in (PROMPTS, POOLED))
-        guard = Safree(Cfg(np.float32(alpha)), np.float32(alpha))
+        guard = Safree(Cfg(jnp.float32(alpha)), jnp.float32(alpha))
         got = run(guard, prompts, pooled, np.asarray(MASK)[rows], np.asarray(END)[rows], padded(phrases))
         check(got, phrases, range(4) if rows == slice(None) else order, alpha=float(np.float32(alpha)))
 
