@@ -11,6 +11,7 @@ A guard that needs other rows in other parts of a run (none before a warm-up, sa
 compares its rows with another inside the network implements `Referring`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias, runtime_checkable
 
@@ -168,3 +169,27 @@ class NoGuidance:
     def combine(self, state: State, eps: BranchLatents, at: Moment) -> tuple[Latents, State]:
         """Return ε_c."""
         return eps[:, 0], state
+
+
+def as_arrays(guidance: Guidance) -> Guidance:
+    """Return the guard with float32 arrays: a number in one call and an array in the next would compile twice."""
+    arrays: Guidance = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), guidance)
+    return arrays
+
+
+def item_scales(guidance: Guidance, count: int) -> list[Float[np.ndarray, "batch"]]:
+    """Return the scales that differ from item to item; they are batched like the prompts."""
+    found = [leaf for leaf in jax.tree.leaves(guidance) if is_per_item(leaf)]
+    for leaf in found:
+        if leaf.shape != (count,):
+            raise InputError(
+                f"a scale of shape {leaf.shape}", f"one number, or one per prompt: ({count},)", "change it"
+            )
+    return found
+
+
+def with_scales(guidance: Guidance, scales: Sequence[Array]) -> Guidance:
+    """Return the guard with its per-item scales replaced by those of one batch."""
+    rest = iter(scales)
+    guard: Guidance = jax.tree.map(lambda leaf: next(rest) if is_per_item(leaf) else leaf, guidance)
+    return guard

@@ -17,7 +17,7 @@ from ine_jax.config.methods import NoiseMode, UnetImpl
 from ine_jax.embeddings.embedding import Embedding
 from ine_jax.errors import InputError
 from ine_jax.guidance import slots as conditioning
-from ine_jax.guidance.base import Guidance, Texts, is_per_item
+from ine_jax.guidance.base import Guidance, Texts, as_arrays, item_scales, with_scales
 from ine_jax.guidance.concept import Encode, NegativeLike, as_concept
 from ine_jax.models.checkpoints.pipeline_folder import read_pipeline
 from ine_jax.models.parts import ModelParts
@@ -159,7 +159,7 @@ class Pipeline:
         starts = starts_of(noise, seeds, len(prompts), shape)
         tables = self._tables(steps)
         concept = as_concept(negative)
-        guard = _as_arrays(conditioning.resolve(guidance, concept, negative_scale))
+        guard = as_arrays(conditioning.resolve(guidance, concept, negative_scale))
         rows = self.rows(batch_size)
         slots = conditioning.fill(guard, concept, self._encoder(embeddings, rows))
         uncond, negated = self._repeat(slots.uncond, rows), self._repeat(slots.negative, rows)
@@ -172,7 +172,7 @@ class Pipeline:
         def run(ids: TokenIds, start: Array, *scales: Array) -> Array:
             prompt = self.programs.encode(self.parts.text_params, ids, learned)
             texts = dataclasses.replace(shared, prompt=prompt)
-            guided = _with_scales(guard, scales)
+            guided = with_scales(guard, scales)
             projects = conditioning.projection(guided)
             if projects is not None:
                 where = self.parts.text_params, ids, learned, end
@@ -183,7 +183,7 @@ class Pipeline:
             latents = self.programs.sample(self.parts.unet_params, self.scheduler, tables, guided, texts, start)
             return latents if output == "latents" else self.programs.decode(self.parts.vae_params, latents)
 
-        arrays = [ids, starts, *_per_item(guard, len(prompts))]
+        arrays = [ids, starts, *item_scales(guard, len(prompts))]
         return self.programs.batched(run, arrays, rows, empty=self._empty(shape, output))
 
     def _encoder(self, embeddings: Sequence[Embedding], rows: int) -> Encode:
@@ -222,30 +222,6 @@ class Pipeline:
             return np.zeros((0, *shape), np.float32)
         cell = self.parts.vae_config.downscale
         return np.zeros((0, shape[0] * cell, shape[1] * cell, 3), np.uint8)
-
-
-def _as_arrays(guidance: Guidance) -> Guidance:
-    """Return the guard with float32 arrays: a number in one call and an array in the next would compile twice."""
-    arrays: Guidance = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), guidance)
-    return arrays
-
-
-def _per_item(guidance: Guidance, count: int) -> list[Float[np.ndarray, "batch"]]:
-    """Return the scales that differ from item to item; they are batched like the prompts."""
-    found = [leaf for leaf in jax.tree.leaves(guidance) if is_per_item(leaf)]
-    for leaf in found:
-        if leaf.shape != (count,):
-            raise InputError(
-                f"a scale of shape {leaf.shape}", f"one number, or one per prompt: ({count},)", "change it"
-            )
-    return found
-
-
-def _with_scales(guidance: Guidance, scales: Sequence[Array]) -> Guidance:
-    """Return the guard with its per-item scales replaced by those of one batch."""
-    rest = iter(scales)
-    guard: Guidance = jax.tree.map(lambda leaf: next(rest) if is_per_item(leaf) else leaf, guidance)
-    return guard
 
 
 def load(

@@ -112,7 +112,8 @@ def build(
     `foreign_unet` is the text of the UNet's `config.json` where diffusers' Flax UNet runs instead of this package's.
     """
     traces: Counter[str] = Counter()
-    clip, autoencoder = ClipText(text, dtype=dtype), Vae(vae, dtype=dtype)
+    clip = ClipText(text, dtype=dtype)
+    decode, encode_images = _vae_programs(Vae(vae, dtype=dtype), vae.scaling_factor, mesh, traces)
     if foreign_unet is None:
         denoise = native_unet(unet, dtype, devices.platform_of(mesh))
     else:
@@ -127,27 +128,6 @@ def build(
     ) -> Latents:
         traces["sample"] += 1
         return sample(functools.partial(denoise, params), scheduler, tables, guidance, texts, noise)
-
-    def decode_rows(params: Params, latents: Latents) -> ImagesU8:
-        def one(latent: Float[Array, "h w c"]) -> UInt8[Array, "H W 3"]:
-            images = autoencoder.apply({"params": params}, latent[None] / vae.scaling_factor, method="decode")
-            return to_uint8(images[0])
-
-        # Chunked on each device by itself: decoding needs far more memory per image than sampling.
-        images: ImagesU8 = jax.lax.map(one, latents, batch_size=min(DECODE_ROWS, latents.shape[0]))
-        return images
-
-    def decode(params: Params, latents: Latents) -> ImagesU8:
-        traces["decode"] += 1
-        rows = PartitionSpec(devices.AXIS)
-        each = jax.shard_map(decode_rows, mesh=mesh, in_specs=(PartitionSpec(), rows), out_specs=rows, check_vma=False)
-        return each(params, latents)
-
-    def encode_images(params: Params, images: ImagesU8) -> tuple[Latents, Latents]:
-        traces["encode_images"] += 1
-        found = autoencoder.apply({"params": params}, from_uint8(images), method="encode")
-        mean, logvar = cast(tuple[Array, Array], found)
-        return mean.astype(jnp.float32), logvar.astype(jnp.float32)
 
     def project(
         params: Params,
@@ -180,6 +160,35 @@ def build(
         project=jax.jit(project),
         traces=traces,
     )
+
+
+def _vae_programs(
+    autoencoder: Vae, scaling: float, mesh: Mesh, traces: Counter[str]
+) -> tuple[Callable[..., ImagesU8], Callable[..., tuple[Latents, Latents]]]:
+    """Return the functions that decode latents and encode images."""
+
+    def decode_rows(params: Params, latents: Latents) -> ImagesU8:
+        def one(latent: Float[Array, "h w c"]) -> UInt8[Array, "H W 3"]:
+            images = autoencoder.apply({"params": params}, latent[None] / scaling, method="decode")
+            return to_uint8(images[0])
+
+        # Chunked on each device by itself: decoding needs far more memory per image than sampling.
+        images: ImagesU8 = jax.lax.map(one, latents, batch_size=min(DECODE_ROWS, latents.shape[0]))
+        return images
+
+    def decode(params: Params, latents: Latents) -> ImagesU8:
+        traces["decode"] += 1
+        rows = PartitionSpec(devices.AXIS)
+        each = jax.shard_map(decode_rows, mesh=mesh, in_specs=(PartitionSpec(), rows), out_specs=rows, check_vma=False)
+        return each(params, latents)
+
+    def encode_images(params: Params, images: ImagesU8) -> tuple[Latents, Latents]:
+        traces["encode_images"] += 1
+        found = autoencoder.apply({"params": params}, from_uint8(images), method="encode")
+        mean, logvar = cast(tuple[Array, Array], found)
+        return mean.astype(jnp.float32), logvar.astype(jnp.float32)
+
+    return decode, encode_images
 
 
 def to_uint8(images: Float[Array, "*batch H W 3"]) -> UInt8[Array, "*batch H W 3"]:
