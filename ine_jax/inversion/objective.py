@@ -100,7 +100,7 @@ def losses(
 def contexts(
     vectors: Float[Array, "concept row dim"],
     ids: Int[Array, "sentence token"],
-    sentence: Int[Array, "concept batch"],
+    sentence: Int[Array, "concept each"],
     encode: Encode,
 ) -> Float[Array, "item token width"]:
     """Contexts [C·B, T, D] of the sampled sentences, each with its own concept's vectors.

@@ -14,12 +14,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
 
 from ine_jax.errors import InputError
 from ine_jax.models.text import learned_rows
 from ine_jax.models.trees import flatten_params
 from ine_jax.pipeline.pipeline import Pipeline
-from ine_jax.types import Array, Context, Params
+from ine_jax.types import Array, Params
 
 Kernels = dict[str, np.ndarray]  # [D, out] by dotted path; the transpose of W
 ROWS = 256  # vocabulary rows that are encoded at a time
@@ -98,7 +99,7 @@ def nearest_row(pipe: Pipeline, base: Pipeline, words: str, before: str = "", re
     ids = np.concatenate([np.tile(np.asarray(start, np.int32), (len(vocabulary), 1)), vocabulary[:, None]], axis=1)
     learned = learned_rows((), pipe.parts.text_config.hidden_size)
 
-    def last(chunk: Array) -> Context:
+    def last(chunk: Array) -> Float[Array, "batch dim"]:
         return pipe.programs.encode(pipe.parts.text_params, chunk, learned)[:, -1]
 
     found = pipe.programs.batched(last, [ids], pipe.rows(ROWS))

@@ -30,6 +30,7 @@ from ine_jax.types import Array, Context, Latents, Params
 
 Prediction = Float[Array, "batch h w c"]
 Visited = Float[Array, "batch level h w c"]
+Empty = Float[Array, "1 token dim"]  # context of the empty prompt
 Scales = Float[Array, "batch"] | float  # guidance scale w of each trajectory
 
 
@@ -87,7 +88,7 @@ def trajectories(
     return jnp.swapaxes(visited[0], 0, 1), jnp.swapaxes(visited[1], 0, 1)
 
 
-def build_pool(pipe: Pipeline, config: EsdConfig, contexts: Context, empty: Context) -> Pool:
+def build_pool(pipe: Pipeline, config: EsdConfig, contexts: Context, empty: Empty) -> Pool:
     """`config.pool` trajectories, the prompts in turn; trajectory i depends on (seed, i) alone.
 
     `contexts` [E, T, D] are those of the erased prompts, `empty` [1, T, D] that of the empty one.
@@ -118,7 +119,7 @@ def _walk(config: UNetConfig, dtype: DTypeLike, platform: str, ddim: Ddim) -> Ca
     def walk(
         params: Params,
         tables: DdimTables,
-        empty: Context,
+        empty: Empty,
         eta: Array,
         prompt: Context,
         origin: Context,

@@ -167,7 +167,7 @@ def test_gradient_equals_finite_differences(pipe: Pipeline, monkeypatch: pytest.
     probe = Embedding(np.zeros((2, WIDTH), np.float32), concept="thing")
     ids = template_ids(("a photo of a {}",), probe, pipe.tokenizer)
     data = toy_data()._replace(mean=np.zeros((3, 8, 8, 4)), logvar=np.zeros((3, 8, 8, 4)), ids=ids)
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):  # int32 data meet x64's int64
         double = jax.tree.map(lambda a: jnp.asarray(np.asarray(a), jnp.float64), (parts.text_params, parts.unet_params))
         unet, clip = UNet(parts.unet_config, dtype=jnp.float64), ClipText(parts.text_config, dtype=jnp.float64)
         batch = objective.sample(jax.tree.map(jnp.asarray, data), 0, 1, 1000, 0.5)

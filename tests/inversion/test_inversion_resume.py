@@ -19,7 +19,7 @@ PATIENCE = 600.0  # seconds until a child is given up
 def start(folder: Path, out: Path, cache: Path) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     environment.pop("INE_COMPILE_CACHE", None)
-    command = [sys.executable, str(ROOT / "tests" / "inversion_child.py"), str(folder), str(out), str(cache)]
+    command = [sys.executable, str(ROOT / "tests/support/inversion_child.py"), str(folder), str(out), str(cache)]
     return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE)
 
 
@@ -54,7 +54,7 @@ def undisturbed(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return root / "out", root / "cache"
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.slow)])
 def test_killed_at_random_moments(
     tiny_folder: Path, tmp_path: Path, undisturbed: tuple[Path, Path], kills: int
 ) -> None:

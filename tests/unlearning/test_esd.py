@@ -44,9 +44,10 @@ def random_images(count: int) -> np.ndarray:
 
 def test_target_equals_a_numpy_reference() -> None:
     rng = np.random.default_rng(0)
-    uncond, prompt = rng.standard_normal((2, 3, 2, 2, 4))
-    np.testing.assert_allclose(target(uncond, prompt, 1.0), 2 * uncond - prompt)
-    np.testing.assert_allclose(target(uncond, prompt, 0.5), 1.5 * uncond - 0.5 * prompt)
+    uncond, prompt = rng.standard_normal((2, 3, 2, 2, 4)).astype(np.float32)
+    given = jnp.asarray(uncond), jnp.asarray(prompt)
+    np.testing.assert_allclose(target(*given, 1.0), 2 * uncond - prompt, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(target(*given, 0.5), 1.5 * uncond - 0.5 * prompt, rtol=1e-5, atol=1e-6)
 
 
 def test_trajectories_equal_a_numpy_reference() -> None:
