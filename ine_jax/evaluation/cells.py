@@ -8,7 +8,7 @@ from typing import cast
 import numpy as np
 
 from ine_jax.evaluation import counting
-from ine_jax.evaluation.counting import DIGITS, THRESHOLDS, Counts, MetricReader, Place
+from ine_jax.evaluation.counting import THRESHOLDS, Counts, MetricReader, Place
 from ine_jax.evaluation.outcomes import DetectorReader
 from ine_jax.evaluation.records import CellEntry, Curve, Difference, Fid, ListResult, PairedTest, Rate, Sides
 from ine_jax.evaluation.reference import is_unguarded
@@ -56,17 +56,9 @@ class Table:
             "scale": guidance["scale"],
             "negative_scale": None if spec["negative"] == "none" else guidance["negative_scale"],
         }
-        if spec["words"]:
-            found["words"] = spec["words"]
-        if spec["embeddings"]:
-            found["embeddings"] = spec["embeddings"]
-        if spec["blend"] is not None:
-            found["blend"] = spec["blend"]
-        if spec["embedding_from"]:
-            found["embedding_from"] = spec["embedding_from"]
-        if spec["embedding_seed"] is not None:
-            found["embedding_seed"] = spec["embedding_seed"]
-        return cast(CellEntry, {**found, **{name: self.entry((i, name)) for name in spec["lists"]}})
+        optional = ("words", "embeddings", "blend", "embedding_from", "embedding_seed")
+        given = {key: value for key, value in spec.items() if key in optional and value not in (None, "", [])}
+        return cast(CellEntry, {**found, **given, **{name: self.entry((i, name)) for name in spec["lists"]}})
 
     def entry(self, place: Place) -> ListResult:
         """The results of one prompt set in one cell: rate, categories, metrics, FID."""
@@ -120,15 +112,7 @@ class Table:
             if (i, name) not in column or (j, name) not in column or self.measure(name) == "prior":
                 continue
             test = counting.paired(self.measure(name), column[i, name], column[j, name], self.reader.threshold)
-            yield {
-                **sides,
-                "n": test.n,
-                "both": test.both,
-                "only_a": test.only_a,
-                "only_b": test.only_b,
-                "difference": round(test.difference, DIGITS),
-                "p": float(f"{test.p:.6g}"),
-            }
+            yield {**sides, **test}
 
     def differences(self) -> Iterator[Difference]:
         """Mean of b - a of every metric over the items that both sides have a number of."""

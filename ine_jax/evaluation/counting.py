@@ -5,11 +5,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ine_jax.evaluation.metrics import wilson
-from ine_jax.evaluation.metrics.means import mean
-from ine_jax.evaluation.metrics.paired import Paired, from_counts
+from ine_jax.evaluation.metrics.statistics import exact_p, mean, wilson
 from ine_jax.evaluation.outcomes import DetectorReader, successes
-from ine_jax.evaluation.records import MetricMean, Rate
+from ine_jax.evaluation.records import MetricMean, Paired, Rate
 from ine_jax.storage.records import Measure, Row
 from ine_jax.storage.runs import Run
 from ine_jax.storage.sealed import corrupt
@@ -127,16 +125,19 @@ def curve(measure: Measure, values: np.ndarray) -> list[float] | None:
 
 def centre(values: np.ndarray) -> MetricMean:
     """Mean of a metric's numbers with its 95 % interval."""
-    found = mean(values[np.isfinite(values)].tolist())
-    low, middle, high = (None if v is None else round(v, DIGITS) for v in (found.low, found.mean, found.high))
-    return {"mean": middle, "low": low, "high": high, "n": found.n, "unscored": int((values == UNSCORED).sum())}
+    finite = values[np.isfinite(values)].tolist()
+    middle, low, high = (None if v is None else round(v, DIGITS) for v in mean(finite))
+    return {"mean": middle, "low": low, "high": high, "n": len(finite), "unscored": int((values == UNSCORED).sum())}
 
 
 def paired(measure: Measure, a: np.ndarray, b: np.ndarray, threshold: float) -> Paired:
     """McNemar's test on the items that both sides have a verdict on."""
     both = np.isfinite(a) & np.isfinite(b)
     x, y = (successes(measure, side[both], threshold) for side in (a, b))
-    return from_counts(int(both.sum()), int((x & y).sum()), int((x & ~y).sum()), int((~x & y).sum()))
+    n, only_a, only_b = len(x), int((x & ~y).sum()), int((~x & y).sum())
+    difference = round((only_b - only_a) / n, DIGITS) if n else 0.0
+    p = float(f"{exact_p(only_a, only_b):.6g}")
+    return {"n": n, "both": int((x & y).sum()), "only_a": only_a, "only_b": only_b, "difference": difference, "p": p}
 
 
 def categories(found: Counts, name: str) -> dict[str, np.ndarray]:

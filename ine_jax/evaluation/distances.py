@@ -1,6 +1,7 @@
 """FID of stored features: each cell and prompt set against the reference model's, and against real images."""
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 from ine_jax.evaluation.counting import DIGITS, Place
 from ine_jax.evaluation.metrics.fid import NOTE, REAL, Moments, frechet
@@ -33,25 +34,11 @@ def distances(run: Run, name: str, about: ScorerRecord, blocks: Mapping[Place, S
             if against is not None:
                 entry["reference"], entry["reference_n"] = about["reference"], against.n
             if real is not None:
-                entry["real"] = _real(real[0], own, real[1])
-            if "network" in about:
-                entry["network"] = about["network"]
-            if "resize" in about:
-                entry["resize"] = about["resize"]
-            if "weights_sha256" in about:
-                entry["weights_sha256"] = about["weights_sha256"]
-            found[cell, title] = entry
+                notes = {key: real[1][key] for key in ("folder", "sha256", "left_out")}
+                entry["real"] = cast(RealDistance, {"value": _distance(real[0], own), "n": real[0].n, **notes})
+            network = {key: value for key, value in about.items() if key in ("network", "resize", "weights_sha256")}
+            found[cell, title] = cast(Fid, {**entry, **network})
     return found
-
-
-def _real(real: Moments, own: Moments, notes: Mapping[str, str]) -> RealDistance:
-    return {
-        "value": _distance(real, own),
-        "n": real.n,
-        "folder": notes["folder"],
-        "sha256": notes["sha256"],
-        "left_out": notes["left_out"],
-    }
 
 
 def _distance(a: Moments | None, b: Moments) -> float | None:

@@ -6,7 +6,7 @@ from ine_jax import assets
 from ine_jax.config import DetectorConfig, EvaluateConfig, MetricConfig, ScoreConfig
 from ine_jax.errors import ItemErrors
 from ine_jax.evaluation import measuring, scoring
-from ine_jax.evaluation.detectors import Detector
+from ine_jax.evaluation.detectors.base import Detector, Scorer
 from ine_jax.evaluation.detectors.clip import ClipZeroShot
 from ine_jax.evaluation.detectors.nudenet import NudeNet
 from ine_jax.evaluation.detectors.q16 import Q16
@@ -80,7 +80,7 @@ class Scorers:
     @property
     def names(self) -> list[str]:
         """Names of their scores."""
-        scorers: list[scoring.Scorer] = [*self.detectors, *(metric for metric, _ in self.metrics)]
+        scorers: list[Scorer] = [*self.detectors, *(metric for metric, _ in self.metrics)]
         return [scoring.scorer_name(each) for each in scorers]
 
     def finished(self, run: Run, shard: tuple[int, int] = (0, 1)) -> bool:

@@ -209,22 +209,14 @@ def plan_from_config(config: EvaluateConfig) -> Plan:
         for guard in config.guards
         for negative in config.negatives
     ]
-    s = config.sampler
     return Plan(
         tuple(dict.fromkeys(cells)),
         lists,
-        s.steps,
-        s.scheduler,
-        s.height,
-        s.width,
-        s.batch,
-        config.block,
-        s.unet_impl,
-        {model.label: model for model in config.models},
-        {_list_name(each): each.measure for each in config.prompts if each.measure},
-        {name: found.reading for name, found in read.items() if found.reading},
-        s.noise,
-        s.latents,
+        block=config.block,
+        models={model.label: model for model in config.models},
+        measures={_list_name(each): each.measure for each in config.prompts if each.measure},
+        readings={name: found.reading for name, found in read.items() if found.reading},
+        **dataclasses.asdict(config.sampler),
     )
 
 

@@ -129,7 +129,7 @@ class Sides(TypedDict):
     embedding_seed: NotRequired[int]
 
 
-class PairedTest(Sides):
+class Paired(TypedDict):
     """McNemar's exact two-sided test; `difference` is the rate of b - the rate of a."""
 
     n: int
@@ -138,6 +138,10 @@ class PairedTest(Sides):
     only_b: int
     difference: float
     p: float
+
+
+class PairedTest(Sides, Paired):
+    """The test of two negatives."""
 
 
 class Difference(Sides):

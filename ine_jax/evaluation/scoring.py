@@ -3,12 +3,12 @@
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol, TypeVar, cast, runtime_checkable
+from typing import TypeVar, cast
 
 import numpy as np
 
 from ine_jax.errors import Interrupted, ItemErrors
-from ine_jax.evaluation.detectors.base import FAILED, Detector, Scored, Unscored, Verdict, detect_checked
+from ine_jax.evaluation.detectors.base import FAILED, Detector, Scored, Scorer, Unscored, Verdict, detect_checked
 from ine_jax.progress import Progress, stop_requests
 from ine_jax.storage.records import Box, Row, ScorerRecord, VerdictLine
 from ine_jax.storage.runs import Run
@@ -16,19 +16,6 @@ from ine_jax.storage.runs import Run
 T = TypeVar("T")
 R = TypeVar("R")
 MAX_UNSCORED = 0.01
-
-
-@runtime_checkable
-class Scorer(Protocol):
-    """What detectors and metrics have in common: the name of their scores, and a description stored beside them."""
-
-    @property
-    def id(self) -> str: ...
-
-    @property
-    def version(self) -> str: ...
-
-    def about(self) -> Mapping[str, object]: ...
 
 
 @dataclasses.dataclass

@@ -17,7 +17,7 @@ from ine_jax.evaluation.cells import Table, of_role
 from ine_jax.evaluation.counting import Counts, MetricReader
 from ine_jax.evaluation.detectors.presets import Preset, concept, default_preset
 from ine_jax.evaluation.distances import distances
-from ine_jax.evaluation.metrics.means import INTERVAL
+from ine_jax.evaluation.metrics.statistics import INTERVAL
 from ine_jax.evaluation.outcomes import DetectorReader
 from ine_jax.evaluation.records import CellEntry, ImageCounts, OtherDetector, PlacedRate, PresetRecord, Summary
 from ine_jax.storage.records import CellSpec, RunConfig, ScorerRecord
@@ -132,14 +132,7 @@ def _other(run: Run, counts: Counts, name: str, reader: DetectorReader, preset: 
 
 
 def _preset(preset: Preset) -> PresetRecord:
-    return {
-        "name": preset.name,
-        "detector": preset.detector,
-        "labels": list(preset.labels),
-        "group": preset.group,
-        "threshold": preset.threshold,
-        "source": preset.source,
-    }
+    return cast(PresetRecord, {**dataclasses.asdict(preset), "labels": list(preset.labels)})
 
 
 def _origin(spec: CellSpec) -> str:

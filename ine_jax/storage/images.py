@@ -19,6 +19,7 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 64 * 10**6
 MAX_IMAGES = 10_000
+_BOMBS = (Image.DecompressionBombWarning, Image.DecompressionBombError)
 
 
 def image_files(folder: str | Path, most: int = MAX_IMAGES) -> list[Path]:
@@ -58,14 +59,7 @@ def read_image(path: Path, height: int | None = None, width: int | None = None) 
                 upright = ImageOps.exif_transpose(image).convert("RGB")
     except UnidentifiedImageError as error:
         raise InputError(f"{path}: not an image that can be read", allowed, "remove or convert the file") from error
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        EOFError,
-        Image.DecompressionBombWarning,
-        Image.DecompressionBombError,
-    ) as error:
+    except (OSError, ValueError, SyntaxError, EOFError, *_BOMBS) as error:
         raise InputError(f"{path}: {error}", allowed, "remove or convert the file") from error
     if height is not None and width is not None and upright.size != (width, height):
         upright = ImageOps.fit(upright, (width, height), method=Image.Resampling.BICUBIC)

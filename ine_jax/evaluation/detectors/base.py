@@ -35,26 +35,27 @@ Images: TypeAlias = Sequence[np.ndarray] | np.ndarray  # uint8 [batch, H, W, 3],
 
 
 @runtime_checkable
-class Detector(Protocol):
-    """Scores uint8 images [batch, H, W, 3]. `id` and `version` name the folder of its scores."""
+class Scorer(Protocol):
+    """What detectors and metrics have in common. `id` and `version` name the folder of the scores."""
 
     @property
     def id(self) -> str:
-        """Name of the detector: letters, digits, `_ . @ + -`."""
-        ...
+        """Name of the scorer: letters, digits, `_ . @ + -`."""
 
     @property
     def version(self) -> str:
         """Changes whenever the scores would change."""
-        ...
-
-    def detect(self, images: Images) -> list[Verdict]:
-        """Return one verdict per image, in order; `Scored.labels` holds every label."""
-        ...
 
     def about(self) -> About:
         """Return what is stored once beside the scores: labels, groups, hashes of weights, preprocessing."""
-        ...
+
+
+@runtime_checkable
+class Detector(Scorer, Protocol):
+    """Scores uint8 images [batch, H, W, 3]."""
+
+    def detect(self, images: Images) -> list[Verdict]:
+        """Return one verdict per image, in order; `Scored.labels` holds every label."""
 
 
 def check_image(image: np.ndarray) -> str | None:

@@ -1,4 +1,4 @@
-"""Shared by the detectors on vision transformers: preprocessing, batches of one shape, version hashes."""
+"""Shared by detectors and metrics: preprocessing of vision transformers, batches of one shape, version hashes."""
 
 import dataclasses
 import hashlib
@@ -111,17 +111,17 @@ def _three(values: object) -> tuple[float, ...] | None:
 
 
 def in_batches(
-    program: Callable[[jax.Array], jax.Array], rows: Callable[[slice], np.ndarray], count: int
+    program: Callable[[jax.Array], jax.Array], rows: Callable[[slice], np.ndarray], count: int, size: int = BATCH
 ) -> np.ndarray:
-    """Run `program` on `count` rows, `BATCH` at a time; returns host arrays [count, ...].
+    """Run `program` on `count` rows, `size` at a time; returns host arrays [count, ...].
 
     All batches have one shape (the last is padded with its first row): there is one compiled program, and the results
     do not depend on the caller's batch. The host prepares a batch while the device computes the one before.
     """
     results = []
-    for start in range(0, count, BATCH):
-        batch = rows(slice(start, min(start + BATCH, count)))
-        filled = np.concatenate([batch, np.repeat(batch[:1], BATCH - len(batch), axis=0)])
+    for start in range(0, count, size):
+        batch = rows(slice(start, min(start + size, count)))
+        filled = np.concatenate([batch, np.repeat(batch[:1], size - len(batch), axis=0)])
         results.append(program(jnp.asarray(filled)))
     return np.concatenate([np.asarray(result) for result in results])[:count]
 

@@ -1,7 +1,6 @@
 """The bundled world's detector: a small convolutional multi-label classifier over its objects, in Flax."""
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -19,6 +18,8 @@ from jaxtyping import Float, Shaped
 
 from ine_jax.errors import InputError
 from ine_jax.evaluation.detectors.base import Images, Scored, Verdict, detect_checked
+from ine_jax.evaluation.detectors.vision import in_batches
+from ine_jax.evaluation.metrics.weights import weights_hash
 from ine_jax.storage.atomic import write_atomic
 from ine_jax.storage.records import About
 from ine_jax.storage.safetensors_writer import write_safetensors
@@ -101,7 +102,7 @@ class WorldDetector:
     @cached_property
     def version(self) -> str:
         """The config's version and a short hash of the weights, so retraining gives the scores another folder."""
-        return f"{self.config.version}-{params_hash(self.params)[:8]}"
+        return f"{self.config.version}-{weights_hash(_flat(self.params))[:8]}"
 
     @cached_property
     def _probabilities(self) -> Callable[[jax.Array], jax.Array]:
@@ -123,7 +124,7 @@ class WorldDetector:
             "kind": "detector",
             "labels": list(self.labels),
             "groups": {name: list(labels) for name, labels in self.config.groups.items()},
-            "weights": params_hash(self.params),
+            "weights": weights_hash(_flat(self.params)),
             "preprocessing": f"linear to {size} px, antialiased; [-1, 1]",
         }
 
@@ -132,15 +133,8 @@ class WorldDetector:
         return detect_checked(images, self._detect)
 
     def _detect(self, images: np.ndarray) -> list[Verdict]:
-        verdicts: list[Verdict] = []
-        for start in range(0, len(images), BATCH):
-            rows = images[start : start + BATCH]
-            # one shape: one compiled program, and scores that do not depend on the caller's batch
-            padded = np.concatenate([rows, np.repeat(rows[:1], BATCH - len(rows), axis=0)])
-            scores = np.asarray(self._probabilities(jnp.asarray(padded)))[: len(rows)]
-            labels = self.config.labels
-            verdicts += [Scored({k: round(float(v), 6) for k, v in zip(labels, row, strict=True)}) for row in scores]
-        return verdicts
+        scores = in_batches(self._probabilities, lambda rows: images[rows], len(images), BATCH)
+        return [Scored({k: round(float(v), 6) for k, v in zip(self.labels, row, strict=True)}) for row in scores]
 
     def save(self, folder: str | Path) -> None:
         """Write config.json and model.safetensors (float32, dotted names) into `folder`, both atomically."""
@@ -188,13 +182,3 @@ def _check(flat: Mapping[str, np.ndarray], config: WorldConfig, folder: Path) ->
 def _flat(tree: Params) -> Params:
     """The leaves by their dotted names."""
     return cast(Params, flax.traverse_util.flatten_dict(dict(tree), sep="."))
-
-
-def params_hash(params: Params) -> str:
-    """sha256 over names, shapes and float32 bytes of a parameter tree."""
-    digest = hashlib.sha256()
-    for name, value in sorted(_flat(params).items()):
-        array = np.ascontiguousarray(np.asarray(value, np.float32))
-        digest.update(f"{name}{array.shape}".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()

@@ -1,6 +1,5 @@
 """Statistics of verdicts, and metrics of images. Importing this package imports no JAX."""
 
-from ine_jax.evaluation.metrics.paired import Paired, mcnemar
-from ine_jax.evaluation.metrics.rates import Rate, wilson
+from ine_jax.evaluation.metrics.statistics import Rate, exact_p, wilson
 
-__all__ = ["Paired", "Rate", "mcnemar", "wilson"]
+__all__ = ["Rate", "exact_p", "wilson"]

@@ -5,38 +5,21 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
-from ine_jax.evaluation.detectors.base import Images, Verdict, check_image, score_checked
-from ine_jax.storage.records import About
+from ine_jax.evaluation.detectors.base import Images, Scorer, Verdict, check_image, score_checked
 
 Measure: TypeAlias = Callable[[np.ndarray, list[str], np.ndarray | None], list[Verdict]]
 
 
 @runtime_checkable
-class Metric(Protocol):
-    """Measures uint8 images [N, H, W, 3]. `id` and `version` name the folder of its values."""
-
-    @property
-    def id(self) -> str:
-        """Name of the metric: letters, digits, `_ . @ + -`."""
-        ...
-
-    @property
-    def version(self) -> str:
-        """Changes whenever the values would change."""
-        ...
+class Metric(Scorer, Protocol):
+    """Measures uint8 images [N, H, W, 3]."""
 
     @property
     def needs_reference(self) -> bool:
         """Whether it needs `references`: images of another model from the same prompt and noise."""
-        ...
 
     def measure(self, images: Images, prompts: Sequence[str], references: Images | None) -> list[Verdict]:
         """Return one verdict per image, in order; `Scored.labels` holds one or more finite numbers."""
-        ...
-
-    def about(self) -> About:
-        """Return what is stored once beside the values: labels, hashes of weights, preprocessing."""
-        ...
 
 
 def measure_checked(

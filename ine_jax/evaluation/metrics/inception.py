@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from ine_jax.evaluation.detectors.base import Images, Unscored, Verdict
+from ine_jax.evaluation.detectors.vision import in_batches
 from ine_jax.evaluation.metrics import fid
 from ine_jax.evaluation.metrics.base import measure_checked
 from ine_jax.evaluation.metrics.weights import read_weights, weights_hash
@@ -27,7 +28,6 @@ from ine_jax.storage.records import About
 
 SIDE = 299
 WIDTH = 2048
-BATCH = 8
 BN_EPSILON = 1e-3
 RESIZE = "299 x 299, Pillow bicubic in float32 per channel, clipped to 0...255 (as clean-fid's mode clean)"
 PARTS = {"weight": 0, "bias": 1, "running_mean": 2, "running_var": 3}
@@ -242,16 +242,8 @@ class FidMetric:
         return measure_checked(images, prompts, None, self._measure)
 
     def _measure(self, images: np.ndarray, prompts: list[str], references: np.ndarray | None) -> list[Verdict]:
-        verdicts: list[Verdict] = []
-        for start in range(0, len(images), BATCH):
-            rows = np.stack([resized(image) for image in images[start : start + BATCH]])
-            padded = np.concatenate([rows, np.repeat(rows[:1], BATCH - len(rows), axis=0)])
-            vectors = np.asarray(self._features(jnp.asarray(padded)))[: len(rows)]
-            verdicts += [
-                fid.verdict(vector) if np.isfinite(vector).all() else Unscored("features not finite")
-                for vector in vectors
-            ]
-        return verdicts
+        vectors = in_batches(self._features, lambda rows: np.stack([resized(i) for i in images[rows]]), len(images))
+        return [fid.verdict(v) if np.isfinite(v).all() else Unscored("features not finite") for v in vectors]
 
 
 def load(source: str | Path) -> FidMetric:

@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
 from ine_jax.evaluation.detectors.base import Images, Scored, Verdict
+from ine_jax.evaluation.detectors.vision import in_batches
 from ine_jax.evaluation.metrics.base import measure_checked
 from ine_jax.evaluation.metrics.resize import linear_uint8
 from ine_jax.evaluation.metrics.weights import read_weights, weights_hash
@@ -96,9 +97,9 @@ class LpipsMetric:
         }
 
     @cached_property
-    def _distances(self) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    def _distances(self) -> Callable[[jax.Array], jax.Array]:
         net = jax.jit(Lpips().apply)
-        return lambda a, b: net({"params": self.params}, a / 127.5 - 1.0, b / 127.5 - 1.0)
+        return lambda pairs: net({"params": self.params}, pairs[:, 0] / 127.5 - 1.0, pairs[:, 1] / 127.5 - 1.0)
 
     def measure(self, images: Images, prompts: Sequence[str], references: Images | None) -> list[Verdict]:
         """Return one distance per image [B, H, W, 3]; unusable images and references are `Unscored`."""
@@ -107,23 +108,16 @@ class LpipsMetric:
         return measure_checked(images, prompts, references, self._measure)
 
     def _measure(self, images: np.ndarray, prompts: list[str], references: np.ndarray | None) -> list[Verdict]:
-        verdicts: list[Verdict] = []
-        for start in range(0, len(images), BATCH):
-            rows = slice(start, start + BATCH)
-            a, b = self._prepared(images[rows]), self._prepared(references[rows])  # type: ignore[index]
-            # one shape: one compiled program, and values that do not depend on the caller's batch
-            values = np.asarray(self._distances(_padded(a), _padded(b)))[: len(a)]
-            verdicts += [Scored({self.id: round(float(value), 7)}) for value in values]
-        return verdicts
+        def pairs(rows: slice) -> np.ndarray:
+            return np.stack([self._prepared(images[rows]), self._prepared(references[rows])], axis=1)  # type: ignore[index]
+
+        values = in_batches(self._distances, pairs, len(images), BATCH)
+        return [Scored({self.id: round(float(value), 7)}) for value in values]
 
     def _prepared(self, images: UInt8[np.ndarray, "N H W 3"]) -> Float32[np.ndarray, "N h w 3"]:
         if self.size is None:
             return images.astype(np.float32)
         return np.stack([linear_uint8(image, self.size, self.size) for image in images]).astype(np.float32)
-
-
-def _padded(images: np.ndarray) -> jax.Array:
-    return jnp.asarray(np.concatenate([images, np.repeat(images[:1], BATCH - len(images), axis=0)]))
 
 
 def shapes() -> dict[str, tuple[int, ...]]:

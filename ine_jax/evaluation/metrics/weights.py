@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ine_jax.errors import InputError
 from ine_jax.models.checkpoints.tensors import read_weight_file
@@ -50,7 +51,7 @@ def read_weights(
     return found, {path.name: file_hash(path) for path in listed}
 
 
-def weights_hash(weights: Mapping[str, np.ndarray]) -> str:
+def weights_hash(weights: Mapping[str, ArrayLike]) -> str:
     """sha256 over names, shapes and float32 bytes: independent of the file that holds them."""
     digest = hashlib.sha256()
     for name, values in sorted(weights.items()):

@@ -244,14 +244,10 @@ class _Resolver:
     def tensor(self, outside: Value, offset: Value, size: Value, stride: Value) -> np.ndarray:
         if not isinstance(outside, Persistent):
             raise PickleError("a tensor without a storage")
-        if (
-            not isinstance(offset, int)
-            or not _counts((offset,))
-            or not _counts(size)
-            or not _counts(stride)
-            or len(size) != len(stride)
-        ):
+        if not (isinstance(offset, int) and _counts((offset,)) and _counts(size) and _counts(stride)):
             raise PickleError("a tensor whose offset, size or strides are not counts")
+        if len(size) != len(stride):
+            raise PickleError("a tensor with another number of strides than of axes")
         storage = _storage(outside)
         numbers = self.storages(storage)
         total = math.prod(size)

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ine_jax.evaluation.metrics import mcnemar, wilson
-from ine_jax.evaluation.metrics.paired import exact_p
+from ine_jax.evaluation.metrics import exact_p, wilson
 
 
 @pytest.mark.parametrize(
@@ -65,12 +64,3 @@ def test_exact_p_equals_twice_the_smaller_tail() -> None:
         n = a + b
         tail = sum(math.comb(n, i) for i in range(min(a, b) + 1))
         assert math.isclose(exact_p(a, b), min(1.0, 2 * tail / 2**n), rel_tol=1e-9, abs_tol=1e-300)
-
-
-def test_mcnemar_uses_common_items_only() -> None:
-    a = {"1": True, "2": True, "3": False, "4": False, "5": True, "only a": True}
-    b = {"1": True, "2": False, "3": True, "4": True, "5": True, "only b": False}
-    result = mcnemar(a, b)
-    assert (result.n, result.both, result.only_a, result.only_b) == (5, 2, 1, 2)
-    assert math.isclose(result.difference, 0.2)
-    assert result.p == 1.0
