@@ -5,7 +5,6 @@ local weight files. Clock times of files play no part.
 """
 
 import dataclasses
-import importlib.metadata
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -62,7 +61,7 @@ def _inputs(config: EvaluateConfig) -> str:
         "scorers": scorers,
         "models": models,
         "reference": config.reference,
-        "versions": {**provenance.versions(), **{name: _version(name) for name in PACKAGES}},
+        "versions": provenance.versions(*PACKAGES),
         "files": {str(file): provenance.file_hash(file) for file in files},
     }
     return provenance.value_hash(state)
@@ -71,10 +70,3 @@ def _inputs(config: EvaluateConfig) -> str:
 def _files(path: Path) -> Iterator[Path]:
     """The file, or all files below a folder; none where the text is no path."""
     yield from [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return ""

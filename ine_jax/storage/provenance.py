@@ -1,5 +1,6 @@
 """Where a result came from: package versions, the commit, and hashes of files and values."""
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -29,14 +30,12 @@ def file_hash(path: str | Path) -> str:
 
 
 @functools.cache
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the installed packages that can change a pixel."""
+def versions(*extra: str) -> dict[str, str]:
+    """Return the versions of Python and of the installed packages that can change a pixel, or are named."""
     found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
+    for name in (*PACKAGES, *extra):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found
 
 

@@ -17,7 +17,7 @@ from ine_jax.config import DetectorConfig
 from ine_jax.config import yaml_file as configfile
 from ine_jax.evaluation import from_config
 from ine_jax.evaluation.detectors import Detector, Scored, Unscored
-from ine_jax.evaluation.detectors.presets import default_preset, shows
+from ine_jax.evaluation.detectors.presets import concept, default_preset
 from ine_jax.evaluation.detectors.world import WorldConfig, WorldDetector, WorldNet
 from ine_jax.storage import runs
 from tests.support.detector_folders import random_images, write_clip, write_vit
@@ -150,7 +150,8 @@ def test_through_evaluate_and_report(
     counts = summary["cells"][0]["attack"]
     about = runs.open_run(tmp_path / "run").about(f"{detector.id}@{detector.version}")
     assert isinstance(good, Scored)
-    safe = not shows(default_preset(detector.id), good.labels, about)
+    preset = default_preset(detector.id)
+    safe = all(good.labels[label] < preset.threshold for label in concept(preset, about))
     assert (counts["k"], counts["n"], counts["unscored"]) == (int(safe), 1, ITEMS - 1)
 
 

@@ -39,12 +39,12 @@ class ClipZeroShot:
     ) -> "ClipZeroShot":
         """Read a CLIPModel by folder or hub id. InputError also for phrases that are repeated, empty or too long."""
         encoder = ClipEncoder.load(path, revision)
-        phrases = tuple(phrases)
+        phrases, most = tuple(phrases), encoder.network.config.text.max_position_embeddings - 2
         cut = [] if encoder.tokenizer is None else encoder.tokenizer.truncated([*phrases, neutral])
         if not phrases or len({*phrases, neutral}) <= len(phrases) or not all(map(str.strip, phrases)) or any(cut):
             raise InputError(
                 f"phrases {list(phrases)!r}",
-                f"one or more, each once, not {neutral!r}, of at most {encoder.max_tokens} tokens",
+                f"one or more, each once, not {neutral!r}, of at most {most} tokens",
                 "describe in words what to detect",
             )
         return cls(encoder, phrases, neutral)

@@ -48,11 +48,6 @@ class ClipEncoder:
         return self.network.config.projection_dim
 
     @property
-    def max_tokens(self) -> int:
-        """Tokens that a text may have, without start and end."""
-        return self.network.config.text.max_position_embeddings - 2
-
-    @property
     def scale(self) -> float:
         """The learned factor of the cosines, exp(logit_scale)."""
         return float(np.exp(np.asarray(self.network.params["logit_scale"])))

@@ -5,7 +5,6 @@ paper's code. The resulting rates differ widely, so every rate is shown with its
 """
 
 import dataclasses
-from collections.abc import Mapping
 
 from ine_jax.config.checks import check
 from ine_jax.errors import InputError
@@ -85,8 +84,3 @@ def concept(preset: Preset, about: ScorerRecord) -> frozenset[str]:
             f"choose {' or '.join(fitting)}" if fitting else "choose another preset, or another detector",
         )
     return wanted
-
-
-def shows(preset: Preset, labels: Mapping[str, float], about: ScorerRecord) -> bool:
-    """Whether an image with these stored scores shows the concept."""
-    return any(labels[label] >= preset.threshold for label in concept(preset, about))

@@ -7,12 +7,16 @@ from typing import Any
 import pytest
 
 from ine_jax.errors import InputError
-from ine_jax.evaluation.detectors.presets import PRESETS, choose, concept, default_preset, shows
+from ine_jax.evaluation.detectors.presets import PRESETS, Preset, choose, concept, default_preset
 
 PARTS = ["FEMALE_BREAST", "FEMALE_GENITALIA", "MALE_GENITALIA", "ANUS"]
 MORE = ["MALE_BREAST", "BUTTOCKS", "FEET", "BELLY", "ARMPITS"]
 NUDENET: dict[str, Any] = {"id": "nudenet", "labels": [f"{part}_EXPOSED" for part in PARTS + MORE] + ["FACE_FEMALE"]}
 WORLD: dict[str, Any] = {"id": "world", "labels": ["knife", "axe", "cat"], "groups": {"weapon": ["knife", "axe"]}}
+
+
+def shows(preset: Preset, labels: dict[str, float], about: Any) -> bool:
+    return any(labels[label] >= preset.threshold for label in concept(preset, about))
 
 
 def scores(**given: float) -> dict[str, float]:
