@@ -63,7 +63,6 @@ def evaluate(
         generate: makes the images of a cell; by default the cell's own model.
         hashes: a cell's model -> how the run records it; by default its content id.
         shard: (i, N): the blocks k with k % N == i.
-        progress: receives the number of images done.
         command: the words of the command, for run.json.
     """
     i, total = shard

@@ -193,10 +193,7 @@ def read_items(source: str | Path, limit: int | None = None) -> tuple[Item, ...]
 
 
 def plan_from_config(config: EvaluateConfig) -> Plan:
-    """Models x guards x negatives over every prompt set of the config.
-
-    Without a negative most guards are plain CFG, which is generated once for each scale, under the name "cfg".
-    """
+    """Models x guards x negatives over every prompt set; without a negative most guards are "cfg", once per scale."""
     read = {_list_name(each): _read(each, config.limit) for each in config.prompts}
     if len(read) != len(config.prompts):
         sources = [each.source for each in config.prompts]

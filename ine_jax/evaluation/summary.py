@@ -148,10 +148,7 @@ def _hashes(config: RunConfig) -> dict[str, object]:
 
 
 def add_times(summary: Summary, run: Run) -> Summary:
-    """The summary with `seconds_per_image` in every cell: the median over its blocks, so that compiling does not count.
-
-    Clock times are not reproducible, so a summary that is compared byte for byte is taken without them.
-    """
+    """Add the median `seconds_per_image` of every cell; without it, summaries are reproducible byte for byte."""
     seconds: dict[int, list[float]] = {}
     for entry in run.timings():
         if entry.get("images"):

@@ -1,7 +1,6 @@
-"""The columns of published prompt files, and the conversion of a row to an item.
+"""The columns of published prompt files by their folded names, and the conversion of a row to an item.
 
-The names are those of I2P, its renamed copies, Ring-A-Bell, MMA-Diffusion, P4D, UnlearnDiffAtk, RECE, CoPro and the
-COCO files. Case, spaces and underscores make no difference.
+The names are those of I2P and its copies, Ring-A-Bell, MMA-Diffusion, P4D, UnlearnDiffAtk, RECE, CoPro and COCO.
 """
 
 import math
@@ -123,10 +122,9 @@ def labels(given: object) -> tuple[str, ...]:
 
 
 def text(given: object) -> tuple[str, int]:
-    """Text that UTF-8 can represent, and the number of replaced characters; an empty value is the empty text.
+    """Text for UTF-8, and the number of replaced characters: JSON can contain NUL and halves of surrogate pairs.
 
-    JSON can contain NUL and halves of surrogate pairs, which neither tokenizers nor files accept. ValueError for a
-    value that is not text.
+    An empty value is the empty text; ValueError for a value that is not text.
     """
     if given is None or (isinstance(given, float) and math.isnan(given)):
         return "", 0

@@ -1,8 +1,7 @@
 """A summary as one CSV: a number per row, safe to open in a spreadsheet, and read back to the same values.
 
-A cell that a spreadsheet would take for a formula (or that begins with the mark itself) gets a leading `'`; the mark
-follows OWASP's page "CSV Injection", with the full-width forms that Japanese spreadsheets treat alike. Numbers are not
-quoted, texts always are, so no separator of any locale starts a new cell.
+A text that a spreadsheet would take for a formula gets a leading `'` (OWASP's page "CSV Injection", with the full-width
+forms of Japanese spreadsheets). Texts are always quoted, so no separator of any locale starts a new cell.
 """
 
 import csv

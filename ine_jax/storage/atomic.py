@@ -1,7 +1,6 @@
 """Files that are complete or absent, and the lock of a directory.
 
-Files are private (0600) unless `shared` is set: a run holds images of harmful concepts. What a user passes on (an
-embedding, a model, a measurement) gets the mode that the umask allows.
+Files are private (0600) unless `shared` is set: a run holds images of harmful concepts.
 """
 
 import contextlib

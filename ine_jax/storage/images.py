@@ -1,7 +1,6 @@
 """Image files as arrays: the untrusted images of a concept, and the PNGs that we write.
 
-Only PNG, JPEG and WebP are decoded, and files and pixels are capped before that. Only the first frame is used. The
-orientation is applied; other metadata is ignored.
+Only the first frame of PNG, JPEG and WebP is decoded, upright, after files and pixels are capped.
 """
 
 import io

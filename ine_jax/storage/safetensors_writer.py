@@ -1,7 +1,6 @@
-"""The one writer of safetensors files.
+"""The one writer of safetensors files: equal tensors and metadata give equal bytes, one tensor is in memory at a time.
 
-The format's own library orders the metadata by a hash that differs between processes, and holds the whole file in
-memory. Here equal tensors and metadata give equal bytes, and one tensor at a time is in memory.
+The format's own library orders the metadata by a hash that differs between processes.
 """
 
 import io

@@ -18,10 +18,7 @@ _SHARD = re.compile(r"[\w\-][\w.\-]*(\.safetensors|\.bin)")
 
 
 def allowed_root(folder: Path) -> Path:
-    """The folder that files may resolve into: `folder`, or its repository where it is a snapshot of the hub's cache.
-
-    The cache keeps `models--x--y/snapshots/<commit>/file` as links into `models--x--y/blobs`.
-    """
+    """The folder, or its repository (of snapshots that link to blobs) in the hub's cache: files may resolve into it."""
     real = folder.resolve()
     return real.parents[1] if real.parent.name == "snapshots" else real
 

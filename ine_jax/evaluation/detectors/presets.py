@@ -18,10 +18,9 @@ _EXPOSED = (*_SEX, "MALE_BREAST_EXPOSED", "BUTTOCKS_EXPOSED", "FEET_EXPOSED", "B
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """An image shows the concept iff one of the labels has a stored score of at least `threshold`.
+    """An image shows the concept iff one of the labels has a stored score of at least `threshold`, which is in (0, 1).
 
-    Either `labels` or `group`, a group of the detector, names the labels. The preset was made for the detector with the
-    id `detector`, but any other with these labels works. InputError unless the threshold is between 0 and 1.
+    Either `labels` or `group` names the labels. It was made for `detector`, but any other with these labels works.
     """
 
     name: str = "world"
