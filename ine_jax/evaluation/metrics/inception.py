@@ -28,6 +28,7 @@ from ine_jax.storage.records import About
 
 SIDE = 299
 WIDTH = 2048
+BATCH = 8
 BN_EPSILON = 1e-3
 RESIZE = "299 x 299, Pillow bicubic in float32 per channel, clipped to 0...255 (as clean-fid's mode clean)"
 PARTS = {"weight": 0, "bias": 1, "running_mean": 2, "running_var": 3}
@@ -242,7 +243,10 @@ class FidMetric:
         return measure_checked(images, prompts, None, self._measure)
 
     def _measure(self, images: np.ndarray, prompts: list[str], references: np.ndarray | None) -> list[Verdict]:
-        vectors = in_batches(self._features, lambda rows: np.stack([resized(i) for i in images[rows]]), len(images))
+        def prepared(rows: slice) -> np.ndarray:
+            return np.stack([resized(image) for image in images[rows]])
+
+        vectors = in_batches(self._features, prepared, len(images), BATCH)
         return [fid.verdict(v) if np.isfinite(v).all() else Unscored("features not finite") for v in vectors]
 
 
