@@ -30,6 +30,7 @@ from ine_jax.models.checkpoints.delta import write_unet_delta
 from ine_jax.models.checkpoints.pipeline_folder import write_pipeline
 from ine_jax.pipeline import bench
 from ine_jax.pipeline.generation import write_images
+from ine_jax.pipeline.mesh import device_mesh
 from ine_jax.prompts import load
 from ine_jax.prompts.items import Item, named
 from ine_jax.schedulers import from_config
@@ -44,7 +45,7 @@ class Painter:
 
     name, dtype, unet_impl = "tiny-unlearned-0", np.dtype(np.float32), "native"
     model_id = "0" * 64
-    programs = SimpleNamespace(mesh=SimpleNamespace(size=1))
+    programs = SimpleNamespace(mesh=device_mesh(jax.devices()[:1]))
     tokenizer = SimpleNamespace(truncated=lambda prompts: [False] * len(prompts))
 
     def __init__(self, parts: Any) -> None:
