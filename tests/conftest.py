@@ -56,3 +56,13 @@ def fake_types() -> Iterator[None]:
     """No checks of types: for a test in which a fake replaces one of the package's classes."""
     with typechecking.unchecked():
         yield
+
+
+@pytest.fixture(autouse=True)
+def other_libraries_rules(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Oracles run other libraries' JAX code, which mixes dtypes, and pass their arrays: neither is checked there."""
+    if request.node.get_closest_marker("oracle") is None:
+        yield
+        return
+    with jax.numpy_dtype_promotion("standard"), typechecking.unchecked():
+        yield
