@@ -21,9 +21,8 @@ def resolve(name: str) -> tuple[Path, Path | None] | None:
         return None
     folder = ROOT / "tiny"
     if not (folder / "model_index.json").is_file():
-        raise InputError(
-            f"model {name}: its files are not installed", "an installation with its assets", "install the package again"
-        )
+        given = f"model {name}: its files are not installed"
+        raise InputError(given, "an installation with its assets", "install the package again")
     if match[1] is None:
         return folder, None
     delta = folder / "unlearned" / f"{int(match[1])}.safetensors"

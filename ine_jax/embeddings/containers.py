@@ -80,11 +80,8 @@ class OpenedFile:
 
 def not_an_embedding(path: Path, reason: str) -> InputError:
     """Make the error for a file that is not an embedding."""
-    return InputError(
-        f"{path}: {reason}",
-        "an embedding of diffusers, A1111, ComfyUI or SDXL, or one plain array",
-        "see the formats in docs/formats.md, or get the file again",
-    )
+    allowed = "an embedding of diffusers, A1111, ComfyUI or SDXL, or one plain array"
+    return InputError(f"{path}: {reason}", allowed, "see the formats in docs/formats.md, or get the file again")
 
 
 def read_capped(path: Path) -> bytes:

@@ -64,9 +64,8 @@ class Embedding:
         if self.space not in SPACES:
             raise InputError(f"embedding space {self.space!r}", "token or context", "name the space of the vectors")
         if not 0 < len(self.concept) <= MAX_CONCEPT:
-            raise InputError(
-                f"a concept of {len(self.concept)} characters", f"1 to {MAX_CONCEPT} characters", "shorten its name"
-            )
+            given = f"a concept of {len(self.concept)} characters"
+            raise InputError(given, f"1 to {MAX_CONCEPT} characters", "shorten its name")
         if not isinstance(self.provenance, FrozenDict):
             # A FrozenDict hashes, so an embedding can be an argument of a jitted function.
             object.__setattr__(self, "provenance", FrozenDict(self.provenance))
@@ -87,11 +86,8 @@ class Embedding:
         """
         target = Path(path)
         if target.suffix != ".safetensors":
-            raise InputError(
-                f"embedding file {target.name}",
-                "a name that ends in .safetensors",
-                "change the name; for other tools: ine convert",
-            )
+            given = f"embedding file {target.name}"
+            raise InputError(given, "a name that ends in .safetensors", "change the name; for other tools: ine convert")
         try:
             _check_vectors(np.asarray(self.vectors))
         except FormatError as error:
@@ -156,11 +152,9 @@ def write_shared(path: Path, data: bytes) -> None:
 
 
 def _rejected(path: Path, reason: FormatError) -> InputError:
-    return InputError(
-        f"embedding file {path}: {reason}",
-        "a .safetensors file with one finite [k, d] tensor named by its token",
-        "other formats: ine convert FILE OUT.safetensors --to native",
-    )
+    given = f"embedding file {path}: {reason}"
+    allowed = "a .safetensors file with one finite [k, d] tensor named by its token"
+    return InputError(given, allowed, "other formats: ine convert FILE OUT.safetensors --to native")
 
 
 def _only_name(arrays: Mapping[str, np.ndarray], space: str) -> str:

@@ -42,9 +42,8 @@ def _folder(model: str) -> Path:
     bundled = assets.resolve(model)
     folder = bundled[0] if bundled else Path(model)
     if not (folder / "text_encoder").is_dir() or not (folder / "tokenizer").is_dir():
-        raise InputError(
-            f"--base {model}: no text_encoder and tokenizer", "a bundled name or a model folder", "check the path"
-        )
+        given = f"--base {model}: no text_encoder and tokenizer"
+        raise InputError(given, "a bundled name or a model folder", "check the path")
     return folder
 
 

@@ -127,21 +127,16 @@ def require_token_space(item: StoredEmbedding, tool: str) -> None:
 def require_one_encoder(item: StoredEmbedding, tool: str) -> None:
     """Raise InputError for an SDXL pair, where the format holds vectors of one text encoder."""
     if item.clip_g is not None:
-        raise InputError(
-            f"an SDXL pair, clip_l and clip_g, for a file of one tensor for {tool}",
-            "--part clip_l or --part clip_g",
-            "or --to sdxl, which A1111 and ComfyUI read",
-        )
+        given = f"an SDXL pair, clip_l and clip_g, for a file of one tensor for {tool}"
+        raise InputError(given, "--part clip_l or --part clip_g", "or --to sdxl, which A1111 and ComfyUI read")
 
 
 def require_one_prompt(item: StoredEmbedding, tool: str) -> None:
     """Raise InputError unless the vectors fit into one prompt of `tool`."""
     if len(item.vectors) > CLIP_WORDS:
-        raise InputError(
-            f"{len(item.vectors)} vectors for {tool}",
-            f"at most {CLIP_WORDS}, the words of one prompt",
-            "invert with fewer vectors: ine invert CONFIG --inversion.vectors 4",
-        )
+        given = f"{len(item.vectors)} vectors for {tool}"
+        allowed = f"at most {CLIP_WORDS}, the words of one prompt"
+        raise InputError(given, allowed, "invert with fewer vectors: ine invert CONFIG --inversion.vectors 4")
 
 
 def encoder_of(vectors: np.ndarray, widths: Mapping[str, int], tool: str) -> str:

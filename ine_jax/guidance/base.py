@@ -182,9 +182,8 @@ def item_scales(guidance: Guidance, count: int) -> list[Float[np.ndarray, "batch
     found = [leaf for leaf in jax.tree.leaves(guidance) if is_per_item(leaf)]
     for leaf in found:
         if leaf.shape != (count,):
-            raise InputError(
-                f"a scale of shape {leaf.shape}", f"one number, or one per prompt: ({count},)", "change it"
-            )
+            given = f"a scale of shape {leaf.shape}"
+            raise InputError(given, f"one number, or one per prompt: ({count},)", "change it")
     return found
 
 

@@ -63,9 +63,8 @@ class Interval:
     def __post_init__(self) -> None:
         """Check the window."""
         if not 0 <= self.start < self.stop <= 1:
-            raise InputError(
-                f"the interval {self.start} to {self.stop}", "0 <= start < stop <= 1, fractions of a run", "change it"
-            )
+            given = f"the interval {self.start} to {self.stop}"
+            raise InputError(given, "0 <= start < stop <= 1, fractions of a run", "change it")
 
     @property
     def branches(self) -> int:
@@ -76,11 +75,7 @@ class Interval:
         """Return the phases of `outside`, of `inner` and of `outside` again, each cut to its part of the run."""
         first, last = (math.floor(end * calls + 0.5) for end in (self.start, self.stop))
         around: list[tuple[Guidance, int]] = [(Unaware(part), n) for part, n in phases(self.outside, calls)]
-        return [
-            *_cut(around, 0, first),
-            *_cut(phases(self.inner, calls), first, last),
-            *_cut(around, last, calls),
-        ]
+        return [*_cut(around, 0, first), *_cut(phases(self.inner, calls), first, last), *_cut(around, last, calls)]
 
     def init(self, texts: Texts, latents: Latents) -> State:
         """Return the state of `inner`."""

@@ -15,11 +15,8 @@ from ine_jax.types import BranchContext, BranchLatents, Context, Latents, Scale,
 def required_negative(texts: Texts, guard: str) -> Context:
     """Return the negative text, raising `InputError` where there is none."""
     if texts.negative is None:
-        raise InputError(
-            f"The guard {guard} without a negative text.",
-            "words, or an embedding, as the negative",
-            "Give a negative, or use Cfg.",
-        )
+        given = f"The guard {guard} without a negative text."
+        raise InputError(given, "words, or an embedding, as the negative", "Give a negative, or use Cfg.")
     return texts.negative
 
 

@@ -41,13 +41,7 @@ SLD_PRESETS: Mapping[str, Mapping[str, float]] = MappingProxyType(
             "momentum_beta": 0.7,
             "warmup": 7.0,
         },
-        "max": {
-            "safety_scale": 5000.0,
-            "threshold": 1.0,
-            "momentum_scale": 0.5,
-            "momentum_beta": 0.7,
-            "warmup": 0.0,
-        },
+        "max": {"safety_scale": 5000.0, "threshold": 1.0, "momentum_scale": 0.5, "momentum_beta": 0.7, "warmup": 0.0},
     }
 )
 

@@ -84,11 +84,9 @@ def resolve(guidance: Guidance | None, negative: Concept | None, negative_scale:
     if negative_scale is None:
         return guard
     if negative is None:
-        raise InputError(
-            f"negative_scale {negative_scale} without a negative", "both or neither", "give negative as well"
-        )
+        given = f"negative_scale {negative_scale} without a negative"
+        raise InputError(given, "both or neither", "give negative as well")
     if not isinstance(guard, Cfg):
-        raise InputError(
-            f"negative_scale beside {type(guard).__name__}", "negative_scale with Cfg", "set it in the guidance"
-        )
+        given = f"negative_scale beside {type(guard).__name__}"
+        raise InputError(given, "negative_scale with Cfg", "set it in the guidance")
     return negative_guidance(guard.scale, negative_scale)

@@ -55,9 +55,8 @@ def _rows(pipe: Pipeline, config: InversionConfig, base: Pipeline | None) -> np.
 def _word(pipe: Pipeline, word: str) -> int:
     ids = pipe.tokenizer.word_ids(word)
     if len(ids) != 1:
-        raise InputError(
-            f"init {word!r} is {len(ids)} tokens", "a word that is one token, mean, or rece", "change init"
-        )
+        given = f"init {word!r} is {len(ids)} tokens"
+        raise InputError(given, "a word that is one token, mean, or rece", "change init")
     return ids[0]
 
 

@@ -36,22 +36,19 @@ class Tokenizer:
         """Read `vocab.json` and `merges.txt` (or `tokenizer.json`) from a local folder, never from a network."""
         folder = Path(path)
         if max_length < 3:
-            raise InputError(
-                f"max_length {max_length}", "3 or more (begin, one token, end)", "use the text model's length"
-            )
+            given = f"max_length {max_length}"
+            raise InputError(given, "3 or more (begin, one token, end)", "use the text model's length")
         missing = [name for name in _FILES if not (folder / name).is_file()]
         if missing and not (folder / "tokenizer.json").is_file():
-            raise InputError(
-                f"tokenizer folder {folder} has no {missing[0]}", "vocab.json and merges.txt", "check the path"
-            )
+            given = f"tokenizer folder {folder} has no {missing[0]}"
+            raise InputError(given, "vocab.json and merges.txt", "check the path")
         from transformers import CLIPTokenizer
 
         try:
             backend = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
         except Exception as error:  # the library raises many kinds for broken files
-            raise InputError(
-                f"tokenizer folder {folder}: {str(error)[:120]}", "CLIP tokenizer files", "copy them anew"
-            ) from error
+            given = f"tokenizer folder {folder}: {str(error)[:120]}"
+            raise InputError(given, "CLIP tokenizer files", "copy them anew") from error
         return cls(backend, max_length)
 
     def ids(self, prompts: Sequence[str], embeddings: Sequence[Embedding] = ()) -> Int32[np.ndarray, "batch token"]:
@@ -90,9 +87,8 @@ def _spans(embeddings: Sequence[Embedding]) -> dict[str, list[int]]:
     first = PLACEHOLDER
     for embedding in embeddings:
         if embedding.space != "token":
-            raise InputError(
-                f"{embedding.token} is a context embedding", "token embeddings inside a prompt", "use it as negative"
-            )
+            given = f"{embedding.token} is a context embedding"
+            raise InputError(given, "token embeddings inside a prompt", "use it as negative")
         if embedding.token in spans:
             raise InputError(f"two embeddings named {embedding.token}", "one embedding per name", "rename one of them")
         rows = int(embedding.vectors.shape[0])
@@ -106,11 +102,8 @@ def learned_rows(embeddings: Sequence[Embedding], dim: int, multiple: int = 8) -
     stacks = [np.asarray(e.vectors, np.float32) for e in embeddings]
     for embedding, rows in zip(embeddings, stacks, strict=True):
         if rows.shape[-1] != dim:
-            raise InputError(
-                f"{embedding.token} has {rows.shape[-1]} numbers per vector",
-                f"{dim} for this text model",
-                "invert it on this model family",
-            )
+            given = f"{embedding.token} has {rows.shape[-1]} numbers per vector"
+            raise InputError(given, f"{dim} for this text model", "invert it on this model family")
     count = sum(len(rows) for rows in stacks)
     padding = np.zeros((max(multiple, -(-count // multiple) * multiple) - count, dim), np.float32)
     return np.concatenate([*stacks, padding])

@@ -90,11 +90,9 @@ class UNetConfig:
                     raise InputError(f"{field} holds {kind!r}", f"known: {', '.join(known)}", "use an SD 1.x/2.x UNet")
         levels = len(self.block_out_channels)
         if not len(self.down_block_types) == len(self.up_block_types) == levels:
-            raise InputError(
-                f"{len(self.down_block_types)} down and {len(self.up_block_types)} up blocks for {levels} widths",
-                "one down and one up block per entry of block_out_channels",
-                "change unet/config.json",
-            )
+            given = f"{len(self.down_block_types)} down and {len(self.up_block_types)} up blocks for {levels} widths"
+            allowed = "one down and one up block per entry of block_out_channels"
+            raise InputError(given, allowed, "change unet/config.json")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> "UNetConfig":

@@ -61,8 +61,6 @@ def private_folder(folder: Path) -> None:
 
 
 def _rejected(folder: Path, reason: str) -> InputError:
-    return InputError(
-        f"compilation cache {folder}: {reason}",
-        "a folder of your own with mode 0700",
-        f"chmod 700 it, or set {VARIABLE} to another folder or to off",
-    )
+    given = f"compilation cache {folder}: {reason}"
+    allowed = "a folder of your own with mode 0700"
+    return InputError(given, allowed, f"chmod 700 it, or set {VARIABLE} to another folder or to off")

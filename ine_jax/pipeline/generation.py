@@ -222,11 +222,7 @@ def _row(path: Path, item: Item, truncated: bool) -> dict[str, object]:
 
 
 def _settings(
-    pipe: Pipeline,
-    wanted: Mapping[str, Item],
-    guidance: Guidance,
-    concept: Concept | None,
-    size: Size,
+    pipe: Pipeline, wanted: Mapping[str, Item], guidance: Guidance, concept: Concept | None, size: Size
 ) -> dict[str, object]:
     """Return everything that changes a pixel or a row, as JSON."""
     leaves = jax.tree_util.tree_leaves_with_path(guidance)
@@ -262,12 +258,7 @@ def _described(concept: Concept) -> dict[str, object]:
         {"token": e.token, "space": e.space, "values": value_hash(np.asarray(e.vectors, np.float32).tolist())}
         for e in concept.embeddings
     ]
-    return {
-        "words": list(concept.words),
-        "embeddings": learned,
-        "template": concept.template,
-        "blend": concept.blend,
-    }
+    return {"words": list(concept.words), "embeddings": learned, "template": concept.template, "blend": concept.blend}
 
 
 def _check_folder(folder: Path) -> None:

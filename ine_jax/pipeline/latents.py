@@ -56,9 +56,8 @@ def read_latents(path: str | Path, count: int) -> Float[np.ndarray, "count _ _ _
         kind = f"{found.dtype} {found.shape}" if isinstance(found, np.ndarray) else "no plain array"
         raise _wrong(path, kind)
     if len(found) != count:
-        raise InputError(
-            f"latents {path}: {len(found)} for {count} items", "one row per item, in their order", "fix it"
-        )
+        given = f"latents {path}: {len(found)} for {count} items"
+        raise InputError(given, "one row per item, in their order", "fix it")
     return found
 
 

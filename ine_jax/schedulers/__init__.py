@@ -67,11 +67,9 @@ def _check_keys(config: Settings, name: str) -> None:
     for key, value in config.items():
         unknown = key not in KNOWN and key not in UNSUPPORTED and not key.startswith("_")
         if value and (unknown or name in UNSUPPORTED.get(key, ()) or (key == "variance_type" and learned)):
-            raise InputError(
-                f"Scheduler setting {key}: {value!r}.",
-                f"{key} absent, null or false; {name} has no such mode",
-                "Remove it from scheduler_config.json, or choose another sampler.",
-            )
+            given = f"Scheduler setting {key}: {value!r}."
+            allowed = f"{key} absent, null or false; {name} has no such mode"
+            raise InputError(given, allowed, "Remove it from scheduler_config.json, or choose another sampler.")
 
 
 def from_config(config: Settings, name: str | None = None) -> AnyScheduler:
@@ -83,10 +81,8 @@ def from_config(config: Settings, name: str | None = None) -> AnyScheduler:
     written = str(config.get("_class_name", ""))
     chosen = name if name is not None else CLASSES.get(written.removeprefix("Flax"), "")
     if chosen not in READERS:
-        raise InputError(
-            f"Sampler {name!r}." if name is not None else f"Scheduler class {written or '(none)'!r}.",
-            f"{', '.join(READERS)}, or the classes {', '.join(CLASSES)}",
-            "Name one of them as the scheduler.",
-        )
+        given = f"Sampler {name!r}." if name is not None else f"Scheduler class {written or '(none)'!r}."
+        allowed = f"{', '.join(READERS)}, or the classes {', '.join(CLASSES)}"
+        raise InputError(given, allowed, "Name one of them as the scheduler.")
     _check_keys(config, chosen)
     return READERS[chosen](config)

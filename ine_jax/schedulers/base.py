@@ -76,11 +76,8 @@ def predictions(
 def check_steps(steps: int, config: NoiseConfig) -> None:
     """Raise `InputError` unless 1 <= steps <= training steps."""
     if not 1 <= steps <= config.train_steps:
-        raise InputError(
-            f"Sampling steps: {steps}.",
-            f"1 to {config.train_steps}, the noise levels that the model was trained on",
-            "Choose fewer steps; 20 to 50 are usual.",
-        )
+        allowed = f"1 to {config.train_steps}, the noise levels that the model was trained on"
+        raise InputError(f"Sampling steps: {steps}.", allowed, "Choose fewer steps; 20 to 50 are usual.")
 
 
 def timesteps(steps: int, config: NoiseConfig) -> Levels:
@@ -102,11 +99,9 @@ def timesteps(steps: int, config: NoiseConfig) -> Levels:
 def in_range(levels: HostArray, config: NoiseConfig) -> None:
     """Raise `InputError` where a timestep was never trained."""
     if levels.min() < 0 or levels.max() > config.train_steps - 1:
-        raise InputError(
-            f"These settings visit timestep {levels.max():.0f} ({len(levels)} steps, offset {config.offset}).",
-            f"timesteps 0 to {config.train_steps - 1}",
-            "Use fewer steps or a smaller steps_offset.",
-        )
+        given = f"These settings visit timestep {levels.max():.0f} ({len(levels)} steps, offset {config.offset})."
+        allowed = f"timesteps 0 to {config.train_steps - 1}"
+        raise InputError(given, allowed, "Use fewer steps or a smaller steps_offset.")
 
 
 def sigma_ratios(config: NoiseConfig) -> Float[np.ndarray, "train_steps"]:

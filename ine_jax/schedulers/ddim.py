@@ -41,11 +41,9 @@ class Ddim:
         """Read a `scheduler_config.json` dictionary; missing keys take diffusers' defaults (which clip at 1)."""
         noise = NoiseConfig.from_dict(config, "leading")
         if noise.zero_snr and noise.prediction_type == "epsilon":
-            raise InputError(
-                "rescale_betas_zero_snr with prediction_type epsilon.",
-                "zero terminal SNR with v_prediction only, since ε says nothing about the image in pure noise",
-                "Set one of the two settings differently.",
-            )
+            given = "rescale_betas_zero_snr with prediction_type epsilon."
+            allowed = "zero terminal SNR with v_prediction only, since ε says nothing about the image in pure noise"
+            raise InputError(given, allowed, "Set one of the two settings differently.")
         clip = float(config.get("clip_sample_range", 1.0)) if config.get("clip_sample", True) else None
         return Ddim(noise, clip, bool(config.get("set_alpha_to_one", True)))
 

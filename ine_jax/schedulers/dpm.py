@@ -105,11 +105,9 @@ class DpmSolver2M:
             levels = np.trunc(levels if cosine else np.round(levels))
         ratio = np.append(ratio, 0.0 if self.final_zero else ratios[0])
         if not np.all(np.diff(ratio) < 0):
-            raise InputError(
-                f"{steps} steps of DPM-Solver++ visit a noise level twice.",
-                "fewer steps, so that all levels differ",
-                "Lower the number of steps, or set final_sigmas_type to zero.",
-            )
+            given = f"{steps} steps of DPM-Solver++ visit a noise level twice."
+            allowed = "fewer steps, so that all levels differ"
+            raise InputError(given, allowed, "Lower the number of steps, or set final_sigmas_type to zero.")
         alpha = 1.0 / np.sqrt(ratio**2 + 1.0)
         return DpmTables(*float32(levels, alpha[:-1], (ratio * alpha)[:-1], *self._weights(ratio, alpha)))
 

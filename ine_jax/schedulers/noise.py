@@ -65,11 +65,8 @@ class NoiseConfig:
         trained = config.get("trained_betas")
         train_steps = int(config.get("num_train_timesteps", 1000))
         if trained is not None and len(trained) != train_steps:
-            raise InputError(
-                f"{len(trained)} trained_betas and num_train_timesteps {train_steps}.",
-                "one beta for every training step",
-                "Correct num_train_timesteps in the config.",
-            )
+            given = f"{len(trained)} trained_betas and num_train_timesteps {train_steps}."
+            raise InputError(given, "one beta for every training step", "Correct num_train_timesteps in the config.")
         return NoiseConfig(
             train_steps=train_steps,
             beta_start=float(config.get("beta_start", 0.0001)),

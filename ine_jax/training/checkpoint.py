@@ -138,11 +138,8 @@ class Checkpoints:
             if state is not None:
                 return Restored(step, state, extra)
         if steps:
-            raise CorruptRunError(
-                f"none of the checkpoints {steps} in {self._directory} reproduces its hash",
-                "at least one intact checkpoint",
-                "start again in a new directory",
-            )
+            given = f"none of the checkpoints {steps} in {self._directory} reproduces its hash"
+            raise CorruptRunError(given, "at least one intact checkpoint", "start again in a new directory")
         return None
 
     def _read_state(self, step: int, like: State, digest: str) -> State | None:

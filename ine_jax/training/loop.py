@@ -159,6 +159,5 @@ class _Keeper(Generic[State]):
 
 
 def _diverged(what: str) -> NumericalError:
-    return NumericalError(
-        what, "finite numbers; the last checkpoint is from before", "lower the learning rate, in a new directory"
-    )
+    allowed = "finite numbers; the last checkpoint is from before"
+    return NumericalError(what, allowed, "lower the learning rate, in a new directory")

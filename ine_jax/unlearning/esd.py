@@ -236,9 +236,8 @@ def _check(config: EsdConfig, images: np.ndarray | None, captions: Sequence[int]
     if images is None:
         return
     if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
-        raise InputError(
-            f"preserve_images {images.dtype} {images.shape}", "uint8 [M, H, W, 3], M at least 1", "convert them"
-        )
+        given = f"preserve_images {images.dtype} {images.shape}"
+        raise InputError(given, "uint8 [M, H, W, 3], M at least 1", "convert them")
     if captions is not None and (
         len(captions) != len(images) or not all(0 <= index < len(config.preserve) for index in captions)
     ):

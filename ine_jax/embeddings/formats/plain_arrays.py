@@ -29,11 +29,8 @@ def _read_bare(file: OpenedFile) -> StoredEmbedding:
     if not isinstance(found, np.ndarray):
         raise FormatError("not one array")
     if not file.space and found.ndim == 2 and len(found) == CLIP_TOKENS:
-        raise InputError(
-            f"{file.path}: {CLIP_TOKENS} rows may be as many token vectors, or one sequence out of CLIP",
-            "--space token or --space context",
-            "choose one; negative_prompt_embeds are context",
-        )
+        given = f"{file.path}: {CLIP_TOKENS} rows may be as many token vectors, or one sequence out of CLIP"
+        raise InputError(given, "--space token or --space context", "choose one; negative_prompt_embeds are context")
     return stored_embedding(file, found, stem_name(file), "context" if found.ndim == 3 else "")
 
 

@@ -36,11 +36,9 @@ def _read(file: OpenedFile) -> StoredEmbedding:
 def _write(item: StoredEmbedding, path: Path) -> bytes:
     require_token_space(item, TOOL)
     if item.clip_g is None:
-        raise InputError(
-            f"vectors for one text encoder, {item.vectors.shape[1]} wide, and {TOOL} has two",
-            "a pair: clip_l 768 and clip_g 1280 wide, the same number of vectors",
-            "name the second one: --clip-g FILE",
-        )
+        given = f"vectors for one text encoder, {item.vectors.shape[1]} wide, and {TOOL} has two"
+        allowed = "a pair: clip_l 768 and clip_g 1280 wide, the same number of vectors"
+        raise InputError(given, allowed, "name the second one: --clip-g FILE")
     require_one_prompt(item, TOOL)
     for name, array in item.arrays().items():
         encoder_of(array, {name: WIDTHS[name]}, TOOL)

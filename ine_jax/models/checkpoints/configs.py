@@ -85,11 +85,8 @@ def parse_config(cls: type[C], values: Mapping[str, object], source: str) -> C:
             if value not in (allowed if isinstance(allowed, tuple) else (allowed,)):
                 raise InputError(f"{source}: {key} is {value!r}", f"{allowed!r}", f"use a checkpoint of {family}")
         elif value is not None and value is not False:
-            raise InputError(
-                f"{source}: unknown key {key!r} = {value!r}",
-                f"the keys of {family}",
-                "remove the key",
-            )
+            given = f"{source}: unknown key {key!r} = {value!r}"
+            raise InputError(given, f"the keys of {family}", "remove the key")
     return cls.from_dict({k: v for k, v in values.items() if k in fields or k in _CHECKED[cls]})
 
 
@@ -126,9 +123,8 @@ def parse_vit_config(values: Mapping[str, object], source: str) -> VitConfig:
     labels = [named.get(str(i)) for i in range(len(named))] if isinstance(named, dict) else []
     good = all(isinstance(label, str) and 0 < len(label) <= 200 for label in labels)
     if not good or not 0 < len(set(labels)) == len(labels) <= _MAX_LABELS:
-        raise InputError(
-            f"{source}: id2label does not list labels", '{"0": "first", ...}, each once', "change id2label"
-        )
+        given = f"{source}: id2label does not list labels"
+        raise InputError(given, '{"0": "first", ...}, each once', "change id2label")
     return dataclasses.replace(config, labels=tuple(map(str, labels)), independent=problem.startswith("multi"))
 
 

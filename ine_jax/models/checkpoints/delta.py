@@ -61,9 +61,8 @@ def write_unet_delta(
     """
     new, base = flatten_params(params), flatten_params(base_params)
     if new.keys() != base.keys() or any(new[k].shape != base[k].shape for k in new):
-        raise InputError(
-            "the two UNets have different parameters", "the same architecture", "compare with the right base"
-        )
+        given = "the two UNets have different parameters"
+        raise InputError(given, "the same architecture", "compare with the right base")
     changed = {k: np.asarray(v) for k, v in new.items() if not np.array_equal(np.asarray(v), np.asarray(base[k]))}
     if not changed:
         raise InputError("no weight differs from the base", "an edited UNet", "train before writing")

@@ -34,9 +34,8 @@ def read_msgpack_leaves(path: Path) -> Iterator[tuple[tuple[str, ...], np.ndarra
     try:
         yield from _Reader(np.memmap(path, np.uint8, mode="r")).walk((), 0)
     except (OSError, ValueError, IndexError, struct.error, TypeError, OverflowError) as error:
-        raise InputError(
-            f"{path}: {error}", "nested maps of arrays, as Flax writes them", "take another copy"
-        ) from error
+        given = f"{path}: {error}"
+        raise InputError(given, "nested maps of arrays, as Flax writes them", "take another copy") from error
 
 
 def write_msgpack(file: BinaryIO, state: Mapping[tuple[str, ...], Any]) -> None:

@@ -153,8 +153,6 @@ def _download(name: str, revision: str | None, patterns: Sequence[str]) -> Path:
     try:
         return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
     except Exception as error:  # offline, unknown id, gated, disk full: the library raises many kinds
-        raise InputError(
-            f"{name} is no local folder, and the hub did not give it: {str(error).strip() or type(error).__name__}",
-            "a local diffusers folder, or a hub id where a network exists",
-            "copy the folder here and give its path",
-        ) from error
+        given = f"{name} is no local folder, and the hub did not give it: {str(error).strip() or type(error).__name__}"
+        allowed = "a local diffusers folder, or a hub id where a network exists"
+        raise InputError(given, allowed, "copy the folder here and give its path") from error

@@ -86,9 +86,8 @@ def _split(what: str, key: str) -> tuple[str, str]:
         return f"{found['attention']}.to_{found['which']}{'.0' if found['which'] == 'out' else ''}", found["role"]
     if found := _KEY.fullmatch(key):
         return found["module"], _ROLES[found["role"] or "alpha"]
-    raise InputError(
-        f"{what}: unexpected key {key} in a LoRA", "pairs of factors and alphas", "merge it with its own tool"
-    )
+    given = f"{what}: unexpected key {key} in a LoRA"
+    raise InputError(given, "pairs of factors and alphas", "merge it with its own tool")
 
 
 def _options(
@@ -98,9 +97,8 @@ def _options(
     try:
         header = json.loads(metadata.get("lora_adapter_metadata", "{}"))
     except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"{what}: lora_adapter_metadata: {error}", "a JSON object", "take an undamaged copy"
-        ) from error
+        given = f"{what}: lora_adapter_metadata: {error}"
+        raise InputError(given, "a JSON object", "take an undamaged copy") from error
     values = dict(adapter) if adapter else dict(header) if isinstance(header, dict) else {}
 
     def of(part: str) -> dict[str, object]:
@@ -120,11 +118,8 @@ def _factors(what: str, module: str, parts: Mapping[str, Tensor], options: Mappi
     down, up = parts["down"], parts["up"]
     rank = down.shape[0] if down.shape else 0
     if rank == 0 or len(down.shape) < 2 or len(up.shape) < 2 or up.shape[1] != rank:
-        raise InputError(
-            f"{what}: {module}: factors {list(up.shape)} and {list(down.shape)}",
-            "[out, rank] and [rank, in]",
-            "check it",
-        )
+        given = f"{what}: {module}: factors {list(up.shape)} and {list(down.shape)}"
+        raise InputError(given, "[out, rank] and [rank, in]", "check it")
     scale = _alpha(module, parts, options) / rank if "alpha" in parts or "lora_alpha" in options else 1.0
     if not math.isfinite(scale):
         raise InputError(f"{what}: {module}: no finite alpha", "a number", "take an undamaged copy")

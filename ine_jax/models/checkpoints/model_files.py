@@ -68,8 +68,5 @@ def _check_index(folder: Path) -> None:
         entry = index.get(component)
         known = isinstance(entry, list) and len(entry) == 2 and str(entry[1]).removeprefix("Flax") == wanted
         if component != "tokenizer" and not known:
-            raise InputError(
-                f"{folder / 'model_index.json'}: {component} is {entry!r}",
-                f"{wanted} (Stable Diffusion 1.x and 2.x)",
-                "use a folder of one of these families",
-            )
+            given = f"{folder / 'model_index.json'}: {component} is {entry!r}"
+            raise InputError(given, f"{wanted} (Stable Diffusion 1.x and 2.x)", "use a folder of one of these families")

@@ -129,11 +129,9 @@ def parameter_shapes(config: Config) -> Mapping[Path, Shape]:
     try:
         tree = jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
     except (TypeError, ValueError, IndexError, ZeroDivisionError) as error:
-        raise InputError(
-            f"{type(config).__name__}: {str(error).splitlines()[0]}",
-            "widths that are multiples of norm_num_groups and of the number of heads",
-            "change config.json",
-        ) from error
+        given = f"{type(config).__name__}: {str(error).splitlines()[0]}"
+        allowed = "widths that are multiples of norm_num_groups and of the number of heads"
+        raise InputError(given, allowed, "change config.json") from error
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {tuple(step.key for step in path): leaf.shape for path, leaf in leaves}
 

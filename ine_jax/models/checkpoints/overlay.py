@@ -95,11 +95,8 @@ def _check_config(part: str, config: ModelConfig, checkpoint: Checkpoint) -> Non
     for field in dataclasses.fields(config):
         ours, found = getattr(config, field.name), getattr(theirs, field.name)
         if field.name not in _FREE and ours != found:
-            raise InputError(
-                f"{checkpoint.path}: {part} has {field.name} {found!r}, the base {ours!r}",
-                "a checkpoint of the base's own family",
-                "take the base that it was made from",
-            )
+            what = f"{checkpoint.path}: {part} has {field.name} {found!r}, the base {ours!r}"
+            raise InputError(what, "a checkpoint of the base's own family", "take the base that it was made from")
 
 
 def _merged(

@@ -156,11 +156,8 @@ def _check_agreement(name: str, text: ClipTextConfig, unet: UNetConfig, vae: Vae
             "take both from one pipeline",
         )
     if unet.in_channels != vae.latent_channels or unet.out_channels != vae.latent_channels:
-        raise InputError(
-            f"{name}: unet channels {unet.in_channels} -> {unet.out_channels}, vae latents {vae.latent_channels}",
-            "equal channels (no inpainting or upscaling UNet)",
-            "use a text-to-image pipeline",
-        )
+        given = f"{name}: unet channels {unet.in_channels} -> {unet.out_channels}, vae latents {vae.latent_channels}"
+        raise InputError(given, "equal channels (no inpainting or upscaling UNet)", "use a text-to-image pipeline")
 
 
 def _index(parts: ModelParts, layout: Layout) -> dict[str, object]:

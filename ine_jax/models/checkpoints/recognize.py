@@ -168,9 +168,8 @@ def _loose(folder: Path) -> tuple[Checkpoint, ...]:
         found = tuple(_file(files.inside(folder, file.name)) for file in single)
         if len(found) > 1 and not all(one.factors for one in found):
             names = ", ".join(file.name for file in single)
-            raise InputError(
-                f"{folder} holds {len(single)} checkpoints: {names}", "one, or LoRAs alone", "name the file"
-            )
+            given = f"{folder} holds {len(single)} checkpoints: {names}"
+            raise InputError(given, "one, or LoRAs alone", "name the file")
         return found
     inner = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.is_symlink())
     steps = {int(match[1]): entry for entry in inner if (match := _NUMBERED.fullmatch(entry.name))}
@@ -226,6 +225,5 @@ _TITLES = {"text_encoder": "text encoder", "unet": "UNet", "vae": "autoencoder"}
 
 
 def _rejection(path: Path, reason: str) -> NotWeights:
-    return NotWeights(
-        f"{clean(str(path), 80)} is {reason}", KNOWN, "merge it with its own tool, or take another checkpoint"
-    )
+    given = f"{clean(str(path), 80)} is {reason}"
+    return NotWeights(given, KNOWN, "merge it with its own tool, or take another checkpoint")
