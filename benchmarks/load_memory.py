@@ -87,6 +87,7 @@ def write_models(family: str, dtype: str, root: Path) -> dict[str, tuple[list[st
 
 def write_flax(root: Path, dtype: str) -> tuple[list[str], int]:
     """The same model as a folder of diffusers' Flax era."""
+    from ine_jax.models.checkpoints import pipeline_folder
 
     parts = pipeline_folder.read_pipeline(root / "base", dtype=dtype)
     out = pipeline_folder.write_pipeline(parts, root / "flax", dtype, "flax")

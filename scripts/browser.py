@@ -133,8 +133,14 @@ def browser(script: bool = True) -> Iterator[Browser]:
             os.dup2(ours[1], 4)
 
         flags = [*FLAGS, "--remote-debugging-pipe", f"--user-data-dir={profile}", "about:blank"]
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        process = subprocess.Popen([path, *flags], preexec_fn=ends, close_fds=False, start_new_session=True, **quiet)
+        process = subprocess.Popen(
+            [path, *flags],
+            preexec_fn=ends,
+            close_fds=False,
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         try:
             os.close(commands[0])
             os.close(answers[1])

@@ -28,5 +28,5 @@ def test_labels_of_the_three_lines_are_added_once() -> None:
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in KINDS:
                 firsts = [part.values[0] if isinstance(part, ast.JoinedStr) else part for part in node.args]
                 texts = [part.value for part in firsts if isinstance(part, ast.Constant)]
-                twice += [f"{path.name}:{node.lineno} {text}" for text in texts if LABEL.match(str(text))]
+                twice += [f"{path.name}:{node.lineno} {text!r}" for text in texts if LABEL.match(str(text))]
     assert twice == []

@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/images/grid.png"))
     args = parser.parse_args()
     run = runs.open_run(args.demo / "evaluation")
-    cells = {}
+    cells: dict[int, str] = {}
     for number, spec in enumerate(run.config["cells"]):
         if spec["model"] == MODEL and spec["role"] == "main" and spec["negative"] not in cells.values():
             cells[number] = spec["negative"]

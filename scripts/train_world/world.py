@@ -131,7 +131,7 @@ def _boxes(rng: np.random.Generator, pair: bool) -> tuple[tuple[int, int, int, b
 def render(scene: Scene, sprites: dict[str, dict[int, np.ndarray]]) -> np.ndarray:
     """Paint the scene as ``[64, 64, 3]`` uint8; the ground darkens slightly towards the bottom."""
     shade = np.linspace(1.0, 0.9, SIZE, dtype=np.float32)[:, None, None]
-    image = np.float32(COLOURS[scene.colour])[None, None] / 255 * shade * np.ones((1, SIZE, 1), np.float32)
+    image = np.array(COLOURS[scene.colour], np.float32)[None, None] / 255 * shade * np.ones((1, SIZE, 1), np.float32)
     for name, (left, top, size, mirrored) in zip(scene.objects, scene.boxes, strict=True):
         sprite = sprites[name][size][:, ::-1] if mirrored else sprites[name][size]
         window = image[top : top + size, left : left + size]

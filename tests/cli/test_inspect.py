@@ -34,7 +34,7 @@ def test_a_demo_directory_is_told_from_its_first_file_to_its_report(
     train(inversion)
     assert stat.S_IMODE(inversion.stat().st_mode) == 0o700
     assert describe(inversion)["kind"] == "training directory"
-    facts = describe(root)
+    facts: Any = describe(root)
     assert facts["kind"] == "demo directory"
     assert facts["inversions"] == {"tiny-seed-0": "not finished"}
     assert (facts["cells"], facts["finished"], facts["report"]) == ("none yet", False, False)

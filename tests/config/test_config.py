@@ -266,7 +266,7 @@ def test_settings_are_those_that_the_method_reads() -> None:
     common = {"method", "inner", "scale", "negative_scale", "interval"}
     assert set(GuidanceConfig().settings()) == set(GuidanceConfig(method="casg").settings()) == common
     assert set(GuidanceConfig(method="safree", inner="sld").settings()) == common | {"safree", "sld"}
-    preset = GuidanceConfig(2.0, preset="ine-balanced").settings()
+    preset: Any = GuidanceConfig(2.0, preset="ine-balanced").settings()
     assert (preset["method"], preset["scale"], preset["sld"]["preset"]) == ("sld", 2.0, "max")
     assert set(preset) == common | {"sld"}
     with pytest.raises(InputError, match=r"^preset: "):
@@ -274,6 +274,7 @@ def test_settings_are_those_that_the_method_reads() -> None:
 
 
 def test_ranges_of_the_guards_own_settings() -> None:
+    wrong: Any
     for wrong in ({"momentum_scale": -0.1}, {"warmup": float("nan")}, {"safety_scale": -1.0}):
         with pytest.raises(InputError, match=min(wrong)):
             SldConfig(**wrong)

@@ -115,7 +115,7 @@ def check_images(concept: str, config: EvaluateConfig, planned: int) -> None:
     assert {tuple(cell["embeddings"]) for cell in cells} == {(), (learned,)}
     asked = {(row["list"], row["prompt"], row["seed"], row.get("guidance")) for row in rows}
     coco = {("coco", "A photo of a dog.", 100, None)}
-    own = {
+    own: Any = {
         "nudity": {
             ("i2p-nudity-95", "a red cat", 2868547321, 7.0),
             ("i2p-nudity-95", "an apple,\nand a cat", 7, 10.0),

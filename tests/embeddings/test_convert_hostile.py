@@ -14,7 +14,15 @@ from tests.support.damaged_files import damaged_files
 from tests.support.hostile_files import CANARY, hostile_pickles
 
 HOSTILE = hostile_pickles()
-FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect", "ctypes.dlopen")
+FORBIDDEN: tuple[str, ...] = (
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.fork",
+    "subprocess.Popen",
+    "socket.connect",
+    "ctypes.dlopen",
+)
 FORBIDDEN += ("pickle.find_class", "shutil.rmtree", "webbrowser.open", "code.__new__", "exec")
 ANNOTATIONS = re.compile(r"/(beartype|jaxtyping)/|/(typing|dataclasses)\.py$")
 Capture = pytest.CaptureFixture[str]
@@ -24,7 +32,8 @@ class Watch:
     """What the interpreter itself reports while a file is read: programs, connections, compiled code, written files."""
 
     def __init__(self) -> None:
-        self.on, self.events = False, []
+        self.on = False
+        self.events: list[Any] = []
 
     def __call__(self, event: str, args: tuple[Any, ...]) -> None:
         if not self.on:

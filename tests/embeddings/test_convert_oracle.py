@@ -115,7 +115,13 @@ def test_the_first_trainers_module_of_parameters_is_read(tmp_path: Path) -> None
 
 
 def test_values_of_every_kind_survive_our_writer_and_torch(tmp_path: Path) -> None:
-    value = {"n": None, "b": [True, False], "i": [0, -1, 255, 2**40, -(2**70)], "f": 1.5, "t": ("ü", {"x": []})}
+    value: dict[str, Any] = {
+        "n": None,
+        "b": [True, False],
+        "i": [0, -1, 255, 2**40, -(2**70)],
+        "f": 1.5,
+        "t": ("ü", {"x": []}),
+    }
     arrays = [np.arange(6, dtype=d).reshape(2, 3) for d in (np.float64, np.int64, np.int32, np.int16, np.int8)]
     arrays += [np.zeros((0, 3), np.float32), np.asarray(2, np.float32), np.asarray([True, False])]
     path = tmp_path / "x.pt"

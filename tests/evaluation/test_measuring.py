@@ -77,7 +77,7 @@ def test_the_cell_of_the_same_scale_comes_first() -> None:
     plain = [{"model": "a", "negative": "none", "guidance": {"method": "negative", "scale": s}} for s in (3.0, 7.5)]
     guarded = {"model": "b", "negative": "explicit", "guidance": {"method": "sld", "scale": 7.5}}
     cells = [{**cell, "lists": {"attack": 1}} for cell in (*plain, guarded, {**guarded, "guidance": {"scale": 5.0}})]
-    config = {"cells": cells}
+    config: Any = {"cells": cells}
     assert [reference_cell(config, i, "attack", "a") for i in range(4)] == [0, 1, 1, 0]
     assert reference_cell(config, 2, "coco", "a") is None
     assert reference_cell(config, 2, "attack", "b") is None
@@ -116,8 +116,8 @@ def test_items_without_a_reference_are_counted(tmp_path: Path) -> None:
         "no reference: fake has no image of the item",
         "no reference: fake has no unguarded cell on this prompt set",
     }
-    found: Any = summarise(run)
-    cell = found["cells"][1]
+    whole: Any = summarise(run)
+    cell = whole["cells"][1]
     assert [cell[name]["metrics"]["away@1"]["unscored"] for name in ("attack", "benign")] == [5, 12]
     assert [cell[name]["metrics"]["away@1"]["n"] for name in ("attack", "benign")] == [7, 0]
     assert score_metrics(run, [Away()]) == 0

@@ -102,6 +102,7 @@ def test_every_row_is_generated_as_it_would_be_alone(tiny_folder: Path, name: st
     plan = Plan((cell,), {"attack": tuple(items)}, steps=2, batch=2)
     generator = ImageGenerator()
     together = generator(cell, items, plan)
+    assert generator._pipe is not None
     compiled = generator._pipe.compiles
     for i, item in enumerate(items):
         own = guidance if item.guidance is None else dataclasses.replace(guidance, scale=item.guidance)
@@ -117,12 +118,13 @@ def test_other_scales_compile_nothing(tiny_folder: Path) -> None:
     plan = Plan((cell,), {"attack": tuple(items)}, steps=2, batch=2)
     generator = ImageGenerator()
     generator(cell, items[:1], plan)
+    assert generator._pipe is not None
     before = dict(generator._pipe.programs.traces)
     generator(cell, items, plan)
     assert dict(generator._pipe.programs.traces) == before
 
 
-def write(path: Path, rows: list[dict[str, Any]], mark: str = "") -> str:
+def write(path: Path, rows: list[Any], mark: str = "") -> str:
     path.write_text(mark + "".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     return str(path)
 
@@ -153,7 +155,7 @@ def test_rows_of_a_run_say_what_they_were_generated_with(tiny_folder: Path, tmp_
     alone = pipe("a cat", seeds=3, steps=2, height=2 * SIDE, guidance=Cfg(4.0))[0]
     np.testing.assert_array_equal(run.images(0)[0], alone)
     assert run.config["lists"]["own"]["measure"] == "prior"
-    reading = run.record["readings"]["own"]
+    reading: Any = run.record["readings"]["own"]
     assert (reading["rows"], reading["file"], reading["columns"]["categories"]) == (2, "own.jsonl", "category")
 
 

@@ -51,7 +51,12 @@ def lines(run: Run, name: str) -> list[Any]:
 def test_several_detectors_read_every_block_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
     images = Run.images
-    monkeypatch.setattr(Run, "images", lambda self, k: read.append(k) or images(self, k))
+
+    def noted(self: Run, k: int) -> list[np.ndarray]:
+        read.append(k)
+        return images(self, k)
+
+    monkeypatch.setattr(Run, "images", noted)
     detectors = [Counting(name="one"), Counting(name="two"), Counting(name="two")]
     assert score(run, detectors) == IMAGES
     assert sorted(read) == run.blocks()
@@ -138,7 +143,10 @@ WRONG: dict[str, Any] = {
     "nothing": lambda scores: [Scored({"knife": None, "cat": 0.0}) for _ in scores],  # type: ignore[dict-item]
     "no verdicts": lambda scores: [None for _ in scores],
     "boxes that JSON cannot hold": lambda scores: [Scored(s.labels, ({"score": float("nan")},)) for s in scores],
-    "boxes of arrays": lambda scores: [Scored(s.labels, ({"box": np.zeros(4)},)) for s in scores],
+    "boxes of arrays": lambda scores: [
+        Scored(s.labels, ({"box": np.zeros(4)},))  # type: ignore[typeddict-item]
+        for s in scores
+    ],
     "escapes": lambda scores: (_ for _ in ()).throw(RuntimeError("\x1b[31m\udcff\n" * 99)),
 }
 

@@ -180,7 +180,7 @@ def test_the_same_files_give_the_same_bytes(run: Run, summary: dict[str, Any]) -
 
 def test_an_item_more_than_the_list_had(tmp_path: Path) -> None:
     run = evaluate(fakes.plan(n=2), tmp_path, generate=fakes.generate, hashes=fakes.hashes)
-    rows = [{**row, "id": "another"} for row in run.rows(0)][:1]
+    rows: Any = [{**row, "id": "another"} for row in run.rows(0)][:1]
     run.write_block(99, run.images(0)[:1], rows)
     score(run, [fakes.Corner()])
     with pytest.raises(CorruptRunError, match="not among the 2"):

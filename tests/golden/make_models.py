@@ -23,7 +23,10 @@ from tests.support.published import CONFIGS  # noqa: E402
 
 def outputs() -> dict[str, np.ndarray]:
     """Every oracle's outputs, keyed ``library/part/recipe/output``."""
-    jobs = [("torch/unet", UNETS, model_oracles.torch_unet), ("torch/vae", VAES, model_oracles.torch_vae)]
+    jobs: list[tuple[str, Any, Any]] = [
+        ("torch/unet", UNETS, model_oracles.torch_unet),
+        ("torch/vae", VAES, model_oracles.torch_vae),
+    ]
     jobs += [("torch/text", TEXTS, model_oracles.torch_text), ("flax/unet", FLAX_UNETS, model_oracles.flax_unet)]
     jobs += [("flax/vae", VAES, model_oracles.flax_vae)]
     found: dict[str, np.ndarray] = {}

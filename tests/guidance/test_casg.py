@@ -51,6 +51,7 @@ def test_a_concept_without_a_direction_is_not_chosen_before_one_that_points_to_t
 def test_one_choice_is_the_guard_inside(inner: Negative | Sld) -> None:
     """Through several steps, so that what the guard inside remembers is carried along."""
     only = texts(choices=1)
+    assert only.bank is not None
     alone = Texts(only.prompt, only.uncond, only.bank[:, 0])
     latents = jnp.zeros((2, *SHAPE))
     state, other = Casg(inner).init(only, latents), inner.init(alone, latents)

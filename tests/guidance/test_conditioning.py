@@ -112,7 +112,8 @@ def test_words_are_encoded_no_more_often_than_they_are_read() -> None:
 
 def test_the_layer_that_projects_does_so_whatever_it_wraps() -> None:
     around = [AROUND[name] for name in ("alone", "images", "interval")]
-    found = [projection(wrap(Safree(inner, alpha=0.2))) for wrap in around for inner in NEEDING.values()]
+    needing: Any = NEEDING.values()
+    found = [projection(wrap(Safree(inner, alpha=0.2))) for wrap in around for inner in needing]
     assert set(found) == {Safree(NoGuidance(), alpha=0.2)}
     for guard in (Cfg(3.0), Sld(3.0), Interval(Casg(Sld(3.0)), Cfg(3.0), 0.0, 0.5)):
         assert projection(guard) is None

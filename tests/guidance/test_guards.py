@@ -87,7 +87,7 @@ def images(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def config(images: Path, method: str, inner: str | None = None, **more: Any) -> GuidanceConfig:
+def config(images: Path, method: Any, inner: Any = None, **more: Any) -> GuidanceConfig:
     """OWN with a method, and its scale of the negative where the method reads one."""
     own = dataclasses.replace(OWN.safe_denoiser, images=str(images))
     asked = {"method": method, "inner": inner, "safe_denoiser": own}

@@ -97,8 +97,8 @@ def test_a_warm_up_without_phases_counts_from_the_start_of_the_run() -> None:
     """Call 12 of 50 lies behind the warm-up of 10, though it is the second call of the window that starts at 11."""
     late = Sld(3.0, 1.5, 0.5, 0.3, 0.4, 10.0)
     without = dataclasses.replace(late, warmup=0.0)
-    outputs = [run(Interval(guard, Cfg(3.0), 0.22, 0.5), 50) for guard in (late, without)]
-    np.testing.assert_array_equal(*outputs)
+    first, second = (run(Interval(guard, Cfg(3.0), 0.22, 0.5), 50) for guard in (late, without))
+    np.testing.assert_array_equal(first, second)
 
 
 def test_windows_nest_and_the_outside_may_have_phases() -> None:

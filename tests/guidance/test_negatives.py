@@ -19,7 +19,7 @@ CONTEXT = Embedding(numbers("found"), "context", "found", "tiny")
 
 def test_a_sequence_is_made_of_all_phrases_joined_by_commas() -> None:
     found = Concept(words=("knife", "a gun")).sequence(encode)
-    assert (found.shape, found.dtype) == ((1, TOKENS, DIM), np.float32)
+    assert found.shape == (1, TOKENS, DIM) and found.dtype == np.float32
     np.testing.assert_array_equal(found[0], one("knife, a gun"))
 
 

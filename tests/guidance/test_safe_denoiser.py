@@ -73,10 +73,16 @@ def test_where_no_reference_is_near_nothing_changes_and_nothing_is_nan() -> None
 
 
 def test_numbers_may_differ_from_item_to_item() -> None:
-    numbers = {"strength": [0.0, 0.3, 1.0], "sigma": [1.0, 2.0, 5.0], "from_timestep": [0.0, 950.0, 0.0]}
-    together = combine(dataclasses.replace(GUARD, **{k: jnp.asarray(v) for k, v in numbers.items()}), at())
+    numbers: Any = {
+        "strength": [0.0, 0.3, 1.0],
+        "sigma": [1.0, 2.0, 5.0],
+        "from_timestep": [0.0, 950.0, 0.0],
+    }
+    arrays: dict[str, Any] = {name: jnp.asarray(values) for name, values in numbers.items()}
+    together = combine(dataclasses.replace(GUARD, **arrays), at())
     for i in range(3):
-        alone = combine(dataclasses.replace(GUARD, **{k: v[i] for k, v in numbers.items()}), at())
+        own: dict[str, Any] = {name: values[i] for name, values in numbers.items()}
+        alone = combine(dataclasses.replace(GUARD, **own), at())
         np.testing.assert_allclose(together[i], alone[i], rtol=1e-6, atol=1e-6)
     np.testing.assert_array_equal(together[:2], combine(Cfg(3.0), at())[:2])
 

@@ -48,7 +48,7 @@ def told(i: int, phrases: np.ndarray, alpha: float = 0.01, up: float = 10, k: fl
         triggers.append(not distances[j] < (1 + alpha) * (others.mean() if n > 1 else np.nan))
     moved = text @ (away @ projector(m)).T
     safe = text.copy()
-    for j in np.flatnonzero(triggers):
+    for j in map(int, np.flatnonzero(triggers)):
         safe[j + 1] = moved[j + 1]
     a, b = moved[: n + 2], text[: n + 2]
     beta = 1 - np.mean((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1))
@@ -57,8 +57,8 @@ def told(i: int, phrases: np.ndarray, alpha: float = 0.01, up: float = 10, k: fl
 
 def projected(guard: Safree, phrases: np.ndarray = PHRASES, items: Any = slice(None), **more: Any) -> SafeText:
     where = items if isinstance(items, slice) else jnp.asarray(items)
-    arrays = (np.asarray(a[items], np.float32) for a in (PROMPTS, POOLED))
-    return guard.project(*map(jnp.asarray, arrays), MASK[where], END[where], jnp.asarray(phrases, jnp.float32), **more)
+    prompts, pooled = (jnp.asarray(np.asarray(a[items], np.float32)) for a in (PROMPTS, POOLED))
+    return guard.project(prompts, pooled, MASK[where], END[where], jnp.asarray(phrases, jnp.float32), **more)
 
 
 def check(got: SafeText, phrases: np.ndarray, items: Any = (0, 1, 2, 3), **numbers: float) -> None:

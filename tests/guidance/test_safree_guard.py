@@ -203,6 +203,7 @@ def test_reattention_edits_the_prompt_row_of_items_within_their_steps_alone(para
         return predict(lambda *given: denoise(params, *given), guard, texts, latents, jnp.float32(500), step)
 
     texts = small_texts(3, (-1, 1, 1001))
+    assert texts.safe is not None
     plain = compiled(
         params, replace(texts, prompt=jnp.stack([*texts.prompt[:2], texts.safe[2]]), until=jnp.full(3, -1))
     )

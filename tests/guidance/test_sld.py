@@ -86,7 +86,7 @@ def test_every_preset_follows_the_formula_over_fifty_steps(name: str) -> None:
 
 def test_every_number_may_differ_from_item_to_item() -> None:
     names, scales = ("weak-200", "strong", "max"), (3.0, 7.5, 12.0)
-    numbers = {field: each(*(SLD_PRESETS[name][field] for name in names)) for field in SLD_PRESETS["max"]}
+    numbers: Any = {field: each(*(SLD_PRESETS[name][field] for name in names)) for field in SLD_PRESETS["max"]}
     together = combined(Sld(each(*scales), **numbers))
     for i, (name, scale) in enumerate(zip(names, scales, strict=True)):
         np.testing.assert_allclose(together[:, i], told(SLD_PRESETS[name], scale)[:, i], rtol=1e-5, atol=4e-6)

@@ -5,6 +5,7 @@ The golden file holds what it computed; where torch and diffusers are installed 
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +71,8 @@ def test_the_cases_tell_the_presets_apart(golden: dict[str, np.ndarray], model: 
 def test_two_presets_in_one_batch(golden: dict[str, np.ndarray], model: Path) -> None:
     """Numbers per item: each item is what the reference makes of it under its own preset."""
     pair = [jax.tree.leaves(GUARDS[name]) for name in ("medium", "max")]
-    mixed = Sld(*(jnp.asarray(numbers, jnp.float32) for numbers in zip(*pair, strict=True)))
+    numbers: Any = [jnp.asarray(both, jnp.float32) for both in zip(*pair, strict=True)]
+    mixed = Sld(*numbers)
     got = ours(model, mixed)
     for i, name in enumerate(("medium", "max")):
         assert np.abs(got[i] - golden[name][i]).max() <= TOLERANCE

@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -166,7 +166,8 @@ def test_gradient_equals_finite_differences(pipe: Pipeline, monkeypatch: pytest.
     parts = pipe.parts
     probe = Embedding(np.zeros((2, WIDTH), np.float32), concept="thing")
     ids = template_ids(("a photo of a {}",), probe, pipe.tokenizer)
-    data = toy_data()._replace(mean=np.zeros((3, 8, 8, 4)), logvar=np.zeros((3, 8, 8, 4)), ids=ids)
+    zeros: Any = np.zeros((3, 8, 8, 4))  # float64, which jax.numpy cannot hold yet
+    data = toy_data()._replace(mean=zeros, logvar=zeros, ids=jnp.asarray(ids))
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):  # int32 data meet x64's int64
         double = jax.tree.map(lambda a: jnp.asarray(np.asarray(a), jnp.float64), (parts.text_params, parts.unet_params))
         unet, clip = UNet(parts.unet_config, dtype=jnp.float64), ClipText(parts.text_config, dtype=jnp.float64)
@@ -176,7 +177,7 @@ def test_gradient_equals_finite_differences(pipe: Pipeline, monkeypatch: pytest.
         def loss(vectors: jax.Array) -> jax.Array:
             return objective.losses(
                 vectors, batch, jnp.asarray(ids),
-                denoise=lambda x, t, c: unet.apply({"params": double[1]}, x, t, c),
+                denoise=lambda x, t, c: cast(jax.Array, unet.apply({"params": double[1]}, x, t, c)),
                 encode=lambda i, learned: encode_ids(clip, double[0], i, learned),
                 alphas_cumprod=ALPHAS, prediction_type="epsilon",
             ).sum()  # fmt: skip

@@ -178,7 +178,8 @@ def test_records_that_contradict_rece_are_refused() -> None:
         InversionConfig(method="rece")
     with pytest.raises(InputError, match="regularizer"):
         InversionConfig(regularizer=-1.0)
-    for wrong in ({}, {"base": "tiny", "images": "pictures"}):
+    wrong: Any
+    for wrong in ({}, {"base": "tiny", "images": "images"}):
         with pytest.raises(InputError):
             InvertConfig(inversion=RECE, **wrong)
     with pytest.raises(InputError, match="base"):

@@ -22,7 +22,9 @@ from ine_jax.pipeline.pipeline import Pipeline, load
 from ine_jax.training.step import compiled_step, first_state
 from tests.support.tiny_pipeline import SIDE, WIDTH
 
-SMALL = InversionConfig(concept="thing", steps=4, batch=2, save_every=2, log_every=1, templates=("a {}", "the red {}"))
+SMALL = InversionConfig(
+    concept="thing", steps=4, batch=2, save_every=2, log_every=1, vectors=2, templates=("a {}", "the red {}")
+)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,7 @@ def test_a_run_leaves_everything_and_changes_no_weight(pipe: Pipeline, tmp_path:
     }  # fmt: skip
     loaded = Embedding.load(result.path)
     np.testing.assert_array_equal(loaded.vectors, result.embedding.vectors)
-    assert loaded.vectors.shape == (1, WIDTH) and loaded.base_model == pipe.name
+    assert loaded.vectors.shape == (2, WIDTH) and loaded.base_model == pipe.name
     assert set(loaded.provenance) == {"model_id", "images_sha256", "config", "final_loss"}
     assert json.loads(loaded.provenance["config"])["templates"] == ["a {}", "the red {}"]
     assert list(result.steps) == [1, 2, 3, 4] and np.isfinite(result.losses).all()
@@ -55,7 +57,7 @@ def test_a_run_leaves_everything_and_changes_no_weight(pipe: Pipeline, tmp_path:
 
 
 def test_the_loss_of_a_repeated_batch_falls(pipe: Pipeline) -> None:
-    config = dataclasses.replace(SMALL, batch=8, learning_rate=0.05, vectors=2)
+    config = dataclasses.replace(SMALL, learning_rate=0.05)
     vectors = jnp.asarray(np.stack(first_vectors(pipe, [config])))
     probe = Embedding(np.asarray(vectors[0]), concept="thing")
     data = run._data(pipe, [random_images(1)], [config], probe)
@@ -72,9 +74,9 @@ def test_the_loss_of_a_repeated_batch_falls(pipe: Pipeline) -> None:
 @pytest.mark.parametrize("space", ["token", pytest.param("context", marks=pytest.mark.slow)])
 def test_many_concepts_equal_single_runs(pipe: Pipeline, tmp_path: Path, space: Any) -> None:
     configs = [
-        dataclasses.replace(SMALL, space=space, concept="one", seed=1, vectors=2),
-        dataclasses.replace(SMALL, space=space, concept="two", seed=2, init="knife", vectors=2),
-        dataclasses.replace(SMALL, space=space, concept="three", seed=1, init="mean", vectors=2),
+        dataclasses.replace(SMALL, space=space, concept="one", seed=1),
+        dataclasses.replace(SMALL, space=space, concept="two", seed=2, init="knife"),
+        dataclasses.replace(SMALL, space=space, concept="three", seed=1, init="mean"),
     ]
     images = [random_images(3, 1), random_images(2, 2), random_images(4, 3)]
     many = invert_many(pipe, images, configs, tmp_path / "many", preview=False)
@@ -101,7 +103,7 @@ def test_the_bare_token_with_several_vectors(pipe: Pipeline, tmp_path: Path) -> 
 
 
 def test_the_norm_is_held(pipe: Pipeline, tmp_path: Path) -> None:
-    config = dataclasses.replace(SMALL, norm=0.4, vectors=2)
+    config = dataclasses.replace(SMALL, norm=0.4)
     found = invert(pipe, random_images(2), config, tmp_path, preview=False).embedding.vectors
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 0.4, rtol=1e-5)
 
@@ -143,7 +145,7 @@ def test_wrong_images_and_configs_are_rejected(pipe: Pipeline, tmp_path: Path) -
 
 
 def test_only_the_vectors_have_optimizer_state(pipe: Pipeline, tmp_path: Path) -> None:
-    invert(pipe, random_images(1), dataclasses.replace(SMALL, vectors=2, steps=1), tmp_path, preview=False)
+    invert(pipe, random_images(1), dataclasses.replace(SMALL, steps=1), tmp_path, preview=False)
     layout = (tmp_path / "checkpoints/1/meta").rglob("*")
     stored = json.loads(next(path for path in layout if path.name == "metadata").read_text())["layout"]
     arrays = {name for name, shape in stored.items() if shape == "float32[1, 2, 16]"}

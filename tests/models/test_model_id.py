@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +49,8 @@ def test_every_record_holds_the_id_of_the_pipeline(tmp_path: Path) -> None:
     result = invert(pipe, images, config, tmp_path / "inversion", preview=False)
     assert Embedding.load(result.path).provenance["model_id"] == pipe.model_id
     assert json.loads((tmp_path / "inversion" / "config.json").read_text())["model_id"] == pipe.model_id
-    assert describe(result.path)["provenance"]["model_id"] == pipe.model_id
+    facts: Any = describe(result.path)
+    assert facts["provenance"]["model_id"] == pipe.model_id
 
     def record(label: str) -> dict[str, str]:
         return model_record(ModelConfig(label))

@@ -5,6 +5,7 @@ import gzip
 import json
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -67,11 +68,11 @@ def test_vae_equals_pytorch_and_flax(recipe: str, golden: Mapping[str, np.ndarra
 def test_text_encoder_equals_pytorch(recipe: str, golden: Mapping[str, np.ndarray]) -> None:
     config = TEXTS[recipe]
     params, ids = names.from_torch("text", torch_state(config), config), jnp.asarray(text_ids(config))
-    got = ClipText(config).apply({"params": params}, ids)
+    got: Any = ClipText(config).apply({"params": params}, ids)
     assert distance(np.asarray(got.hidden), golden[f"torch/text/{recipe}/hidden"]) <= 1e-4
     assert distance(np.asarray(got.pooled), golden[f"torch/text/{recipe}/pooled"]) <= 1e-4
     # Rows given in place of the table's must be the same computation: ids then only place the end token.
-    spliced = ClipText(config).apply({"params": params}, ids, embed_tokens(params, ids))
+    spliced: Any = ClipText(config).apply({"params": params}, ids, embed_tokens(params, ids))
     np.testing.assert_array_equal(spliced.hidden, got.hidden)
 
 

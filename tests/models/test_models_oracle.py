@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ def test_text_encoder_equals_transformers(recipe: str) -> None:
     config = TEXTS[recipe]
     want = model_oracles.torch_text(config)
     params = names.from_torch("text", torch_state(config), config)
-    got = ClipText(config).apply({"params": params}, text_ids(config))
+    got: Any = ClipText(config).apply({"params": params}, text_ids(config))
     assert distance(np.asarray(got.hidden), want["hidden"]) <= 1e-4
     assert distance(np.asarray(got.pooled), want["pooled"]) <= 1e-4
 

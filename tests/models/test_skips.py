@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import chex
 import jax
@@ -48,7 +48,7 @@ def filtered(skip: np.ndarray, reference: np.ndarray, scale: Any, mode: str) -> 
 
 def edit(mode: Mode = "all", active: Any = True, rows: tuple[int, ...] = (1,), **numbers: Any) -> SkipEdit:
     given = {"backbone": (1.3, 0.7), "skip": (0.9, 0.2)} | numbers
-    values = {name: tuple(map(np.float32, pair)) for name, pair in given.items()}
+    values: dict[str, Any] = {name: tuple(map(np.float32, pair)) for name, pair in given.items()}
     return SkipEdit(jnp.broadcast_to(jnp.asarray(active), (BATCH,)), **values, mode=mode, rows=rows)
 
 
@@ -61,7 +61,7 @@ def inputs(rows: int = BRANCHES + 1) -> tuple[jax.Array, jax.Array, jax.Array]:
 
 @jax.jit
 def unet(params: Any, edit: SkipEdit | None, *arrays: jax.Array) -> jax.Array:
-    return UNet(CONFIG).apply({"params": params}, *arrays, edit)
+    return cast(jax.Array, UNet(CONFIG).apply({"params": params}, *arrays, edit))
 
 
 def run(edit: SkipEdit | None, *arrays: jax.Array) -> jax.Array:

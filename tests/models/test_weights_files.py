@@ -150,6 +150,7 @@ def test_index_and_shards_must_agree(folder: Path) -> None:
     (folder / "unet" / second).unlink()
     with pytest.raises(InputError, match="is missing"):
         pipeline_folder.read_pipeline(folder)
+    broken: Any
     for broken in ({}, [], "x", {"a": 1}):
         edit_json(index, weight_map=broken)
         with pytest.raises(InputError, match="no weight_map"):
@@ -214,7 +215,8 @@ def test_off_options_and_notes_are_passed_over(folder: Path) -> None:
 
 def test_published_configs_travel_both_ways() -> None:
     for family in CONFIGS.values():
-        for cls, part in ((UNetConfig, "unet"), (VaeConfig, "vae"), (ClipTextConfig, "text_encoder")):
+        parts: Any = ((UNetConfig, "unet"), (VaeConfig, "vae"), (ClipTextConfig, "text_encoder"))
+        for cls, part in parts:
             config = configs.parse_config(cls, family[part], part)
             assert configs.parse_config(cls, configs.config_json(config), part) == config
     assert configs.parse_config(ClipTextConfig, CONFIGS["sd1"]["text_encoder"], "x").eos_token_id == 49407

@@ -41,7 +41,7 @@ for count in counts:
     for mode in modes:
         for batch in batches:
             noise = pipe(["a cat"] * len(seeds), seeds=seeds, noise=mode, batch_size=batch, steps=1, output="latents")
-            found[f"{count} {mode} {batch}"] = hashlib.sha256(np.ascontiguousarray(noise)).hexdigest()
+            found[f"{count} {mode} {batch}"] = hashlib.sha256(np.ascontiguousarray(noise).data).hexdigest()
 print(json.dumps(found))
 """
 
@@ -52,7 +52,7 @@ def expected(mode: str) -> str:
         noise = item_noise(SEEDS, shape)
     else:
         noise = torch_noise("cpu" if mode == "torch-cpu" else "cuda", np.array(SEEDS, np.uint32), shape)
-    return hashlib.sha256(np.ascontiguousarray(noise)).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(noise).data).hexdigest()
 
 
 def test_noise_of_an_item_is_the_same_in_any_batch_on_any_devices(tiny_folder: Path) -> None:

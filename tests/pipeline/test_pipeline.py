@@ -1,7 +1,7 @@
 """The pipeline on random weights: images belong to items, one program per shape, negatives in their slots."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -76,14 +76,14 @@ def test_the_pipeline_equals_its_parts_written_out(pipe: Pipeline) -> None:
     )
     texts = Texts(prompt=prompt, uncond=empty, negative=bad)
     latents = sample(
-        lambda x, t, c: unet.apply({"params": parts.unet_params}, x, t, c),
+        lambda x, t, c: cast(jax.Array, unet.apply({"params": parts.unet_params}, x, t, c)),
         pipe.scheduler,
         pipe.scheduler.tables(STEPS),
         Cfg(5.0),
         texts,
         jnp.asarray(item_noise([9], (CELLS, CELLS, 4))),
     )
-    options = {"seeds": 9, "steps": STEPS, "guidance": Cfg(5.0), "negative": ["knife", "weapon"]}
+    options: Any = {"seeds": 9, "steps": STEPS, "guidance": Cfg(5.0), "negative": ["knife", "weapon"]}
     np.testing.assert_allclose(pipe("a red cat", output="latents", **options), latents, atol=1e-3)
     scaled = latents / parts.vae_config.scaling_factor
     image = jax.jit(lambda latents: vae.apply({"params": parts.vae_params}, latents, method="decode"))(scaled)
@@ -178,7 +178,8 @@ def test_given_noise_replaces_the_seeds(pipe: Pipeline) -> None:
 def test_seeds_may_mean_what_they_mean_in_torch(pipe: Pipeline, device: Any) -> None:
     noise = torch_noise(device, np.array([4, 5]), (CELLS, CELLS, 4))
     given = pipe(["cat", "dog"], noise=noise, steps=STEPS)
-    np.testing.assert_array_equal(given, pipe(["cat", "dog"], seeds=[4, 5], noise=f"torch-{device}", steps=STEPS))
+    mode: Any = f"torch-{device}"
+    np.testing.assert_array_equal(given, pipe(["cat", "dog"], seeds=[4, 5], noise=mode, steps=STEPS))
     assert not np.array_equal(given, pipe(["cat", "dog"], seeds=[4, 5], steps=STEPS))
 
 
@@ -232,7 +233,8 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_wrong_calls_are_refused(pipe: Pipeline, case: str) -> None:
+def test_wrong_calls_are_rejected(pipe: Pipeline, case: str) -> None:
+    options: Any
     options, reason = WRONG[case]
     with unchecked(), pytest.raises(InputError, match=reason):
         pipe("cat", **{"steps": STEPS, **options})

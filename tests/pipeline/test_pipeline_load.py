@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -142,11 +143,11 @@ def test_the_cache_folder_is_private(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert cache.enable() is None
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert cache.default_folder() == tmp_path / "xdg" / "ine_jax" / "xla"
-    before = jax.config.jax_compilation_cache_dir
+    before = jax.config.read("jax_compilation_cache_dir")
     monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "chosen"))
     try:
         assert cache.enable() == tmp_path / "chosen"
-        assert jax.config.jax_compilation_cache_dir == str(tmp_path / "chosen")
+        assert jax.config.read("jax_compilation_cache_dir") == str(tmp_path / "chosen")
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
 
@@ -158,7 +159,7 @@ def test_diffusers_flax_runs_on_the_same_parameters(tiny_folder: Path, tmp_path:
     native = load(tiny_folder, batch_size=2)
     as_flax = dataclasses.replace(native.parts.unet_config, reference="flax")
     flax = assemble(dataclasses.replace(native.parts, unet_config=as_flax), jnp.float32, jax.local_devices())
-    options = {"steps": STEPS, "output": "latents", "guidance": Cfg(3.0), "batch_size": 2}
+    options: Any = {"steps": STEPS, "output": "latents", "guidance": Cfg(3.0), "batch_size": 2}
     ours, theirs = (p(PROMPTS[:2], **options) for p in (flax, foreign))
     np.testing.assert_allclose(ours, theirs, atol=1e-3, rtol=1e-3)
     shutil.copytree(tiny_folder, tmp_path / "other")

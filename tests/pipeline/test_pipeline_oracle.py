@@ -18,7 +18,7 @@ from ine_jax.pipeline import pipeline  # noqa: E402  only where the oracle is in
 
 PROMPTS = ["a photo of a cat", "the red apple and the knife"]
 NEGATIVE = "knife weapon"
-SCHEDULERS = {
+SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ddim": ("DDIMScheduler", {}),
     "dpm++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "solver_order": 2}),
     "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),

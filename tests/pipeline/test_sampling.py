@@ -97,7 +97,10 @@ def test_a_guard_is_told_the_moment_of_every_call(name: str, kind: str) -> None:
     @dataclasses.dataclass(frozen=True)
     class Witness(Cfg):
         def combine(self, state: Any, eps: jax.Array, at: Moment) -> Any:
-            jax.debug.callback(lambda *leaves: moments.append(Moment(*leaves, at.calls, at.prediction)), *_leaves(at))
+            def note(step: Any, time: Any, x: Any, alpha: Any, sigma: Any) -> None:
+                moments.append(Moment(step, time, x, alpha, sigma, at.calls, at.prediction))
+
+            jax.debug.callback(note, *_leaves(at))
             return super().combine(state, eps, at)
 
     def network(latents: jax.Array, timesteps: jax.Array, context: jax.Array) -> jax.Array:

@@ -137,9 +137,9 @@ def test_hostile_names_in_csv() -> None:
         assert "\x1b" not in written, text
         read, given = report.read_csv(written), list(csvfile.rows(whole))
         assert len(read) == len(given)
-        for row, values in zip(read, given, strict=True):
+        for line, values in zip(read, given, strict=True):
             known = {k: v for k, v in values.items() if v not in ("", None) and k in csvfile.COLUMNS}
-            assert row == {k: kept(v) if isinstance(v, str) else v for k, v in known.items()}, text
+            assert line == {k: kept(v) if isinstance(v, str) else v for k, v in known.items()}, text
 
 
 def kept(text: str) -> str:

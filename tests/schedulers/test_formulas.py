@@ -111,7 +111,7 @@ def pndm() -> np.ndarray:
         weights = {2: [3 / 2, -1 / 2], 3: [23 / 12, -16 / 12, 5 / 12]}.get(
             len(past), [55 / 24, -59 / 24, 37 / 24, -9 / 24]
         )
-        x = transfer(x, sum(w * e for w, e in zip(weights, past[::-1], strict=False)), a, b)
+        x = transfer(x, np.sum([w * e for w, e in zip(weights, past[::-1], strict=False)], 0), a, b)
     return x
 
 
@@ -127,7 +127,7 @@ def euler() -> np.ndarray:
     return x
 
 
-LEADING = {"timestep_spacing": "leading"}
+LEADING: dict[str, Any] = {"timestep_spacing": "leading"}
 TOLD = [
     ("ddim", ddim, {}),
     ("dpm++", dpm_plus_plus, {"final_sigmas_type": "sigma_min", "lower_order_final": False}),

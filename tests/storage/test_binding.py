@@ -51,9 +51,9 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 
 
 def test_run_directories_are_bound_by_the_same_rule(tmp_path: Path) -> None:
-    runs.create(tmp_path, {"steps": 12}, {"models": {}})
+    runs.create(tmp_path, {"steps": 12}, {"models": {}})  # type: ignore[typeddict-item, typeddict-unknown-key]
     with pytest.raises(InputError, match=r"started with other settings: config\.steps: 12 -> 20\n"):
-        runs.create(tmp_path, {"steps": 20}, {"models": {}})
+        runs.create(tmp_path, {"steps": 20}, {"models": {}})  # type: ignore[typeddict-item, typeddict-unknown-key]
 
 
 def test_a_missing_field_equals_null_and_long_values_are_cut() -> None:

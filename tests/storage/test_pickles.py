@@ -40,7 +40,11 @@ def test_a_tensor_is_a_view_of_the_file_and_costs_no_memory(tmp_path: Path) -> N
 
 def test_shared_storages_offsets_and_strides(tmp_path: Path) -> None:
     numbers = np.arange(16, dtype=np.float32)
-    shapes = {"a": {}, "b": {"offset": 8, "size": (8,), "stride": (1,)}, "t": {"size": (8, 2), "stride": (1, 8)}}
+    shapes: dict[str, Any] = {
+        "a": {},
+        "b": {"offset": 8, "size": (8,), "stride": (1,)},
+        "t": {"size": (8, 2), "stride": (1, 8)},
+    }
     stream = b"\x80\x02}(" + b"".join(text(key) + tensor_opcodes(**how) for key, how in shapes.items()) + b"u."
     found: Any = read_pickle(write(tmp_path, archive(stream, {"0": numbers.tobytes()})), strict=True)
     np.testing.assert_array_equal(found["a"], numbers.reshape(2, 8))
@@ -51,7 +55,8 @@ def test_shared_storages_offsets_and_strides(tmp_path: Path) -> None:
 def test_many_views_of_one_storage_are_bounded(tmp_path: Path) -> None:
     keys = b"".join(text(str(i)) + tensor_opcodes() for i in range(2000))
     stream = b"\x80\x02}(" + keys + b"u."
-    assert len(read_pickle(write(tmp_path, archive(stream, {"0": bytes(64)})))) == 2000  # small beside their own names
+    found: Any = read_pickle(write(tmp_path, archive(stream, {"0": bytes(64)})))
+    assert len(found) == 2000  # small beside their own names
     wide = {"count": 1 << 18, "size": (1 << 18,), "stride": (1,)}
     keys = b"".join(text(str(i)) + tensor_opcodes(**wide) for i in range(9))
     with pytest.raises(InputError, match="4 times the file"):
@@ -115,6 +120,7 @@ def test_interpreting_never_imports(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("an import")
 
     monkeypatch.setattr("builtins.__import__", fail)
+    value: Any
     value, end, outside = interpret(b"cantigravity\nfly\n)R.rest")
     monkeypatch.undo()
     assert (str(value.what), value.args, end, outside) == ("antigravity.fly", (), 20, [])

@@ -1,6 +1,7 @@
 """Fixtures: a small base model in memory and in files, which checkpoints of every layout change."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.numpy
@@ -18,7 +19,7 @@ PARTS = ("text_encoder", "unet", "vae")
 def base(tiny_folder: Path) -> Base:
     parts = pipeline_folder.read_pipeline(tiny_folder)
     states = {p: safetensors.numpy.load_file(tiny_folder / p / f"{STEMS[p]}.safetensors") for p in PARTS}
-    configs = {"text_encoder": parts.text_config, "unet": parts.unet_config, "vae": parts.vae_config}
+    configs: Any = {"text_encoder": parts.text_config, "unet": parts.unet_config, "vae": parts.vae_config}
     return Base(tiny_folder, configs, states)
 
 

@@ -140,7 +140,7 @@ def make(root: Path) -> Path:
     return root
 
 
-def timed(painter: Any) -> dict[str, Any]:
+def timed(painter: Any) -> bench.BenchResult:
     """What `ine bench` writes, of an instant run."""
     ours = bench._jax_run
     bench._jax_run = lambda pipe, steps, batch: (lambda: np.zeros((batch, 8, 8, 4)), lambda: 1)  # type: ignore[assignment]

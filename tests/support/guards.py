@@ -347,7 +347,9 @@ CASES = [
 def texts_for(case: Case, items: int = ITEMS) -> Texts:
     """Random texts with exactly the fields that the guard needs."""
     rng = np.random.default_rng(11)
-    make = {name: rng.standard_normal((items, TOKENS, DIM)) for name in ("prompt", "uncond", "negative")}
+    make: dict[str, np.ndarray] = {
+        name: rng.standard_normal((items, TOKENS, DIM)) for name in ("prompt", "uncond", "negative")
+    }
     # One of them lies towards the prompt, another for each item: the toy denoiser knows a single direction.
     sign = np.where(np.arange(CHOICES) == np.arange(items)[:, None] % CHOICES, 1.0, -1.0)[:, :, None, None]
     make["bank"] = make["uncond"][:, None] + sign * (make["prompt"] - make["uncond"])[:, None]

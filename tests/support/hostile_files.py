@@ -74,7 +74,7 @@ def archive(
     return buffer.getvalue()
 
 
-def sequence(stream: bytes, keys: list[str], data: bytes) -> bytes:
+def sequence(stream: bytes, keys: Any, data: bytes) -> bytes:
     """The layout before zip around a pickle stream."""
     about = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
     head = b"".join(pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, about))
@@ -126,7 +126,12 @@ def tensor_opcodes(**lie: Any) -> bytes:
     }
     parts |= {"offset": 0, "size": (2, 8), "stride": (8, 1)} | lie
     outside = text(parts["kind"]) if isinstance(parts["kind"], str) else plain(parts["kind"])
-    outside += name(*parts["storage"], 0) + plain(parts["key"]) + plain(parts["device"]) + plain(parts["count"])
+    outside += (
+        name(parts["storage"][0], parts["storage"][1], 0)
+        + plain(parts["key"])
+        + plain(parts["device"])
+        + plain(parts["count"])
+    )
     layout = plain(parts["offset"]) + plain(parts["size"]) + plain(parts["stride"])
     head = b"ctorch._utils\n_rebuild_tensor_v2\n((" + outside + parts.get("more", b"") + b"tQ"
     return head + layout + b"\x89ccollections\nOrderedDict\n)RtR"

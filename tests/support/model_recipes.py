@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ine_jax.models.checkpoints.names import ModelConfig, torch_shapes
+from ine_jax.models.checkpoints.names import torch_shapes
 from ine_jax.models.clip import ClipTextConfig
 from ine_jax.models.unet import UNetConfig
 from ine_jax.models.vae import VaeConfig
@@ -77,7 +77,7 @@ def normal(name: str, *shape: int) -> np.ndarray:
     return generator.standard_normal(shape).astype(np.float32)
 
 
-def torch_state(config: ModelConfig) -> dict[str, np.ndarray]:
+def torch_state(config: Any) -> dict[str, np.ndarray]:
     """PyTorch-named weights of ``config``'s network: scaled matrices, norm weights near 1, small biases."""
     return {name: _weight(name, shape) for name, shape in torch_shapes(config).items()}
 

@@ -4,11 +4,15 @@ fixture.
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+if TYPE_CHECKING:
+    from ine_jax.models.parts import ModelParts
 
 WORDS = ("a", "photo", "of", "cat", "dog", "knife", "apple", "red", "weapon", "and", "the")
 LENGTH = 24
@@ -129,7 +133,7 @@ def random_like(tree: object, seed: int) -> dict:
     return jax.tree_util.tree_map_with_path(draw, tree)
 
 
-def make_parts(tokenizer_dir: Path, vocabulary: int, seed: int = 0) -> object:
+def make_parts(tokenizer_dir: Path, vocabulary: int, seed: int = 0) -> "ModelParts":
     """Random ModelParts over a written tokenizer."""
     from ine_jax.models.clip import ClipText, ClipTextConfig
     from ine_jax.models.parts import ModelParts

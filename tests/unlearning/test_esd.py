@@ -234,7 +234,7 @@ def test_an_interrupted_run_continues_exactly(pipe: Pipeline, tmp_path: Path) ->
 def test_rates_rise_and_fall(pipe: Pipeline) -> None:
     def rates(**changes: Any) -> list[float]:
         factor = esd.esd_objective(pipe, dataclasses.replace(SMALL, **changes)).factor()
-        return [float(factor(jnp.int32(step))) for step in range(10)]
+        return [float(np.asarray(factor(jnp.int32(step)))) for step in range(10)]
 
     wanted = [0.25, 0.5, 0.75, 1, 1, 1, 0.3, 0.3, 0.3, 0.3]
     np.testing.assert_allclose(rates(steps=10, warmup=4, tail=0.4), wanted, rtol=1e-6)

@@ -139,7 +139,8 @@ def test_versions_say_what_is_computed(folder: Path, tmp_path: Path) -> None:
     q16 = [Q16.load(clip, path) for path in (folder / "q16.safetensors", tmp_path / "twice.safetensors")]
     write_vit(tmp_path / "vit", vit_config(3))
     vits = [VitClassifier.load(path) for path in (vit, tmp_path / "vit")]
-    versions = [judge.version for judge in (one, *others, *q16, *vits)]
+    scorers: Any = (one, *others, *q16, *vits)
+    versions = [scorer.version for scorer in scorers]
     assert len(set(versions)) == len(versions)
     assert all(len(version) == 12 for version in versions)
 

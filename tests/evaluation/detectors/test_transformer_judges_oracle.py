@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -50,7 +51,7 @@ def difference(ours: Any, theirs: Any) -> float:
 def test_clip_equals_transformers(recipe: str, tmp_path: Path) -> None:
     write_clip(folder := tmp_path / "clip", *SHAPES[recipe])
     model, encoder = loaded(transformers.CLIPModel, folder), ClipEncoder.load(folder)
-    pixels = np.array(encoder.preprocessing.normalise(encoder.preprocessing.pixels(random_images(3))))
+    pixels = np.array(encoder.preprocessing.normalise(jnp.asarray(encoder.preprocessing.pixels(random_images(3)))))
     assert encoder.tokenizer is not None
     ids = torch.tensor(encoder.tokenizer.ids(TEXTS).astype(np.int64))
     with torch.no_grad():
@@ -67,7 +68,7 @@ def test_clip_equals_transformers(recipe: str, tmp_path: Path) -> None:
 def test_vit_equals_transformers(depth: int, options: dict[str, Any], tmp_path: Path) -> None:
     write_vit(tmp_path, vit_config(depth, **options))
     model, judge = loaded(transformers.ViTForImageClassification, tmp_path), VitClassifier.load(tmp_path)
-    pixels = np.array(judge.preprocessing.normalise(judge.preprocessing.pixels(random_images(3))))
+    pixels = np.array(judge.preprocessing.normalise(jnp.asarray(judge.preprocessing.pixels(random_images(3)))))
     logits = model(torch.tensor(pixels.transpose(0, 3, 1, 2).copy())).logits
     config, params = judge.network.config, judge.network.params
     assert difference(jax.jit(Vit(config).apply)({"params": params}, pixels), logits) <= 1e-4
@@ -110,4 +111,4 @@ def test_preprocessing_equals_transformers(kind: str, ours: Preprocessing, size:
     pixels = ours.pixels(images)
     np.testing.assert_array_equal(pixels, np.stack(bare).transpose(0, 2, 3, 1))
     whole = np.stack(processor(kind)(list(images), return_tensors="np")["pixel_values"]).transpose(0, 2, 3, 1)
-    np.testing.assert_allclose(np.asarray(ours.normalise(pixels)), whole, atol=2e-6)
+    np.testing.assert_allclose(np.asarray(ours.normalise(jnp.asarray(pixels))), whole, atol=2e-6)

@@ -29,7 +29,7 @@ def pictures(n: int, side: int = 16) -> np.ndarray:
 def test_verdicts_are_the_sigmoids_of_the_net(detector: WorldDetector) -> None:
     images = pictures(3)
     logits = WorldNet(3, CONFIG.channels).apply({"params": detector.params}, images.astype(np.float32) / 127.5 - 1)
-    for verdict, row in zip(detector.detect(images), np.asarray(jax.nn.sigmoid(logits)), strict=True):
+    for verdict, row in zip(detector.detect(images), np.asarray(jax.nn.sigmoid(jnp.asarray(logits))), strict=True):
         assert isinstance(verdict, Scored)
         np.testing.assert_allclose(list(verdict.labels.values()), row, atol=2e-6)
 

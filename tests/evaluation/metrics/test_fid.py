@@ -110,7 +110,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_resizing_keeps_to_the_range_and_is_not_rounded() -> None:
     image = np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8)
     found = inception.resized(image)
-    assert (found.shape, found.dtype) == ((299, 299, 3), np.float32)
+    assert found.shape == (299, 299, 3) and found.dtype == np.float32
     assert found.min() == 0 and found.max() == 255 and np.abs(found - np.rint(found)).max() > 0.4
     red = Image.fromarray(image[..., 0].astype(np.float32)).resize((299, 299), Image.Resampling.BICUBIC)
     np.testing.assert_array_equal(found[..., 0], np.asarray(red).clip(0, 255))
