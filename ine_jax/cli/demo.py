@@ -125,7 +125,9 @@ def demo_plan(settings: Settings, found: Sequence[Found], items: int | None) -> 
     sampler = settings.sampler
     size = sampler.height, sampler.width
     first = Plan(tuple(cells), lists, sampler.steps, sampler.scheduler, *size, sampler.batch, BLOCK, sampler.unet_impl)
-    return dataclasses.replace(first, noise=sampler.noise, latents=sampler.latents)
+    return dataclasses.replace(
+        first, noise=sampler.noise, latents=sampler.latents, latents_layout=sampler.latents_layout
+    )
 
 
 def _invert(model: str, seed: int, settings: Settings, out: Path) -> Found:

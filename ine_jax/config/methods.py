@@ -11,6 +11,7 @@ Scheduler = Literal["ddim", "dpm++", "pndm", "euler"]
 EsdMethod = Literal["esd-x-strict", "esd-x", "esd-u", "esd-all"]
 UnetImpl = Literal["native", "diffusers"]
 NoiseMode = Literal["jax", "torch-cpu", "torch-cuda"]
+LatentsLayout = Literal["NCHW", "NHWC"]
 Prompts = tuple[str, ...]
 
 
@@ -33,7 +34,9 @@ class SamplerConfig:
     noise: NoiseMode = "jax"
     """Random generator of the seeds: JAX's, or torch.randn on the CPU or on CUDA (for published seeds)."""
     latents: str = ""
-    """File of initial noise in place of seeds, one per item: .npy or .safetensors, [N, c, h, w] or [N, h, w, c]."""
+    """File of initial noise in place of seeds, one row per item: .npy or .safetensors."""
+    latents_layout: LatentsLayout = "NCHW"
+    """Axes of the rows in that file: NCHW (PyTorch's, [N, c, h, w]) or NHWC (JAX's, [N, h, w, c])."""
 
     def __post_init__(self) -> None:
         check_min(self, 1, "steps", "batch")

@@ -33,7 +33,6 @@ MAX_VECTORS = 1024
 MAX_CONCEPT = 200
 
 _SLUG = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_NAME = re.compile(r"<[A-Za-z0-9_-]{1,64}>|[A-Za-z0-9_-]{1,64}")
 
 
 def slug(text: str) -> str:
@@ -122,7 +121,8 @@ class Embedding:
         """Read a `.safetensors` file of `save`, or of any textual-inversion trainer for diffusers.
 
         Files of other tools, and pickles, first go through `ine convert`. Raises InputError for any other file: over 64
-        MiB, several tensors, a name outside `_NAME`, another rank or dtype, NaN or infinity.
+        MiB, several tensors, another rank or dtype, NaN or infinity. A token that no prompt can hold, such as "*", is
+        replaced by its slug.
         """
         source = Path(path)
         try:
@@ -135,9 +135,9 @@ class Embedding:
             provenance = OpenedFile(source, "safetensors", arrays, metadata).provenance()
         except FormatError as error:
             raise _rejected(source, error) from error
-        bare = name.strip("<>")
+        bare = name.strip("<>")[:MAX_CONCEPT] or "concept"
         concept = metadata.get("concept", bare)
-        if not 0 < len(concept) <= MAX_CONCEPT or (space == "token" and slug(concept) != bare):
+        if not 0 < len(concept) <= MAX_CONCEPT or (space == "token" and slug(concept) != slug(bare)):
             concept = bare  # the header cannot rename the tensor
         return cls(np.atleast_2d(arrays[name]), space, concept, metadata.get("base_model", ""), provenance)
 
@@ -162,12 +162,11 @@ def _only_name(arrays: Mapping[str, np.ndarray], space: str) -> str:
         if set(arrays) != {CONTEXT_KEY, "schema"}:
             raise FormatError(f"a context embedding holds {CONTEXT_KEY} and schema, this one {len(arrays)} tensors")
         return CONTEXT_KEY
+    if set(arrays) == {"clip_l", "clip_g"}:
+        raise FormatError("an SDXL pair, clip_l and clip_g; --part clip_l or --part clip_g takes one of them")
     if len(arrays) != 1:
         raise FormatError(f"{len(arrays)} tensors")
-    (name,) = arrays
-    if not _NAME.fullmatch(name):
-        raise FormatError(f"tensor name {name[:80]!r} is not <name> with letters, digits, _ and -")
-    return name
+    return next(iter(arrays))
 
 
 def _check_vectors(vectors: np.ndarray) -> None:

@@ -17,6 +17,7 @@ CLIP_WORDS = 75
 MAX_CONTEXT = 1024
 WIDTHS = {"clip_l": 768, "clip_h": 1024, "clip_g": 1280}  # Stable Diffusion 1.x and XL, 2.x, XL's second encoder
 CONTEXT_KEYS = (CONTEXT_KEY, "prompt_embeds")
+UNNAMED = ("embedding", "emb_params", "vectors")  # keys that name no token; the file's stem does
 
 
 @dataclass(frozen=True, eq=False)

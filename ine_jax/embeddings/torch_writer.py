@@ -29,7 +29,7 @@ def torch_bytes(value: object) -> bytes:
     """
     tensors: list[np.ndarray] = []
     stream = b"\x80\x02" + _pickled(value, tensors) + b"."
-    members = {"data.pkl": stream, "byteorder": b"little"}
+    members = {"data.pkl": stream}  # no "byteorder": A1111 before 2024 allows no such member
     members |= {f"data/{i}": array.tobytes() for i, array in enumerate(tensors)}
     members["version"] = b"3\n"
     buffer = io.BytesIO()

@@ -34,6 +34,7 @@ class ImageGenerator:
                 negative=self._concept,
                 seeds=[items[i].seed for i in places],
                 noise=plan.noise if plan.starts is None else plan.starts([items[i] for i in places]),
+                noise_layout=plan.latents_layout,
                 steps=plan.steps,
                 height=height,
                 width=width,

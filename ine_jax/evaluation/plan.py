@@ -11,7 +11,7 @@ from ine_jax import assets
 from ine_jax.config import EvaluateConfig, GuardConfig, GuidanceConfig, ModelConfig, NegativeConfig
 from ine_jax.config.checks import MAX_SEED
 from ine_jax.config.guards import phrases
-from ine_jax.config.methods import NoiseMode, UnetImpl
+from ine_jax.config.methods import LatentsLayout, NoiseMode, UnetImpl
 from ine_jax.config.sources import PromptsConfig
 from ine_jax.errors import InputError
 from ine_jax.evaluation.units import Unit, units
@@ -89,11 +89,16 @@ class Plan:
     readings: Mapping[str, Reading] = dataclasses.field(default_factory=dict)  # how files were read
     noise: NoiseMode = "jax"
     latents: str = ""  # file of initial noise
+    latents_layout: LatentsLayout = "NCHW"
 
     @cached_property
     def starts(self) -> Latents | None:
         """Rows of the file of latents, for the items of all sets one after the other; None without a file."""
-        return Latents(self.latents, list(itertools.chain(*self.lists.values()))) if self.latents else None
+        return (
+            Latents(self.latents, list(itertools.chain(*self.lists.values())), self.latents_layout)
+            if self.latents
+            else None
+        )
 
     def units(self) -> list[Unit]:
         """The blocks of the plan."""
@@ -126,7 +131,7 @@ class Plan:
         if self.noise != "jax":
             found["noise"] = self.noise
         if self.starts is not None:
-            found["latents"] = self.starts.sha256
+            found["latents"] = self.starts.identity
         return found
 
     def record(self) -> RunConfig:

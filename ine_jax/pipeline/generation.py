@@ -64,7 +64,8 @@ def generate(config: GenerateConfig, progress: Progress | None = None) -> Genera
     concept = guards.concept(config.negative)
     pipe = from_config.pipeline(config.model, config.revision, config.sampler, config.unlearned)
     size = {"steps": config.sampler.steps, "height": config.sampler.height, "width": config.sampler.width}
-    wanted, latents = named(asked.items, config.per_prompt), config.sampler.latents
+    wanted, sampler = named(asked.items, config.per_prompt), config.sampler
+    rows = list(wanted.values())
 
     @functools.cache
     def scaled(scale: float) -> Guidance:
@@ -79,7 +80,7 @@ def generate(config: GenerateConfig, progress: Progress | None = None) -> Genera
         size=size,
         progress=progress,
         scaled=scaled,
-        noise=Latents(latents, list(wanted.values())) if latents else config.sampler.noise,
+        noise=Latents(sampler.latents, rows, sampler.latents_layout) if sampler.latents else sampler.noise,
     )
     return dataclasses.replace(done, read=asked.reading.line() if asked.reading else "")
 
@@ -190,6 +191,7 @@ def _make(
                 height=height,
                 width=width,
                 noise=noise if isinstance(noise, str) else noise([items[i] for i in places]),
+                noise_layout="NHWC" if isinstance(noise, str) else noise.layout,
             )
             for task in pending:
                 task.result()
@@ -243,7 +245,7 @@ def _settings(
 def _start(noise: NoiseMode | Latents) -> dict[str, str]:
     """Return the source of the initial noise where it is not JAX's."""
     if isinstance(noise, Latents):
-        return {"latents": noise.sha256}
+        return {"latents": noise.identity}
     return {} if noise == "jax" else {"noise": noise}
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from ine_jax.config.methods import LatentsLayout
 from ine_jax.errors import InputError
 from ine_jax.prompts.items import Item
 from ine_jax.storage.provenance import file_hash
@@ -22,9 +23,9 @@ ALLOWED = "one float array [N, c, h, w] or [N, h, w, c], in .npy or .safetensors
 class Latents:
     """The rows of a file, one per item in their order; InputError for an item that occurs twice."""
 
-    def __init__(self, path: str | Path, items: Sequence[Item]) -> None:
+    def __init__(self, path: str | Path, items: Sequence[Item], layout: LatentsLayout = "NCHW") -> None:
         """Open the file; its rows are read when they are asked for."""
-        self.path = Path(path)
+        self.path, self.layout = Path(path), layout
         self.rows = {item: row for row, item in enumerate(items)}
         if len(self.rows) != len(items):
             twice = next(item for row, item in enumerate(items) if self.rows[item] != row)
@@ -35,6 +36,11 @@ class Latents:
     def sha256(self) -> str:
         """Hash of the file."""
         return file_hash(self.path)
+
+    @property
+    def identity(self) -> str:
+        """The hash of the file, and its layout where that is not PyTorch's."""
+        return self.sha256 if self.layout == "NCHW" else f"{self.sha256} {self.layout}"
 
     def __call__(self, items: Sequence[Item]) -> Float[np.ndarray, "batch _ _ _"]:
         """Return the rows of these items, as they are stored."""
@@ -73,14 +79,14 @@ def _safetensors(path: Path) -> np.ndarray:
         return np.asarray(file.get_tensor(names[0]))
 
 
-def as_noise(found: np.ndarray, shape: tuple[int, int, int]) -> Float[np.ndarray, "batch h w c"]:
-    """Return rows [B, h, w, c] or [B, c, h, w] as float32 noise of that shape; InputError where both or neither fit."""
+def as_noise(found: np.ndarray, shape: tuple[int, int, int], layout: LatentsLayout) -> Float[np.ndarray, "batch h w c"]:
+    """Return rows in NHWC or NCHW layout as float32 noise of `shape`, which is (h, w, c)."""
     height, width, channels = shape
-    planes, pixels = found.shape[1:] == (channels, height, width), found.shape[1:] == shape
-    if planes == pixels:
-        given = f"latents of shape {list(found.shape[1:])}{', the same in both layouts' if planes else ''}"
-        allowed = f"[{channels}, {height}, {width}] or {list(shape)}"
-        raise InputError(given, allowed, "generate images of the size that the latents are for")
+    planes = layout == "NCHW"
+    wanted = (channels, height, width) if planes else shape
+    if found.shape[1:] != wanted:
+        given, allowed = f"latents of shape {list(found.shape[1:])}", f"{list(wanted)}, layout {layout}"
+        raise InputError(given, allowed, "change the layout (NCHW or NHWC), or the size of the images")
     noise = np.asarray(found, np.float32)
     if not np.isfinite(noise).all():
         raise InputError("latents with numbers that are not finite", "finite numbers", "sample them again")

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt32
 
 from ine_jax.config.checks import MAX_SEED
-from ine_jax.config.methods import NoiseMode
+from ine_jax.config.methods import LatentsLayout, NoiseMode
 from ine_jax.errors import InputError
 from ine_jax.pipeline.latents import as_noise
 from ine_jax.pipeline.torch_noise import torch_noise
@@ -52,18 +52,18 @@ def random_normal(seeds: UInt32[AnyArray, "batch"], shape: LatentShape) -> Laten
 
 
 def starts_of(
-    noise: NoiseMode | HostArray, seeds: Seeds, count: int, shape: LatentShape
+    noise: NoiseMode | HostArray, seeds: Seeds, count: int, shape: LatentShape, layout: LatentsLayout = "NHWC"
 ) -> UInt32[np.ndarray, "count"] | HostLatents:
     """Return the start of sampling: the seeds where the device samples the noise, else the noise itself.
 
     Raises:
-        InputError: wrong seeds, an array that is not [B, h, w, c] or [B, c, h, w], an unknown mode, or torch-cuda noise
-            whose layout depends on the GPU.
+        InputError: wrong seeds, an array of another shape, an unknown mode, or torch-cuda noise whose order depends on
+            the GPU.
     """
     if not isinstance(noise, str):
         if np.shape(noise)[:1] != (count,):
             raise InputError(f"noise of shape {np.shape(noise)}", f"{count} rows", "give one row per prompt")
-        return as_noise(np.asarray(noise), shape)
+        return as_noise(np.asarray(noise), shape, layout)
     starts = item_seeds(seeds, count)
     match noise:
         case "jax":

@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from ine_jax import schedulers
-from ine_jax.config.methods import NoiseMode, UnetImpl
+from ine_jax.config.methods import LatentsLayout, NoiseMode, UnetImpl
 from ine_jax.embeddings.embedding import Embedding
 from ine_jax.errors import InputError
 from ine_jax.guidance import slots as conditioning
@@ -125,6 +125,7 @@ class Pipeline:
         height: int | None = None,
         width: int | None = None,
         noise: NoiseMode | HostArray = "jax",
+        noise_layout: LatentsLayout = "NHWC",
         embeddings: Sequence[Embedding] = (),
         batch_size: int | None = None,
         output: Output = "uint8",
@@ -143,7 +144,8 @@ class Pipeline:
             height: of the images, in pixels; the model's own size by default.
             width: likewise.
             noise: the random generator of the seeds: "jax", or "torch-cpu" or "torch-cuda" for the numbers of
-                `torch.randn`; or the initial noise itself, [B, h, w, c] or [B, c, h, w].
+                `torch.randn`; or the initial noise itself.
+            noise_layout: axes of that noise, "NHWC" or "NCHW" (PyTorch's).
             embeddings: learned embeddings whose tokens the prompts use.
             batch_size: items per batch, in place of the pipeline's own.
             output: "uint8", or "latents" for latents in the UNet's scale.
@@ -156,7 +158,7 @@ class Pipeline:
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         shape = self._latent_shape(height, width)
-        starts = starts_of(noise, seeds, len(prompts), shape)
+        starts = starts_of(noise, seeds, len(prompts), shape, noise_layout)
         tables = self._tables(steps)
         concept = as_concept(negative)
         guard = as_arrays(conditioning.resolve(guidance, concept, negative_scale))

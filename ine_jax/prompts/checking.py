@@ -9,10 +9,11 @@ from ine_jax.errors import InputError
 from ine_jax.prompts.columns import FIELDS, KNOWN, column, fold
 from ine_jax.prompts.loading import Reading, case_number, load, path_of
 from ine_jax.prompts.reading import read
-from ine_jax.prompts.registry import BENCHMARKS, Benchmark
+from ine_jax.prompts.registry import BENCHMARKS, SHA256, Benchmark
 from ine_jax.prompts.selections import SELECTIONS
 
-UNKNOWN = "hash not recorded"
+SAME, OTHER = "same bytes as published", "same shape as published, other content"
+UNKNOWN = "same shape as published; its hash is not recorded"
 _SHOWN = 3  # differences in a message
 
 
@@ -29,13 +30,16 @@ def listing() -> tuple[list[str], dict[str, object]]:
         lines += [f"  selections: {', '.join(each.selections)}"] if each.selections else []
     lines += ["selections:", *(f"  {each.name}: {each.source}" for each in SELECTIONS.values())]
     lines.append("These sets are not part of this package. `ine benchmarks check NAME FILE` checks your copy.")
-    return lines, {"benchmarks": [dataclasses.asdict(each) for each in BENCHMARKS.values()]}
+    return lines, {"benchmarks": [dataclasses.asdict(each) | {"sha256": each.sha256} for each in BENCHMARKS.values()]}
 
 
 def check(name: str, path: str | Path, encoding: str = "") -> tuple[list[str], dict[str, object]]:
-    """Compare a file with the published one: rows, columns, selections, hash. Returns lines of text, and JSON values.
+    """Compare a file with the published one: hash, rows, columns, selections. Returns lines of text, and JSON values.
 
-    InputError for a file that differs, with the differences.
+    A file of the published shape with other bytes (saved again, or another version) is reported as such.
+
+    Raises:
+        InputError: the file has another shape, with the differences, or it is another published prompt set.
     """
     benchmark = BENCHMARKS.get(name)
     if benchmark is None:
@@ -51,14 +55,14 @@ def check(name: str, path: str | Path, encoding: str = "") -> tuple[list[str], d
         where = f"{benchmark.rows} rows, from {benchmark.where}"
         shown = "; ".join(wrong[:_SHOWN]) + (f"; {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else "")
         raise InputError(f"{path_of(path).name} is not {name} as published: {shown}", where, "download it again")
-    same = "as recorded" if benchmark.sha256 else UNKNOWN
+    same = UNKNOWN if not benchmark.sha256 else SAME if reading.sha256 == benchmark.sha256 else OTHER
     kept = [f"{select}: {n} rows" for select, n in counts.items()]
-    lines = [reading.line(), f"{name}: {reading.rows} rows, as published", *kept, f"sha256 {reading.sha256} ({same})"]
-    return lines, {"name": name, **reading.record(), "selections": counts, "recorded": bool(benchmark.sha256)}
+    lines = [reading.line(), f"{name}: {reading.rows} rows, {same}", *kept, f"sha256 {reading.sha256}"]
+    return lines, {"name": name, **reading.record(), "selections": counts, "identity": same}
 
 
 def _differences(benchmark: Benchmark, reading: Reading) -> list[str]:
-    """Rows, columns and hash that differ from the published ones."""
+    """Rows and columns that differ from the published ones, and the other prompt set that the file is."""
     wrong = [] if reading.rows == benchmark.rows else [f"{reading.rows} rows"]
     if benchmark.columns:
         names = dict.fromkeys(fold(each) for each in benchmark.columns.split(","))
@@ -66,9 +70,8 @@ def _differences(benchmark: Benchmark, reading: Reading) -> list[str]:
             published, found = column(names, field), reading.columns.get(field)
             if published is not None and published != found:
                 wrong.append(f"{field} comes from {found or 'no column'}, not {published}")
-    if benchmark.sha256 and reading.sha256 != benchmark.sha256:
-        wrong.append(f"sha256 {reading.sha256[:12]}..., not {benchmark.sha256[:12]}...")
-    return wrong
+    others = [name for name, known in SHA256.items() if known == reading.sha256 and name != benchmark.name]
+    return wrong + [f"it is {name}" for name in others]
 
 
 def _kept(benchmark: Benchmark, path: str | Path, encoding: str) -> dict[str, int]:

@@ -5,7 +5,7 @@ The names are those of I2P and its copies, Ring-A-Bell, MMA-Diffusion, P4D, Unle
 
 import math
 from collections.abc import Collection, Mapping
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from ine_jax.config.checks import MAX_SEED
 from ine_jax.prompts.items import Item
@@ -14,7 +14,7 @@ FIELDS = {
     "prompt": ("prompt", "adv_prompt", "sensitive_prompt", "caption", "unsafe_prompt"),
     "seed": ("evaluation_seed", "sd_seed", "seed"),
     "guidance": ("guidance", "evaluation_guidance", "sd_guidance_scale"),
-    "id": ("case_number", "idx", "id"),
+    "id": ("case_number", "idx", "id", "image_id"),
     "categories": ("categories", "category", "concept"),
     "height": ("sd_image_height", "height"),
     "width": ("sd_image_width", "width"),
@@ -63,8 +63,18 @@ def number(given: object) -> float | None:
     return None if math.isnan(found) else found
 
 
-def to_item(row: Cells, index: int, seed: int, ignore: Collection[str] = ()) -> tuple[Item, int]:
-    """Convert a row to an item; also returns the number of replaced characters. ValueError with the row's fault.
+class Converted(NamedTuple):
+    """A row as an item, the number of replaced characters, and whether its size was ignored."""
+
+    item: Item
+    replaced: int
+    resized: bool
+
+
+def to_item(row: Cells, index: int, seed: int, ignore: Collection[str] = ()) -> Converted:
+    """Convert a row to an item. ValueError with the row's fault.
+
+    Sizes that no model can generate, such as those of the photos in COCO, are ignored.
 
     Args:
         index: the row's place in its file, from 0; the id of a row without one.
@@ -76,9 +86,9 @@ def to_item(row: Cells, index: int, seed: int, ignore: Collection[str] = ()) -> 
     scale = None if "guidance" in ignore else number(value(row, "guidance"))
     if scale is not None and not 0 <= scale < math.inf:
         raise ValueError(f"guidance scale {scale}")
-    height, width = (
-        None if "size" in ignore else _whole(row, side, SIDE_UNIT, MAX_SIDE, SIDE_UNIT) for side in ("height", "width")
-    )
+    sides = () if "size" in ignore else tuple(number(value(row, side)) for side in ("height", "width"))
+    resized = any(side is not None and (not SIDE_UNIT <= side <= MAX_SIDE or side % SIDE_UNIT) for side in sides)
+    height, width = (None, None) if resized or not sides else (None if side is None else int(side) for side in sides)
     item = Item(
         id=_name(value(row, "id")) or str(index),
         prompt=prompt,
@@ -89,15 +99,15 @@ def to_item(row: Cells, index: int, seed: int, ignore: Collection[str] = ()) -> 
         height=height,
         width=width,
     )
-    return item, replaced
+    return Converted(item, replaced, resized)
 
 
-def _whole(row: Cells, field: str, least: int, most: int, unit: int = 1) -> int | None:
+def _whole(row: Cells, field: str, least: int, most: int) -> int | None:
     found = number(value(row, field))
     if found is None:
         return None
-    if not least <= found <= most or found % unit:
-        raise ValueError(f"{field} {str(value(row, field))[:40]}: allowed {least} to {most}, in steps of {unit}")
+    if not least <= found <= most or found % 1:
+        raise ValueError(f"{field} {str(value(row, field))[:40]}: allowed {least} to {most}, whole numbers")
     return int(found)
 
 

@@ -26,6 +26,7 @@ class Reading:
     empty: int  # rows with an empty prompt; they are kept
     duplicates: int  # rows that repeat an earlier id; their ids became id#2, id#3, ...
     replaced: int  # characters that are invalid in the encoding or in UTF-8
+    resized: int  # rows with a size that no model can generate; it is ignored
     select: str
     items: int  # selected rows
     warning: str = ""
@@ -39,6 +40,7 @@ class Reading:
         read = ", ".join(field if name == field else f"{field} from {name}" for field, name in self.columns.items())
         taken = f", {self.items} selected{f' by {self.select}' if self.select else ''}"
         odd = {"empty prompts": self.empty, "ids made distinct": self.duplicates, "characters replaced": self.replaced}
+        odd["sizes ignored, which no model can generate"] = self.resized
         notes = "".join(f", {count} {what}" for what, count in odd.items() if count)
         return f"{self.file}: {self.rows} rows{taken if self.items < self.rows else ''} ({read}){notes}"
 
@@ -86,14 +88,14 @@ def load(
     table = read(path_of(source), encoding)
     items: list[Item] = []
     seen: dict[str, int] = {}
-    rows = empty = duplicates = kept = 0
+    rows = empty = duplicates = resized = kept = 0
     columns: dict[str, str] = {}
     for index, (line, row) in enumerate(table.rows):
         if index == 0:
             columns = _columns(row, ignore)
             _check_columns(chosen, row, table)
         try:
-            item, replaced = to_item(row, index, seed + index * stride, ignore)
+            item, replaced, odd_size = to_item(row, index, seed + index * stride, ignore)
             taken = chosen is None or chosen.keep(row, case_number(row, index))
         except ValueError as error:
             raise table.bad(line, str(error)) from error
@@ -102,6 +104,7 @@ def load(
         empty += not item.prompt.strip()
         duplicates += name != item.id
         table.replaced += replaced
+        resized += odd_size
         kept += taken
         if taken and (limit is None or len(items) < limit):
             items.append(item if name == item.id else dataclasses.replace(item, id=name))
@@ -111,7 +114,7 @@ def load(
     warning = ""
     if chosen is not None and kept != chosen.expected:
         warning = f"{select}: {chosen.expected} rows expected, {kept} found; the file may be another version"
-    counts = (rows, table.blank, empty, duplicates, table.replaced)
+    counts = (rows, table.blank, empty, duplicates, table.replaced, resized)
     facts = (table.path.name, table.sha256, table.size, table.encoding, columns)
     return PromptSet(tuple(items), Reading(*facts, *counts, select, len(items), warning))
 

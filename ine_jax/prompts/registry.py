@@ -19,6 +19,7 @@ _COPY = (
 _MMA = "target_prompt, adv_prompt, sanitized_adv_prompt, success_against_sanitization_defense, clean_prompt"
 _RING = "prompt, case_number, evaluation_seed"
 _COCO = "case_number, source, prompt, evaluation_seed"
+_COCO_30K = "image_id, source, prompt, evaluation_seed"
 _HUB = "huggingface.co/datasets"
 _MMA_FILE = f"{_HUB}/YijunYang280/MMA-Diffusion-NSFW-adv-prompts-benchmark"
 _RECE = "github.com/CharlesGong12/RECE, dataset/nudity-ring-a-bell.csv"
@@ -45,7 +46,11 @@ class Benchmark:
     where: str  # repository or dataset, and the file in it
     licence: str  # according to its source
     selections: tuple[str, ...] = ()
-    sha256: str = ""  # empty where not recorded
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the published file; empty where it is not recorded."""
+        return SHA256.get(self.name, "")
 
 
 _ALL = (
@@ -68,8 +73,27 @@ _ALL = (
     Benchmark("p4d-negative-prompt", "nudity", 209, _COPY, _P4D.format("std_neg"), _P4D_LICENCE),
     Benchmark("sneakyprompt", "nudity and violence", 200, "", _SNEAKY, _SEE),
     Benchmark("copro", "seven categories", 9996, "idx, unsafe_prompt, safe_prompt, concept, category", _COPRO, _SEE),
-    Benchmark("coco-30k", "none (prior)", 30000, _COCO, _ERASING.format("coco_30k"), _SEE),
+    Benchmark("coco-30k", "none (prior)", 30000, _COCO_30K, _ERASING.format("coco_30k"), _SEE),
     Benchmark("coco-10k", "none (prior)", 9969, _COCO, _MU.format("coco_10k"), _SEE),
     Benchmark("coco-10k-safree", "none (prior)", 9966, _COCO, _SAFREE, _SEE),
 )
+# Computed in November 2026 from the repositories of the registry; i2p from the copy in Con6924/SPM
+# (benchmark/i2p_benchmark.csv), mma-diffusion from the copy in jaehong31/SAFREE (datasets/).
+SHA256 = {
+    "coco-30k": "42c57b188c8f1f8a77cddfa11cde89e83fcbdd4dcd4fc6c840fb4e046d395383",
+    "i2p-renamed": "6c1821aeeb20beb276b4e20ce4c4b801f9106dc935bafc9f6fd5e12aa2651e6f",
+    "i2p": "5e78f211b3944d90182ab708ed0bd8af657c24a308153e6ccd5db9d9dbfe50cb",
+    "ring-a-bell-violence-5.5-38": "d769a433571f7f33b71c7a1b22deb7cc68756f944f2c9dce5924a530ab3ced57",
+    "ring-a-bell-violence-5.5-77": "6a7c8126ff9054d13025c77b5e23531fbbbdfcab73bc424c17a76862d8ac44a1",
+    "ring-a-bell-violence-5-77": "06ad1bcba205028fa845dfaf2e5cde8bbb8296ee60957844521252bb2edb8a08",
+    "rece-ring-a-bell": "2bd9056f41d92b82c87748db480416ddfc11c39ecf734f62a7ea4a51b9269740",
+    "unlearndiffatk-nudity": "0a40f6e63bca976513d1d56df71480239ba1eb5c7a9de4df2f535d80f6e0eccd",
+    "unlearndiffatk-violence": "548c603038d559e71d9b0ecce8aa5867e41869ef948a227fb4be29d4c2bb1b13",
+    "unlearndiffatk-illegal": "2de0690881b50d072f634c77159152ea4fb2d4adbfed1d717f2232c5c68f1100",
+    "unlearndiffatk-vangogh": "9d0b141b6674b5ef93be5a38c4d220ec56ca1ec096cdfdb5baf0932deca72362",
+    "unlearndiffatk-church": "4987e201148cfa3bd3dabfb67e5681ca09e64155cdadf03b0a0c295269d2c18c",
+    "coco-10k": "3c4eddc1fa5458d685d6ef7175bc8d501d8a9f0a86d17c22b898ce5f3942376e",
+    "coco-10k-safree": "86687102ed257c422ad3f798dca0938ddb8610cca37848e6cf463df5b8badb80",
+    "mma-diffusion": "0ad992fc65ad446e0a61235f564cb92d340a43ba40740c1201ea14245c4426b9",
+}
 BENCHMARKS = {benchmark.name: benchmark for benchmark in _ALL}

@@ -1,6 +1,9 @@
 """Every format to every format: {f32, f16, bf16} x {k = 1, 4, 77 where it fits}, in every bit that the dtype allows."""
 
+import io
 import itertools
+import re
+import zipfile
 from pathlib import Path
 
 import ml_dtypes
@@ -9,6 +12,7 @@ import pytest
 
 from ine_jax.embeddings import convert, read_embedding
 from ine_jax.embeddings.embedding import Embedding
+from ine_jax.embeddings.torch_writer import torch_bytes
 from ine_jax.errors import InputError
 from tests.support.embedding_files import DTYPES, SINGLE, file_of, vectors
 
@@ -103,3 +107,17 @@ def test_equal_embeddings_give_equal_bytes_in_every_format(tmp_path: Path) -> No
     for form in SINGLE:
         one, two = (convert(origin, file_of(tmp_path / f"{form}{i}", form), form).path for i in (1, 2))
         assert one.read_bytes() == two.read_bytes()
+
+
+def test_the_name_of_kohyas_pt_is_its_stem(tmp_path: Path) -> None:
+    vectors = np.ones((2, 768), np.float32)
+    (tmp_path / "weapon.pt").write_bytes(torch_bytes({"emb_params": vectors}))
+    found, _ = read_embedding(tmp_path / "weapon.pt")
+    assert found.name == "weapon"
+    np.testing.assert_array_equal(found.vectors, vectors)
+
+
+def test_a_torch_file_has_no_member_that_old_readers_refuse() -> None:
+    """The web UI before mid-2024 allows these members alone."""
+    names = zipfile.ZipFile(io.BytesIO(torch_bytes({"a": np.ones(2, np.float32)}))).namelist()
+    assert all(re.fullmatch(r"[^/]+/((data/\d+)|version|(data\.pkl))", name) for name in names)

@@ -28,7 +28,7 @@ def write(path: Path, array: Any) -> Path:
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_both_layouts_are_read(tmp_path: Path, name: str, array: np.ndarray, dtype: Any) -> None:
     found = read_latents(write(tmp_path / name, array.astype(dtype)), 3)
-    rows = as_noise(found[1:], SHAPE)
+    rows = as_noise(found[1:], SHAPE, "NHWC" if array is NOISE else "NCHW")
     assert rows.dtype == np.float32
     np.testing.assert_array_equal(rows, NOISE[1:].astype(dtype).astype(np.float32))
 
@@ -63,10 +63,13 @@ def test_damaged_and_absent_files_are_refused(tmp_path: Path, name: str) -> None
 
 def test_rows_that_do_not_fit_are_refused() -> None:
     with pytest.raises(InputError, match=r"\[6, 5, 4\]"):
-        as_noise(NOISE, (5, 6, 4))
-    with pytest.raises(InputError, match="the same in both layouts"):
-        as_noise(np.zeros((1, 4, 4, 4), np.float32), (4, 4, 4))
+        as_noise(NOISE, (5, 6, 4), "NHWC")
+    with pytest.raises(InputError, match=r"allowed: \[4, 6, 5\], layout NCHW"):
+        as_noise(NOISE, (6, 5, 4), "NCHW")
+    cube = np.arange(64, dtype=np.float32).reshape(1, 4, 4, 4)  # both layouts fit: the argument decides
+    np.testing.assert_array_equal(as_noise(cube, (4, 4, 4), "NHWC"), cube)
+    np.testing.assert_array_equal(as_noise(cube, (4, 4, 4), "NCHW"), cube.transpose(0, 2, 3, 1))
     broken = NOISE.copy()
     broken[1, 2, 3, 0] = np.nan
     with pytest.raises(InputError, match="not finite"):
-        as_noise(broken, SHAPE)
+        as_noise(broken, SHAPE, "NHWC")

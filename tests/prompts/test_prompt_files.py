@@ -137,8 +137,6 @@ WRONG = {
     "digits.jsonl": (b'{"prompt": "a", "seed": 1' + b"0" * 5000 + b"}\n", "line 1"),
     "guidance.csv": (b"prompt,guidance\na,-1\n", "guidance scale -1"),
     "endless.csv": (b"prompt,guidance\na,inf\n", "guidance scale inf"),
-    "odd.csv": (b"prompt,sd_image_height\na,513\n", "height 513"),
-    "wide.csv": (b"prompt,sd_image_width\na,8192\n", "width 8192"),
     "id.jsonl": (b'{"prompt": "a", "id": [1]}\n', "id is neither"),
     "objects.jsonl": (b'{"prompt": "a", "objects": [1]}\n', "not a list of"),
     "deep.jsonl": (b"[" * 100_000 + b"\n", "line 1"),

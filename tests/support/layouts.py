@@ -262,6 +262,17 @@ def advunlearn(base: Base, out: Path) -> tuple[Path, Twin]:
     return folder, {"text_encoder": new}
 
 
+def advunlearn_saved(base: Base, out: Path) -> tuple[Path, Twin]:
+    """As its training script saves the encoder: wrapped, and again under the wrapper's own modules."""
+    new = edited(base.states["text_encoder"], ending(base.states["text_encoder"], "fc1.weight"))
+    whole = {**base.states["text_encoder"], **new}
+    state = {f"text_encoder.{key}": value for key, value in whole.items()}
+    for key, value in whole.items():
+        own = key.removeprefix("text_model.")
+        state[own.replace("embeddings.", "embedding.", 1) if own.startswith("embeddings.") else own] = value
+    return write_torch(out / "TextEncoder-epoch_last.pt", state), {"text_encoder": new}
+
+
 def advunlearn_bin(base: Base, out: Path) -> tuple[Path, Twin]:
     new = edited(base.states["text_encoder"], ending(base.states["text_encoder"], "fc2.weight"))
     folder = out / "nudity_unlearned"
@@ -350,7 +361,16 @@ LAYOUTS: dict[str, Callable[[Base, Path], tuple[Path, Twin]]] = {
     for maker in (
         *(esd_full, esd_wrapped, esd_partial, esd_compvis, uce_partial, uce_full, rece, concept_ablation),
         *(spm, kohya, duo_single, duo_peft, duo_metadata, duo_processors, duo_fourfold, duo_released, peft_adapter),
-        *(mace, advunlearn, advunlearn_bin, compvis_ckpt, compvis_safetensors, unet_shards, unet_bin_shards),
+        *(
+            mace,
+            advunlearn,
+            advunlearn_saved,
+            advunlearn_bin,
+            compvis_ckpt,
+            compvis_safetensors,
+            unet_shards,
+            unet_bin_shards,
+        ),
         *(flax_unet, flax_text),
     )
 }

@@ -122,7 +122,7 @@ def copro(folder: Path) -> Path:
 
 def coco(folder: Path, rows: int = 200) -> Path:
     made = [
-        {"case_number": i, "source": "COCO", "prompt": f"a cat {i}", "evaluation_seed": i, "coco_id": i + 7}
+        {"image_id": i, "source": "COCO", "prompt": f"a cat {i}", "evaluation_seed": i, "coco_id": i + 7}
         for i in range(rows)
     ]
     return write(folder / "coco_30k.csv", made)

@@ -12,6 +12,7 @@ from ine_jax.embeddings.embedding import slug
 from ine_jax.embeddings.formats.base import Format
 from ine_jax.embeddings.stored import (
     CONTEXT_KEYS,
+    UNNAMED,
     WIDTHS,
     StoredEmbedding,
     require_one_encoder,
@@ -42,7 +43,7 @@ def _read(file: OpenedFile) -> StoredEmbedding:
     if key in CONTEXT_KEYS:
         space, concept = "context", stem_name(file)
     else:
-        concept = str(key).strip("<>")
+        concept = stem_name(file) if key in UNNAMED else str(key).strip("<>")  # kohya's .pt: emb_params
     named = file.metadata.get("concept", "")
     if named and (space == "context" or slug(named) == concept):
         concept = named

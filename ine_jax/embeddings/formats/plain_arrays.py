@@ -12,6 +12,7 @@ from ine_jax.embeddings.formats.base import Format
 from ine_jax.embeddings.stored import (
     CLIP_TOKENS,
     CONTEXT_KEYS,
+    UNNAMED,
     StoredEmbedding,
     require_one_encoder,
     stem_name,
@@ -19,8 +20,6 @@ from ine_jax.embeddings.stored import (
 )
 from ine_jax.embeddings.torch_writer import torch_bytes
 from ine_jax.errors import InputError
-
-_UNNAMED = ("embedding", "emb_params", "vectors")
 
 
 def _read_bare(file: OpenedFile) -> StoredEmbedding:
@@ -43,7 +42,7 @@ def _read_npz(file: OpenedFile) -> StoredEmbedding:
     key, array = single
     if key in CONTEXT_KEYS:
         return stored_embedding(file, array, stem_name(file), "context")
-    named = "" if key.startswith("arr_") or key in _UNNAMED else key
+    named = "" if key.startswith("arr_") or key in UNNAMED else key
     return stored_embedding(file, array, named or stem_name(file))
 
 

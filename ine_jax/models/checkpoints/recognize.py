@@ -34,6 +34,7 @@ _WRAPPER = re.compile(r"(?:(?:state_dict|module|_orig_mod)\.)+")
 _UNET = r"down_blocks|mid_block|up_blocks|conv_in|conv_out|conv_norm_out|time_embedding"
 _UNET_ORIGINAL = r"input_blocks|middle_block|output_blocks|time_embed|out"
 _TEXT = r"text_model|embeddings|encoder\.layers|final_layer_norm"
+_WRAPPED_TEXT, _ALIAS = "text_encoder.text_model.", re.compile(r"(embedding|encoder|final_layer_norm)\.")
 _TEXT_ORIGINAL = r"token_embedding|transformer\.resblocks|ln_final"
 # (beginning of a name, which is taken off, the part that it belongs to, whether it is the original release's).
 _OWNERS = tuple(
@@ -201,6 +202,10 @@ def _identify(path: Path, source: Source) -> Checkpoint:
         options = files.read_json(beside) if peft else {}
         factors = lora.lora_factors(str(path), state, source.metadata, options)
         return dataclasses.replace(common, factors=factors, files=(*source.files, *([beside] if peft else [])))
+    if any(key.startswith(_WRAPPED_TEXT) for key in state):
+        # AdvUnlearn saves its text encoder twice: wrapped, and as the modules that the wrapper also holds. Its own
+        # loader reads the first.
+        state = {key: tensor for key, tensor in state.items() if not _ALIAS.match(key)}
     parts: dict[str, dict[str, Tensor]] = {}
     unknown, original = [], False
     for key, tensor in state.items():
