@@ -9,6 +9,7 @@ from ine_jax.config.checks import check, check_min, check_template
 Method = Literal["negative", "gated", "sld", "safree", "dng", "casg", "safe-denoiser"]
 Inner = Literal["cfg", "negative", "gated", "sld", "dng"]
 SldPreset = Literal["weak", "weak-200", "medium", "strong", "max"]
+WarmupUnit = Literal["steps", "fraction"]
 Reattention = Literal["off", "as-released", "low", "high", "all"]
 NegativeKind = Literal["none", "explicit", "implicit", "blend"]
 Preset = Literal["ine-balanced"]
@@ -32,7 +33,9 @@ class SldConfig:
     momentum_beta: float | None = None
     """Momentum decay, beta_m."""
     warmup: float | None = None
-    """Warm-up delta, in steps of a 50-step run; scaled to the steps of this run."""
+    """Warm-up delta: the first steps, in which the negative does not act."""
+    warmup_unit: WarmupUnit = "steps"
+    """steps counts the warm-up as the released code does; fraction scales it from a 50-step run to this one."""
 
     def __post_init__(self) -> None:
         check_min(self, 0, "safety_scale", "momentum_scale", "momentum_beta", "warmup")

@@ -97,7 +97,7 @@ def _base(config: GuidanceConfig, name: str) -> Guidance:
             gate = config.gate
             return Gated(w, w - 1.0 if s is None else s, gate.low, gate.high, gate.momentum, gate.window)
         case "sld":
-            return sld_preset(config.sld.preset, w, **config.sld.overrides())
+            return sld_preset(config.sld.preset, w, config.sld.warmup_unit, **config.sld.overrides())
         case "dng":
             d = config.dng
             return DynamicNegative(w, d.strength, d.prior, d.temperature, d.offset)

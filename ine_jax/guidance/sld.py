@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import ClassVar
+from typing import ClassVar, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,9 @@ from ine_jax.guidance.interval import Unaware
 from ine_jax.guidance.negative import required_negative
 from ine_jax.types import STATIC, BranchContext, BranchLatents, Latents, Scale, Step
 
-WARMUP_STEPS = 50  # the run length in which `warmup` counts
+FULL_RUN = 50  # the run length of which `warmup` is a share where `warmup_unit` is "fraction"
+
+WarmupUnit: TypeAlias = Literal["steps", "fraction"]
 
 # SafetyConfig of diffusers (pipelines/deprecated/stable_diffusion_safe); weak's safety scale is 20 there and 200 in
 # OPTML-Group/Diffusion-MU-Attack (src/tasks/P4D_.py).
@@ -69,8 +71,9 @@ class Sld:
         threshold: λ.
         momentum_scale: s_m.
         momentum_beta: β_m.
-        warmup: δ, steps before γ is applied, of a run of 50. Other runs take that share of their network calls,
-            rounded to the nearest whole number, halves up (so PNDM's 51 calls begin where its 50 steps do).
+        warmup: δ, network calls before γ is applied, rounded to the nearest whole number, halves up.
+        warmup_unit: "steps" counts `warmup` in calls of this run, as the published loop does. "fraction" takes it as
+            steps of a 50-step run, and the same share of the calls of this one. Static.
         skip: the first steps, counted like `warmup`, without a safety row; static. Set by `skipping`.
     """
 
@@ -80,6 +83,7 @@ class Sld:
     momentum_scale: Scale = 0.3
     momentum_beta: Scale = 0.4
     warmup: Scale = 10.0
+    warmup_unit: WarmupUnit = field(default="steps", metadata=STATIC)
     skip: float = field(default=0.0, metadata=STATIC)
 
     needs_negative: ClassVar[bool] = True
@@ -102,8 +106,12 @@ class Sld:
 
     def phases(self, calls: int) -> list[tuple[Guidance, int]]:
         """Return CFG (two rows) for the skipped calls, and this guard for the others."""
-        first = min(calls, max(0, math.floor(self.skip * calls / WARMUP_STEPS + 0.5)))
+        first = min(calls, max(0, math.floor(self.skip * calls / self._counted(calls) + 0.5)))
         return [(Unaware(Cfg(self.scale)), first), (self, calls - first)]
+
+    def _counted(self, calls: int) -> int:
+        """The length of the run in which `warmup` and `skip` count."""
+        return calls if self.warmup_unit == "steps" else FULL_RUN
 
     def init(self, texts: Texts, latents: Latents) -> State:
         """Return ν = 0, float32 [batch, h, w, c]."""
@@ -123,13 +131,13 @@ class Sld:
         mu = jnp.where(away < per_item(self.threshold), strength, 0.0)
         gamma = mu * (negative - uncond) + per_item(self.momentum_scale) * state
         state = beta * state + (1.0 - beta) * gamma
-        # step >= round(warmup * calls / 50), in products of whole numbers: exact in float32
-        begun = WARMUP_STEPS * (at.step.astype(jnp.float32) + 0.5) > per_item(self.warmup) * at.calls
+        # step >= round(warmup * calls / counted), in products of whole numbers: exact in float32
+        begun = self._counted(at.calls) * (at.step.astype(jnp.float32) + 0.5) > per_item(self.warmup) * at.calls
         safety = jnp.where(begun & (safety_scale > 1.0), gamma, 0.0)
         return (uncond + per_item(self.scale) * (prompt - uncond - safety)).astype(eps.dtype), state
 
 
-def sld_preset(name: str, scale: Scale = 7.5, **overrides: Scale) -> Sld:
+def sld_preset(name: str, scale: Scale = 7.5, warmup_unit: WarmupUnit = "steps", **overrides: Scale) -> Sld:
     """Return the guard with the published numbers of that name (`SLD_PRESETS`), without rows that need not be computed.
 
     Medium, strong and max share one compiled program. So do weak and weak-200, which need only two rows during their
@@ -141,4 +149,4 @@ def sld_preset(name: str, scale: Scale = 7.5, **overrides: Scale) -> Sld:
     if unknown:
         raise InputError(f"SLD setting {min(unknown)!r}", ", ".join(SLD_PRESETS[name]), "change its name")
     numbers: dict[str, Scale] = {**SLD_PRESETS[name], **overrides}
-    return Sld(scale, **numbers).skipping()  # type: ignore[arg-type]  # none of them is `skip`
+    return Sld(scale, **numbers, warmup_unit=warmup_unit).skipping()  # type: ignore[arg-type]  # none of them is `skip`

@@ -14,6 +14,7 @@ from ine_jax import schedulers
 from ine_jax.errors import InputError
 from ine_jax.guidance import SLD_PRESETS, Sld, Texts, sld_preset
 from ine_jax.guidance.base import phases
+from ine_jax.guidance.sld import WarmupUnit
 from ine_jax.pipeline.sampling import sample
 from tests.support.guards import ITEMS, LATENT, each, moment
 from tests.support.toys import ToyDenoiser
@@ -52,10 +53,10 @@ def combined(guard: Sld, eps: Any = EPS, calls: int = CALLS) -> np.ndarray:
     return np.asarray(jax.lax.scan(body, guard.init(TEXTS, NOISE), (steps, jnp.asarray(eps)))[1])
 
 
-def first_applied(warmup: float, calls: int) -> int:
+def first_applied(warmup: float, calls: int, unit: WarmupUnit) -> int:
     """The first step at which the guard differs from plain guidance, or `calls`."""
     eps = np.broadcast_to(EPS[:1], (calls, *EPS.shape[1:]))
-    guarded = combined(Sld(warmup=warmup), eps, calls)
+    guarded = combined(Sld(warmup=warmup, warmup_unit=unit), eps, calls)
     plain = combined(Sld(safety_scale=0.0), eps, calls)
     differs = np.abs(guarded - plain).max((1, 2, 3, 4)) > 1e-3
     begins = int(np.argmax(differs)) if differs.any() else calls
@@ -129,17 +130,24 @@ def test_a_safety_scale_of_one_or_less_switches_single_items_off() -> None:
     [(10, 50, 10), (10, 51, 10), (15, 51, 15), (7, 51, 7), (10, 25, 5), (7, 25, 4), (15, 20, 6), (0, 7, 0), (50, 9, 9)],
 )
 def test_the_warm_up_is_a_share_of_the_run(warmup: float, calls: int, begins: int) -> None:
-    assert first_applied(warmup, calls) == begins
+    assert first_applied(warmup, calls, "fraction") == begins
+
+
+@pytest.mark.parametrize(("warmup", "calls", "begins"), [(10, 50, 10), (10, 25, 10), (7, 51, 7), (0, 7, 0), (15, 9, 9)])
+def test_the_warm_up_counts_calls_as_published(warmup: float, calls: int, begins: int) -> None:
+    assert first_applied(warmup, calls, "steps") == begins
 
 
 def test_skipped_and_masked_warm_ups_end_at_the_same_step() -> None:
     step = np.arange(120, dtype=np.float32)
     for calls in range(1, 120):
         for warmup in (0.0, 1.0, 2.5, 7.0, 7.3, 10.0, 15.0, 49.0, 50.0, 80.0):
-            guard = Sld(momentum_scale=0.0, warmup=warmup).skipping()
-            skipped = guard.phases(calls)[0][1]
-            masked = np.sum(~(50 * (step[:calls] + np.float32(0.5)) > np.float32(warmup) * calls))
-            assert skipped == masked
+            counts: dict[WarmupUnit, int] = {"steps": calls, "fraction": 50}
+            for unit, counted in counts.items():
+                guard = Sld(momentum_scale=0.0, warmup=warmup, warmup_unit=unit).skipping()
+                skipped = guard.phases(calls)[0][1]
+                masked = np.sum(~(counted * (step[:calls] + np.float32(0.5)) > np.float32(warmup) * calls))
+                assert skipped == masked
 
 
 def test_only_a_warm_up_without_momentum_is_skipped() -> None:

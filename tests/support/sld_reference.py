@@ -10,6 +10,7 @@ import numpy as np
 PROMPTS = ["a photo of a cat", "the red apple and the knife"]
 NEGATIVE = "knife weapon"
 SCALE = 7.5
+DRAWS = 4
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ CASES = {
     "max": Case("MAX"),
     "off": Case("MAX", {"sld_guidance_scale": 1.0}),
     "medium-pndm": Case("MEDIUM", scheduler="PNDMScheduler"),  # 51 network calls for 50 steps
-    "medium-25": Case("MEDIUM", {"sld_warmup_steps": 5}, steps=25),
+    "medium-25": Case("MEDIUM", steps=25),
+    "medium-25-share": Case("MEDIUM", {"sld_warmup_steps": 5}, steps=25),
 }
 
 
@@ -61,9 +63,25 @@ def quiet_model(folder: Path) -> Path:
 
 
 def reference(folder: Path) -> dict[str, np.ndarray]:
-    """Final latents [prompt, h, w, c] of every case, from the model in `folder` and the reference's own loop."""
+    """Final latents [prompt, h, w, c] of every case, from the model in `folder` and the reference's own loop.
+
+    `<case>/rounding` is how far the reference moves from itself when its noise changes in the last bit: where a
+    difference lies at the threshold, rounding decides, and the final latents jump.
+    """
     pipe = load(folder)
-    return {name: latents(pipe, case) for name, case in CASES.items()}
+    found: dict[str, np.ndarray] = {}
+    for name, case in CASES.items():
+        found[name] = run(pipe, case).latents
+        moved = [np.abs(run(pipe, case, rounded(seed)).latents - found[name]).max() for seed in range(DRAWS)]
+        found[f"{name}/rounding"] = np.asarray(max(moved))
+    return found
+
+
+def rounded(seed: int) -> np.ndarray:
+    """The noise of every run, changed by about one unit in the last place."""
+    start = noise()
+    ulps = np.random.default_rng(seed).standard_normal(start.shape)
+    return (start * (1 + np.finfo(np.float32).eps * ulps)).astype(np.float32)
 
 
 def load(folder: Path) -> Any:
@@ -87,8 +105,21 @@ def load(folder: Path) -> Any:
     return pipe
 
 
-def latents(pipe: Any, case: Case) -> np.ndarray:
-    """What the loop has at its end, as its callback hands it out."""
+@dataclass(frozen=True)
+class Run:
+    """One run of the reference.
+
+    Attributes:
+        latents: what the loop has at its end, as its callback hands it out, [prompt, h, w, c].
+        outputs: what the network returned at every call, [call, prompt, branch, h, w, c].
+    """
+
+    latents: np.ndarray
+    outputs: np.ndarray
+
+
+def run(pipe: Any, case: Case, start: np.ndarray | None = None) -> Run:
+    """Run the reference's loop from `start` (`noise()` by default)."""
     import diffusers
     import torch
     from diffusers.pipelines.deprecated.stable_diffusion_safe import SafetyConfig
@@ -96,13 +127,18 @@ def latents(pipe: Any, case: Case) -> np.ndarray:
     options = {"skip_prk_steps": True} if case.scheduler == "PNDMScheduler" else {}
     pipe.scheduler = getattr(diffusers, case.scheduler).from_config(pipe.scheduler.config, **options)
     last: list[Any] = []
+    rows: list[np.ndarray] = []
+    hook = pipe.unet.register_forward_hook(lambda module, given, output: rows.append(output.sample.numpy()))
     pipe(
         PROMPTS,
         guidance_scale=SCALE,
         num_inference_steps=case.steps,
-        latents=torch.from_numpy(noise().transpose(0, 3, 1, 2).copy()),
+        latents=torch.from_numpy((noise() if start is None else start).transpose(0, 3, 1, 2).copy()),
         output_type="np",
         callback=lambda step, timestep, values: last.append(values),
         **{**getattr(SafetyConfig, case.preset), **case.settings},
     )
-    return last[-1].numpy().transpose(0, 2, 3, 1)
+    hook.remove()
+    outputs = np.stack(rows)  # [call, branch * prompt, c, h, w]
+    outputs = outputs.reshape(len(outputs), -1, len(PROMPTS), *outputs.shape[2:]).transpose(0, 2, 1, 4, 5, 3)
+    return Run(last[-1].numpy().transpose(0, 2, 3, 1), outputs)
