@@ -11,9 +11,10 @@ A guard that needs other rows in other parts of a run (none before a warm-up, sa
 compares its rows with another inside the network implements `Referring`.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import ClassVar, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -153,10 +154,7 @@ def in_float32(eps: BranchLatents) -> list[Latents]:
 class NoGuidance:
     """The conditional prediction alone: ε = ε_c. One row."""
 
-    @property
-    def branches(self) -> int:
-        """1."""
-        return 1
+    branches: ClassVar[int] = 1
 
     def init(self, texts: Texts, latents: Latents) -> State:
         """Return the empty state."""
@@ -169,6 +167,56 @@ class NoGuidance:
     def combine(self, state: State, eps: BranchLatents, at: Moment) -> tuple[Latents, State]:
         """Return ε_c."""
         return eps[:, 0], state
+
+
+class ThreeRows:
+    """The part that guards of three rows share: unconditional, prompt, negative."""
+
+    branches: ClassVar[int] = 3
+    needs_negative: ClassVar[bool] = True
+
+    def init(self, texts: Texts, latents: Latents) -> State:
+        """Return the empty state, raising `InputError` where there is no negative text."""
+        self._negative(texts)
+        return ()
+
+    def contexts(self, texts: Texts, step: Step) -> BranchContext:
+        """Return (unconditional, prompt, negative)."""
+        return rows(texts.uncond, texts.prompt, self._negative(texts))
+
+    def _negative(self, texts: Texts) -> Context:
+        if texts.negative is None:
+            given = f"The guard {type(self).__name__} without a negative text."
+            raise InputError(given, "words, or an embedding, as the negative", "Give a negative, or use Cfg.")
+        return texts.negative
+
+
+@dataclass(frozen=True)
+class Wrapper:
+    """A guard around another, `inner`; a subclass changes what it does not pass on."""
+
+    inner: Guidance
+
+    @property
+    def branches(self) -> int:
+        """Those of the inner guard."""
+        return self.inner.branches
+
+    def phases(self, calls: int) -> list[tuple[Guidance, int]]:
+        """Return the inner guard's phases, each inside this guard."""
+        return [(dataclasses.replace(self, inner=part), count) for part, count in phases(self.inner, calls)]
+
+    def init(self, texts: Texts, latents: Latents) -> State:
+        """Return the inner guard's state."""
+        return self.inner.init(texts, latents)
+
+    def contexts(self, texts: Texts, step: Step) -> BranchContext:
+        """Return the inner guard's rows."""
+        return self.inner.contexts(texts, step)
+
+    def combine(self, state: State, eps: BranchLatents, at: Moment) -> tuple[Latents, State]:
+        """Return the inner guard's result."""
+        return self.inner.combine(state, eps, at)
 
 
 def as_arrays(guidance: Guidance) -> Guidance:

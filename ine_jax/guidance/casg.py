@@ -34,12 +34,8 @@ class Casg:
 
     inner: Guidance
 
+    branches: ClassVar[int] = 2  # without the bank's rows
     needs_negative: ClassVar[bool] = True
-
-    @property
-    def branches(self) -> int:
-        """2, without the bank's rows."""
-        return 2
 
     def phases(self, calls: int) -> list[tuple[Guidance, int]]:
         """Return the inner guard's phases; a phase without a row for a negative has nothing to choose."""

@@ -1,6 +1,7 @@
 """Classifier-free guidance (arXiv 2207.12598, eq. 6)."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 
@@ -22,10 +23,7 @@ class Cfg:
 
     scale: Scale = 7.5
 
-    @property
-    def branches(self) -> int:
-        """2."""
-        return 2
+    branches: ClassVar[int] = 2
 
     def init(self, texts: Texts, latents: Latents) -> State:
         """Return the empty state."""

@@ -1,15 +1,14 @@
 """Dynamic negative guidance (DNG, arXiv 2410.14398): the more likely the concept, the stronger the guidance."""
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from ine_jax.guidance.base import Moment, State, Texts, in_float32, per_item, rows
-from ine_jax.guidance.negative import required_negative
+from ine_jax.guidance.base import Moment, State, Texts, ThreeRows, in_float32, per_item
 from ine_jax.schedulers.base import predictions
-from ine_jax.types import BranchContext, BranchLatents, Latents, PerItem, Scale, Step
+from ine_jax.types import BranchLatents, Latents, PerItem, Scale
 
 
 class Chain(NamedTuple):
@@ -34,7 +33,7 @@ class Chain(NamedTuple):
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class DynamicNegative:
+class DynamicNegative(ThreeRows):
     """ε = ε_b - λ_t (ε_n - ε_b) with λ_t = λ_0 p/(1 - p); three rows: unconditional, prompt, negative.
 
     p is the posterior that the chain so far is of the negative's class (algorithm 1): with the Gaussian transitions
@@ -79,22 +78,11 @@ class DynamicNegative:
     low: Scale = 1e-6
     high: Scale = 0.99
 
-    needs_negative: ClassVar[bool] = True
-
-    @property
-    def branches(self) -> int:
-        """3."""
-        return 3
-
     def init(self, texts: Texts, latents: Latents) -> State:
         """Return the chain before its first call."""
-        required_negative(texts, "DynamicNegative")
+        super().init(texts, latents)
         empty, each = jnp.zeros_like(latents, jnp.float32), jnp.ones(latents.shape[0], jnp.float32)
         return Chain(jnp.log(jnp.asarray(self.prior, jnp.float32)) * each, empty, empty, empty, each, each)
-
-    def contexts(self, texts: Texts, step: Step) -> BranchContext:
-        """Return (unconditional, prompt, negative)."""
-        return rows(texts.uncond, texts.prompt, required_negative(texts, "DynamicNegative"))
 
     def combine(self, state: Chain, eps: BranchLatents, at: Moment) -> tuple[Latents, Chain]:
         """Return ε_b - λ_t (ε_n - ε_b) and the chain up to here."""

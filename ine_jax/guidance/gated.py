@@ -1,23 +1,21 @@
 """Negative guidance that acts where the prompt points towards the concept; this project's own method."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
 from ine_jax.errors import InputError
-from ine_jax.guidance.base import Moment, State, Texts, in_float32, per_item, rows
-from ine_jax.guidance.negative import required_negative
-from ine_jax.types import STATIC, Array, BranchContext, BranchLatents, Latents, Scale, Step
+from ine_jax.guidance.base import Moment, State, Texts, ThreeRows, in_float32, per_item
+from ine_jax.types import STATIC, Array, BranchLatents, Latents, Scale
 
 _TINY = 1e-12
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Gated:
+class Gated(ThreeRows):
     """ε = ε_u + w (ε_c - ε_u) - s g (ε_n - ε_u), three rows: unconditional, prompt, negative.
 
     The gate g opens with the angle between the directions of prompt and concept,
@@ -48,27 +46,16 @@ class Gated:
     momentum: Scale = 0.0
     window: int = field(default=0, metadata=STATIC)
 
-    needs_negative: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         if self.window and (self.window < 0 or self.window % 2 == 0):
             raise InputError(f"window {self.window}", "0, or an odd number of cells", "3 or 5 are usual")
 
-    @property
-    def branches(self) -> int:
-        """3."""
-        return 3
-
     def init(self, texts: Texts, latents: Latents) -> State:
         """Return (m, β^n) at the start: zeros [batch, h, w, 1], or [batch, 1, 1, 1] without a window, and ones."""
-        required_negative(texts, "Gated")
+        super().init(texts, latents)
         places = (1, 1) if self.window == 0 else latents.shape[1:3]
         each = (latents.shape[0], 1, 1, 1)
         return jnp.zeros((latents.shape[0], *places, 1), jnp.float32), jnp.ones(each, jnp.float32)
-
-    def contexts(self, texts: Texts, step: Step) -> BranchContext:
-        """Return (unconditional, prompt, negative)."""
-        return rows(texts.uncond, texts.prompt, required_negative(texts, "Gated"))
 
     def combine(self, state: State, eps: BranchLatents, at: Moment) -> tuple[Latents, State]:
         """Return ε_u + w (ε_c - ε_u) - s g (ε_n - ε_u) and the new (m, β^n)."""

@@ -7,21 +7,14 @@ from dataclasses import dataclass, field
 import jax
 
 from ine_jax.errors import InputError
-from ine_jax.guidance.base import Guidance, Moment, State, Texts, phases
-from ine_jax.types import STATIC, BranchContext, BranchLatents, Latents, Step
+from ine_jax.guidance.base import Guidance, State, Texts, Wrapper, phases
+from ine_jax.types import STATIC, BranchContext, Latents, Step
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Unaware:
+class Unaware(Wrapper):
     """A guard without the negative text, which would take the unconditional row of `Cfg`."""
-
-    inner: Guidance
-
-    @property
-    def branches(self) -> int:
-        """The guard's."""
-        return self.inner.branches
 
     def init(self, texts: Texts, latents: Latents) -> State:
         """Return the guard's state."""
@@ -31,14 +24,10 @@ class Unaware:
         """Return the guard's rows of texts without a negative."""
         return self.inner.contexts(dataclasses.replace(texts, negative=None), step)
 
-    def combine(self, state: State, eps: BranchLatents, at: Moment) -> tuple[Latents, State]:
-        """Return the guard's result."""
-        return self.inner.combine(state, eps, at)
-
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Interval:
+class Interval(Wrapper):
     """`inner` at the network calls from start · calls up to, not including, stop · calls, and `outside` at the others.
 
     Both ends are rounded to the nearest call, halves up. Rows that nobody reads are not computed: the run is cut into
@@ -55,7 +44,6 @@ class Interval:
         InputError: not 0 <= start < stop <= 1.
     """
 
-    inner: Guidance
     outside: Guidance
     start: float = field(metadata=STATIC)
     stop: float = field(metadata=STATIC)
@@ -66,28 +54,11 @@ class Interval:
             given = f"the interval {self.start} to {self.stop}"
             raise InputError(given, "0 <= start < stop <= 1, fractions of a run", "change it")
 
-    @property
-    def branches(self) -> int:
-        """Those of `inner`."""
-        return self.inner.branches
-
     def phases(self, calls: int) -> list[tuple[Guidance, int]]:
         """Return the phases of `outside`, of `inner` and of `outside` again, each cut to its part of the run."""
         first, last = (math.floor(end * calls + 0.5) for end in (self.start, self.stop))
-        around: list[tuple[Guidance, int]] = [(Unaware(part), n) for part, n in phases(self.outside, calls)]
+        around = phases(Unaware(self.outside), calls)
         return [*_cut(around, 0, first), *_cut(phases(self.inner, calls), first, last), *_cut(around, last, calls)]
-
-    def init(self, texts: Texts, latents: Latents) -> State:
-        """Return the state of `inner`."""
-        return self.inner.init(texts, latents)
-
-    def contexts(self, texts: Texts, step: Step) -> BranchContext:
-        """Return the rows of `inner`."""
-        return self.inner.contexts(texts, step)
-
-    def combine(self, state: State, eps: BranchLatents, at: Moment) -> tuple[Latents, State]:
-        """Return the result of `inner`."""
-        return self.inner.combine(state, eps, at)
 
 
 def _cut(parts: list[tuple[Guidance, int]], first: int, last: int) -> list[tuple[Guidance, int]]:

@@ -1,28 +1,18 @@
 """Negative-prompt guidance with a scale of its own."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import jax
 import numpy as np
 
-from ine_jax.errors import InputError
-from ine_jax.guidance.base import Guidance, Moment, State, Texts, in_float32, per_item, rows
+from ine_jax.guidance.base import Guidance, Moment, State, ThreeRows, in_float32, per_item
 from ine_jax.guidance.cfg import Cfg
-from ine_jax.types import BranchContext, BranchLatents, Context, Latents, Scale, Step
-
-
-def required_negative(texts: Texts, guard: str) -> Context:
-    """Return the negative text, raising `InputError` where there is none."""
-    if texts.negative is None:
-        given = f"The guard {guard} without a negative text."
-        raise InputError(given, "words, or an embedding, as the negative", "Give a negative, or use Cfg.")
-    return texts.negative
+from ine_jax.types import BranchLatents, Latents, Scale
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Negative:
+class Negative(ThreeRows):
     """ε = ε_u + w (ε_c - ε_u) - s (ε_n - ε_u), three rows: unconditional, prompt, negative.
 
     The negative text may be words or a learned embedding. s sets how strongly it is avoided, independently of how
@@ -32,22 +22,6 @@ class Negative:
 
     scale: Scale = 7.5
     negative_scale: Scale = 6.5
-
-    needs_negative: ClassVar[bool] = True
-
-    @property
-    def branches(self) -> int:
-        """3."""
-        return 3
-
-    def init(self, texts: Texts, latents: Latents) -> State:
-        """Return the empty state."""
-        required_negative(texts, "Negative")
-        return ()
-
-    def contexts(self, texts: Texts, step: Step) -> BranchContext:
-        """Return (unconditional, prompt, negative)."""
-        return rows(texts.uncond, texts.prompt, required_negative(texts, "Negative"))
 
     def combine(self, state: State, eps: BranchLatents, at: Moment) -> tuple[Latents, State]:
         """Return ε_u + w (ε_c - ε_u) - s (ε_n - ε_u)."""

@@ -1,6 +1,5 @@
 """Safe Denoiser (arXiv 2502.08011): the predicted image is kept away from images of the concept."""
 
-import dataclasses
 from dataclasses import dataclass, field
 
 import jax
@@ -8,16 +7,16 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from ine_jax.errors import InputError
-from ine_jax.guidance.base import Guidance, Moment, ReferenceRow, Referring, State, Texts, per_item, phases
+from ine_jax.guidance.base import Moment, ReferenceRow, Referring, State, Texts, Wrapper, per_item
 from ine_jax.schedulers.base import predictions
-from ine_jax.types import STATIC, AnyArray, Array, BranchContext, BranchLatents, Latents, Scale, Step
+from ine_jax.types import STATIC, AnyArray, Array, BranchLatents, Latents, Scale, Step
 
 _TINY = 1e-8  # added to the sum of kernels, as in the released code
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class SafeDenoiser:
+class SafeDenoiser(Wrapper):
     """The inner guard, with its predicted clean latents moved away from those of reference images x_j:
 
         x_0 ← x_0 - s Σ_j k_j x_j / Σ_j k_j,   k_j = exp(-‖x_0 - x_j‖ / 2σ²)
@@ -43,7 +42,6 @@ class SafeDenoiser:
         squared: whether the kernel takes squared distances; static.
     """
 
-    inner: Guidance
     references: Float[AnyArray, "*stacked reference h w c"]  # stacked under vmap
     strength: Scale = 0.33
     sigma: Scale = 3.15
@@ -51,25 +49,12 @@ class SafeDenoiser:
     threshold: Scale = 0.0
     squared: bool = field(default=False, metadata=STATIC)
 
-    @property
-    def branches(self) -> int:
-        """Those of the inner guard."""
-        return self.inner.branches
-
-    def phases(self, calls: int) -> list[tuple[Guidance, int]]:
-        """Return the inner guard's phases, each corrected."""
-        return [(dataclasses.replace(self, inner=part), count) for part, count in phases(self.inner, calls)]
-
     def init(self, texts: Texts, latents: Latents) -> State:
         """Return the inner guard's state."""
         if self.references.shape[1:] != latents.shape[1:]:
             given = f"references of shape {tuple(self.references.shape)}"
             raise InputError(given, f"[R, {', '.join(map(str, latents.shape[1:]))}]", "encode images of this size")
-        return self.inner.init(texts, latents)
-
-    def contexts(self, texts: Texts, step: Step) -> BranchContext:
-        """Return the inner guard's rows."""
-        return self.inner.contexts(texts, step)
+        return super().init(texts, latents)
 
     def reference(self, texts: Texts, step: Step) -> ReferenceRow | None:
         """Return the inner guard's reference row, if it has one."""

@@ -14,21 +14,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ine_jax.errors import InputError
-from ine_jax.guidance.base import Guidance, Moment, State, Texts, phases
+from ine_jax.guidance.base import State, Texts, Wrapper
 from ine_jax.guidance.cfg import Cfg
 from ine_jax.guidance.projection import basis, find_triggers, mean_cosine, onto
-from ine_jax.types import (
-    STATIC,
-    Array,
-    BranchContext,
-    BranchLatents,
-    Context,
-    Latents,
-    PerItem,
-    PerItemMask,
-    Scale,
-    Step,
-)
+from ine_jax.types import STATIC, Array, BranchContext, Context, Latents, PerItem, PerItemMask, Scale, Step
 
 RELEASE_STEPS = 50  # the run length for which the release gives its numbers of steps
 Reattention: TypeAlias = Literal["off", "as-released", "low", "high", "all"]
@@ -78,7 +67,7 @@ class Reference:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Safree:
+class Safree(Wrapper):
     """The inner guard, with the projected prompt in place of the prompt at steps `window[0]` … `texts.until`.
 
     `texts.safe` and `texts.until` come from `project`. Rows, state and arithmetic are the inner guard's.
@@ -111,7 +100,6 @@ class Safree:
         negative_in_cfg: whether an inner `Cfg` sees the negative; static.
     """
 
-    inner: Guidance
     alpha: Scale = 0.01
     up_t: Scale = 10.0
     steepness: Scale = 2.5
@@ -180,19 +168,10 @@ class Safree:
         most = most * calls / RELEASE_STEPS if self.steps_of_50 else most
         return jnp.round(most * jax.nn.sigmoid(2.0 * self.steepness * (10.0 * shift - self.midpoint)))
 
-    @property
-    def branches(self) -> int:
-        """Those of the inner guard."""
-        return self.inner.branches
-
-    def phases(self, calls: int) -> list[tuple[Guidance, int]]:
-        """Return the inner guard's phases, each inside this guard."""
-        return [(dataclasses.replace(self, inner=part), count) for part, count in phases(self.inner, calls)]
-
     def init(self, texts: Texts, latents: Latents) -> State:
         """Return the inner guard's state."""
         _projected(texts)
-        return self.inner.init(texts, latents)
+        return super().init(texts, latents)
 
     def contexts(self, texts: Texts, step: Step) -> BranchContext:
         """Return the inner guard's rows, of the projected prompt where this step is one of its steps."""
@@ -201,11 +180,7 @@ class Safree:
         texts = dataclasses.replace(texts, prompt=jnp.where(active, safe, texts.prompt))
         if isinstance(self.inner, Cfg) and not self.negative_in_cfg:
             texts = dataclasses.replace(texts, negative=None)
-        return self.inner.contexts(texts, step)
-
-    def combine(self, state: State, eps: BranchLatents, at: Moment) -> tuple[Latents, State]:
-        """Return the inner guard's result."""
-        return self.inner.combine(state, eps, at)
+        return super().contexts(texts, step)
 
     def reference(self, texts: Texts, step: Step) -> Reference | None:
         """Return the original prompt's row and its re-attention, or None where that is off."""

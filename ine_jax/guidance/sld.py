@@ -5,18 +5,17 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import ClassVar, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ine_jax.errors import InputError
-from ine_jax.guidance.base import Guidance, Moment, State, Texts, in_float32, per_item, rows
+from ine_jax.guidance.base import Guidance, Moment, State, Texts, ThreeRows, in_float32, per_item
 from ine_jax.guidance.cfg import Cfg
 from ine_jax.guidance.interval import Unaware
-from ine_jax.guidance.negative import required_negative
-from ine_jax.types import STATIC, BranchContext, BranchLatents, Latents, Scale, Step
+from ine_jax.types import STATIC, BranchLatents, Latents, Scale
 
 FULL_RUN = 50  # the run length of which `warmup` is a share where `warmup_unit` is "fraction"
 
@@ -24,33 +23,22 @@ WarmupUnit: TypeAlias = Literal["steps", "fraction"]
 
 # SafetyConfig of diffusers (pipelines/deprecated/stable_diffusion_safe); weak's safety scale is 20 there and 200 in
 # OPTML-Group/Diffusion-MU-Attack (src/tasks/P4D_.py).
-_WEAK = {"safety_scale": 20.0, "threshold": 0.0, "momentum_scale": 0.0, "momentum_beta": 0.0, "warmup": 15.0}
+_NUMBERS = ("safety_scale", "threshold", "momentum_scale", "momentum_beta", "warmup")
+_PRESETS = {
+    "weak": (20.0, 0.0, 0.0, 0.0, 15.0),
+    "weak-200": (200.0, 0.0, 0.0, 0.0, 15.0),
+    "medium": (1000.0, 0.01, 0.3, 0.4, 10.0),
+    "strong": (2000.0, 0.025, 0.5, 0.7, 7.0),
+    "max": (5000.0, 1.0, 0.5, 0.7, 0.0),
+}
 SLD_PRESETS: Mapping[str, Mapping[str, float]] = MappingProxyType(
-    {
-        "weak": _WEAK,
-        "weak-200": _WEAK | {"safety_scale": 200.0},
-        "medium": {
-            "safety_scale": 1000.0,
-            "threshold": 0.01,
-            "momentum_scale": 0.3,
-            "momentum_beta": 0.4,
-            "warmup": 10.0,
-        },
-        "strong": {
-            "safety_scale": 2000.0,
-            "threshold": 0.025,
-            "momentum_scale": 0.5,
-            "momentum_beta": 0.7,
-            "warmup": 7.0,
-        },
-        "max": {"safety_scale": 5000.0, "threshold": 1.0, "momentum_scale": 0.5, "momentum_beta": 0.7, "warmup": 0.0},
-    }
+    {name: dict(zip(_NUMBERS, values, strict=True)) for name, values in _PRESETS.items()}
 )
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Sld:
+class Sld(ThreeRows):
     """Guidance away from a negative text, element by element; three rows: unconditional, prompt, negative.
 
     With d = ε_c - ε_n, all operations elementwise (equations 3 to 8 of arXiv 2211.05105):
@@ -86,13 +74,6 @@ class Sld:
     warmup_unit: WarmupUnit = field(default="steps", metadata=STATIC)
     skip: float = field(default=0.0, metadata=STATIC)
 
-    needs_negative: ClassVar[bool] = True
-
-    @property
-    def branches(self) -> int:
-        """3."""
-        return 3
-
     def skipping(self) -> "Sld":
         """Return the same guard with `skip` set to the warm-up that every item shares, where that is exact.
 
@@ -115,12 +96,8 @@ class Sld:
 
     def init(self, texts: Texts, latents: Latents) -> State:
         """Return ν = 0, float32 [batch, h, w, c]."""
-        required_negative(texts, "Sld")
+        super().init(texts, latents)
         return jnp.zeros_like(latents, jnp.float32)
-
-    def contexts(self, texts: Texts, step: Step) -> BranchContext:
-        """Return (unconditional, prompt, negative)."""
-        return rows(texts.uncond, texts.prompt, required_negative(texts, "Sld"))
 
     def combine(self, state: State, eps: BranchLatents, at: Moment) -> tuple[Latents, State]:
         """Return ε_u + s_g ((ε_c - ε_u) - γ) and the new ν."""
