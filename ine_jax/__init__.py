@@ -12,20 +12,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ine_jax.embeddings.embedding import Embedding
-    from ine_jax.guidance import (
-        Casg,
-        Cfg,
-        DynamicNegative,
-        Gated,
-        Interval,
-        Negative,
-        NoGuidance,
-        SafeDenoiser,
-        Safree,
-        Sld,
-        sld_preset,
-    )
+    from ine_jax.guidance import Casg, Cfg, DynamicNegative, Gated, Interval, Negative, NoGuidance, SafeDenoiser, Safree
     from ine_jax.guidance.concept import Concept
+    from ine_jax.guidance.sld import Sld, sld_preset
     from ine_jax.pipeline.pipeline import load
 
 __version__ = "0.1.0"

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import SupportsFloat, TextIO
 
 from rich.console import Console
@@ -61,9 +61,7 @@ class Progress:
             self._bar = _open_bar(self.stream, self.label, self.total)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close the bar."""
         if self._bar is not None:
             self._bar.stop()

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from ine_jax.config.checks import check, check_min, check_seed
 from ine_jax.config.guards import GuardConfig, GuidanceConfig, NegativeConfig
 from ine_jax.config.methods import EsdConfig, InversionConfig, Prompts, SamplerConfig
-from ine_jax.config.sources import DetectorConfig, MetricConfig, ModelConfig, PromptsConfig
+from ine_jax.config.sources import BaseModel, DetectorConfig, MetricConfig, ModelConfig, PromptsConfig, UnlearnedModel
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,11 @@ class ConceptConfig:
 
 
 @dataclass(frozen=True)
-class InvertConfig:
+class InvertConfig(UnlearnedModel):
     """`ine invert`: recover a concept from an unlearned model."""
 
     model: str = "tiny-unlearned-0"
     """Bundled model, folder, or hub id."""
-    revision: str | None = None
-    """Commit of the hub repository."""
-    unlearned: tuple[str, ...] = ()
-    """Checkpoints to apply, in this order: files, folders or hub ids; `file:0.8` scales a LoRA."""
     base: str = ""
     """The model before unlearning, needed only for RECE: bundled model, folder, or hub id."""
     base_revision: str | None = None
@@ -53,7 +49,7 @@ class InvertConfig:
     """Several concepts in one run; replaces `images` and the concept, init, words and seed of `inversion`."""
 
     def __post_init__(self) -> None:
-        check(self, "model", bool(self.model), "a bundled model, a folder, or a hub id")
+        super().__post_init__()
         check(self, "out", bool(self.out), "a directory")
         names = [each.concept for each in self.concepts]
         check(self, "concepts", len(set(names)) == len(names), "concepts whose names differ")
@@ -62,23 +58,14 @@ class InvertConfig:
         check(self, "images", not (closed and self.images), "empty with inversion.method rece")
         check(self, "concepts", not (closed and self.concepts), "one concept per run with inversion.method rece")
         starts = [each.init for each in self.concepts] or [self.inversion.init]
-        needed = closed or "rece" in starts
-        check(
-            self,
-            "base",
-            bool(self.base) == needed,
-            "the model before unlearning where method or init is rece, else empty",
-        )
+        given = bool(self.base) == (closed or "rece" in starts)
+        check(self, "base", given, "the model before unlearning where method or init is rece, else empty")
 
 
 @dataclass(frozen=True)
-class UnlearnConfig:
+class UnlearnConfig(BaseModel):
     """`ine unlearn`: fine-tune a model to forget the concept of some prompts."""
 
-    model: str = "tiny"
-    """Bundled model, folder, or hub id."""
-    revision: str | None = None
-    """Commit of the hub repository."""
     out: str = "runs/unlearn"
     """Run directory: the changed weights, checkpoints, loss log."""
     preserve_images: str = ""
@@ -86,20 +73,14 @@ class UnlearnConfig:
     esd: EsdConfig = field(default_factory=EsdConfig)
 
     def __post_init__(self) -> None:
-        check(self, "model", bool(self.model), "a bundled model, a folder, or a hub id")
+        super().__post_init__()
         check(self, "out", bool(self.out), "a directory")
 
 
 @dataclass(frozen=True)
-class GenerateConfig:
+class GenerateConfig(UnlearnedModel):
     """`ine generate`: prompts to images under a guard."""
 
-    model: str = "tiny"
-    """Bundled model, folder, or hub id."""
-    revision: str | None = None
-    """Commit of the hub repository."""
-    unlearned: tuple[str, ...] = ()
-    """Checkpoints to apply, in this order: files, folders or hub ids; `file:0.8` scales a LoRA."""
     prompts: Prompts = ()
     """Prompts to generate."""
     prompts_file: str = ""
@@ -115,9 +96,9 @@ class GenerateConfig:
     """Folder for the PNGs and metadata.jsonl."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_seed(self)
         check_min(self, 1, "per_prompt")
-        check(self, "model", bool(self.model), "a bundled model, a folder, or a hub id")
         check(self, "prompts_file", not (self.prompts_file and self.prompts), "either prompts or prompts_file")
         check(self, "out", bool(self.out), "a directory")
 
@@ -196,15 +177,9 @@ class DemoConfig:
 
 
 @dataclass(frozen=True)
-class BenchConfig:
+class BenchConfig(UnlearnedModel):
     """`ine bench`: sampling speed."""
 
-    model: str = "tiny"
-    """Bundled model, folder, or hub id."""
-    revision: str | None = None
-    """Commit of the hub repository."""
-    unlearned: tuple[str, ...] = ()
-    """Checkpoints to apply, in this order: files, folders or hub ids; `file:0.8` scales a LoRA."""
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     repeats: int = 3
     """Number of timed runs, after one that compiles."""
@@ -214,6 +189,7 @@ class BenchConfig:
     """Result file."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_min(self, 1, "repeats")
         known = all(name in ("torch", "diffusers-flax") for name in self.baselines)
         check(self, "baselines", known, "torch, diffusers-flax")

@@ -157,24 +157,13 @@ class GuidanceConfig:
         check(self, "interval", sound, "two fractions of the run, 0 <= first < last <= 1")
         scaled = self.negative_scale is None or self.acting in ("negative", "gated")
         check(self, "negative_scale", scaled, "empty unless method or inner is negative or gated")
-        check(
-            self,
-            "inner",
-            self.inner is None or self.method in WRAPPING,
-            f"empty unless method is one of {', '.join(WRAPPING)}",
-        )
+        wraps = self.inner is None or self.method in WRAPPING
+        check(self, "inner", wraps, f"empty unless method is one of {', '.join(WRAPPING)}")
         given = (self.method, self.negative_scale, self.interval, self.sld)
-        free = given == ("negative", None, (0.0, 1.0), SldConfig())
-        check(
-            self, "preset", self.preset is None or free, "empty where method, negative_scale, interval or sld is given"
-        )
-        chooses = self.method == "casg"
-        check(
-            self,
-            "inner",
-            not chooses or self.inner in (None, "negative", "gated", "sld"),
-            "negative, gated or sld under casg",
-        )
+        free = self.preset is None or given == ("negative", None, (0.0, 1.0), SldConfig())
+        check(self, "preset", free, "empty where method, negative_scale, interval or sld is given")
+        fits = self.method != "casg" or self.inner in (None, "negative", "gated", "sld")
+        check(self, "inner", fits, "negative, gated or sld under casg")
 
     @property
     def acting(self) -> str:

@@ -12,22 +12,37 @@ MetricKind = Literal["lpips", "clip-score", "fid"]
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """A model, with checkpoints applied."""
-
-    shorthand: ClassVar[bool] = True
+class BaseModel:
+    """A model as it was published."""
 
     model: str = "tiny"
     """Bundled model, folder, or hub id."""
     revision: str | None = None
     """Commit of the hub repository."""
+
+    def __post_init__(self) -> None:
+        check(self, "model", bool(self.model), "a bundled model, a folder, or a hub id")
+
+
+@dataclass(frozen=True)
+class UnlearnedModel(BaseModel):
+    """A model with checkpoints applied."""
+
     unlearned: tuple[str, ...] = ()
     """Checkpoints to apply, in this order: files, folders or hub ids; `file:0.8` scales a LoRA."""
+
+
+@dataclass(frozen=True)
+class ModelConfig(UnlearnedModel):
+    """A model, with checkpoints applied."""
+
+    shorthand: ClassVar[bool] = True
+
     name: str = ""
     """Name in tables; empty: the name of the model."""
 
     def __post_init__(self) -> None:
-        check(self, "model", bool(self.model), "a bundled model, a folder, or a hub id")
+        super().__post_init__()
         check(self, "name", not self.unlearned or bool(self.name), "a name, where unlearned is given")
 
     @property

@@ -22,17 +22,8 @@ MAX_BYTES = 64 * 1024 * 1024
 MAX_TENSORS = 64
 SUFFIXES = (".safetensors", ".pt", ".bin", ".pth", ".npy", ".npz")
 _STORED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-_NPZ_ERRORS = (
-    zipfile.BadZipFile,
-    zlib.error,
-    OSError,
-    NotImplementedError,
-    RuntimeError,
-    EOFError,
-    struct.error,
-    ValueError,
-    OverflowError,
-)
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, OSError, NotImplementedError, RuntimeError, EOFError)
+_NPZ_ERRORS = (*_ZIP_ERRORS, struct.error, ValueError, OverflowError)
 
 Container: TypeAlias = Literal["safetensors", "torch", "npz", "npy"]
 

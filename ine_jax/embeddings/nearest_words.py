@@ -32,10 +32,8 @@ def nearest_words(vectors: np.ndarray, model: str, count: int = 5) -> tuple[list
     lengths = np.linalg.norm(table, axis=1)
     cosines = (rows @ table.T) / np.maximum(np.linalg.norm(rows, axis=1)[:, None] * lengths[None], 1e-12)
     best = np.argsort(-cosines, axis=1, kind="stable")[:, :count]
-    found = [
-        [f"{_word(names, i)} {row[i]:.3f}" for i in chosen.tolist()] for chosen, row in zip(best, cosines, strict=True)
-    ]
-    return found, float(np.median(lengths))
+    pairs = zip(best.tolist(), cosines, strict=True)
+    return [[f"{_word(names, i)} {row[i]:.3f}" for i in chosen] for chosen, row in pairs], float(np.median(lengths))
 
 
 def _folder(model: str) -> Path:

@@ -51,7 +51,7 @@ def stem_name(file: OpenedFile) -> str:
     return slug(file.path.stem)
 
 
-def stored_embedding(
+def embedding_of(
     file: OpenedFile,
     vectors: object,
     concept: str,

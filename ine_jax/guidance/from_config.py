@@ -8,20 +8,10 @@ from ine_jax import assets
 from ine_jax.config import GuidanceConfig, NegativeConfig
 from ine_jax.config.guards import SafeDenoiserConfig, phrases
 from ine_jax.embeddings.embedding import Embedding
-from ine_jax.guidance import (
-    Casg,
-    Cfg,
-    DynamicNegative,
-    Gated,
-    Guidance,
-    Interval,
-    Negative,
-    SafeDenoiser,
-    Safree,
-    negative_guidance,
-)
+from ine_jax.guidance import Casg, Cfg, DynamicNegative, Gated, Guidance, Interval, Negative, SafeDenoiser, Safree
 from ine_jax.guidance.concept import Concept
 from ine_jax.guidance.interval import Unaware
+from ine_jax.guidance.negative import negative_guidance
 from ine_jax.guidance.sld import sld_preset
 from ine_jax.storage.images import read_images
 from ine_jax.types import Array, HostImages, HostLatents

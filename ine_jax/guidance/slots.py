@@ -55,22 +55,17 @@ def fill(guard: Guidance, concept: Concept | None, encode: Encode) -> Slots:
                 raise InputError(given, "negative: words or an embedding", "give negative, or use Cfg")
         return Slots(uncond, uncond, columns=np.zeros((COLUMNS, uncond.shape[-1]), np.float32))
     chooses = any(isinstance(layer, Casg) for layer in layers(guard))
-    return Slots(
-        uncond,
-        concept.sequence(encode),
-        concept.bank(encode)[None] if chooses else None,
-        _padded(concept.columns(encode)) if projection(guard) is not None else None,
-    )
+    bank = concept.bank(encode)[None] if chooses else None
+    columns = None if projection(guard) is None else _padded(concept.columns(encode))
+    return Slots(uncond, concept.sequence(encode), bank, columns)
 
 
 def projection(guard: Guidance) -> Safree | None:
     """Return the layer of a guard that projects the prompt, without the guard that it wraps, or None."""
     found = next((layer for layer in layers(guard) if isinstance(layer, Safree)), None)
-    return (
-        None
-        if found is None
-        else dataclasses.replace(found, inner=NoGuidance(), reattention="off", negative_in_cfg=False)
-    )
+    if found is None:
+        return None
+    return dataclasses.replace(found, inner=NoGuidance(), reattention="off", negative_in_cfg=False)
 
 
 def _padded(columns: Float[np.ndarray, "column dim"]) -> Float[np.ndarray, "padded dim"]:

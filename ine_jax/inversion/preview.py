@@ -15,7 +15,6 @@ from ine_jax.guidance.cfg import Cfg
 from ine_jax.pipeline.noise import item_noise
 from ine_jax.pipeline.pipeline import Pipeline
 from ine_jax.storage.atomic import write_atomic
-from ine_jax.storage.images import png
 
 GAP = 2  # pixels between the images of a grid
 
@@ -89,8 +88,3 @@ def preview_images(
     guard = Cfg(jnp.float32(scale))
     latents = pipe.programs.sample(pipe.parts.unet_params, pipe.scheduler, tables, guard, texts, noise)
     return pipe.decode(np.asarray(latents))[:count]
-
-
-def write_image(path: Path, image: np.ndarray) -> None:
-    """Write uint8 [H, W, 3] as a PNG, whole or not at all."""
-    write_atomic(path, png(image))

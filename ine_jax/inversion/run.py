@@ -20,11 +20,13 @@ from ine_jax.config import InversionConfig
 from ine_jax.embeddings.embedding import Embedding, slug
 from ine_jax.errors import InputError
 from ine_jax.inversion import objective, rece
-from ine_jax.inversion.preview import grid, plot_losses, preview_images, write_image
+from ine_jax.inversion.preview import grid, plot_losses, preview_images
 from ine_jax.inversion.start import RECE, explicit_words, first_vectors
 from ine_jax.inversion.step import Frozen, inversion_objective, loss_name
 from ine_jax.inversion.templates import template_ids, usable
 from ine_jax.pipeline.pipeline import Pipeline
+from ine_jax.storage.atomic import write_atomic
+from ine_jax.storage.images import png
 from ine_jax.storage.provenance import canonical
 from ine_jax.training import loop
 from ine_jax.training.log import read_log
@@ -64,8 +66,7 @@ def invert(
     base: Pipeline | None = None,
 ) -> InversionResult:
     """Find the embedding of what `images` (uint8 [N, H, W, 3]) show, in the frozen model; see `invert_many`."""
-    folder = Path(directory)
-    return _invert(pipe, [images], [config], folder, [folder], progress, preview, base)[0]
+    return invert_many(pipe, [images], [config], directory, progress, preview, base, [Path(directory)])[0]
 
 
 def invert_many(
@@ -76,6 +77,7 @@ def invert_many(
     progress: loop.Progress | None = None,
     preview: bool = True,
     base: Pipeline | None = None,
+    folders: Sequence[Path] | None = None,
 ) -> list[InversionResult]:
     """Invert several concepts in one run, all in one batch of the network; each comes out as it would alone.
 
@@ -85,15 +87,54 @@ def invert_many(
         directory: continued where it already holds a part of this very run.
         preview: also generate images from the embeddings.
         base: the original of an unlearned model, for those that start from RECE.
+        folders: of each concept's own files, by default one below `directory` of the concept's name.
 
     Raises:
         InputError: images, configs or the directory do not fit together.
         NumericalError: the loss stayed non-finite.
         Interrupted: asked to stop; calling again continues.
     """
+    _check(images, configs)
     folder = Path(directory)
-    own = [folder / slug(config.concept) for config in configs]
-    return _invert(pipe, images, configs, folder, own, progress, preview, base)
+    own = folders or [folder / slug(config.concept) for config in configs]
+    shared = configs[0]
+    vectors = np.stack(first_vectors(pipe, configs, base))
+    data = _data(pipe, images, configs, _embedding(pipe, shared, vectors[0]))
+    problem = inversion_objective(pipe, shared, len(configs))
+    weights = {"model_id": pipe.model_id}
+    if base is not None and any(config.init == RECE for config in configs):
+        weights["base_model_id"] = base.model_id
+    hashes = [_image_hash(each) for each in images]
+    origin = {**weights, "images_sha256": hashes}
+    frozen = Frozen(pipe.parts.text_params, pipe.parts.unet_params)
+    step = compiled_step(problem)
+    final = loop.run(
+        lambda state, i: step(frozen, data, state, i),
+        first_state(problem, jnp.asarray(vectors), shared.learning_rate, pipe.programs.replicated()),
+        steps=shared.steps,
+        directory=folder,
+        save_every=shared.save_every,
+        config={"model": pipe.name, **origin, "concepts": [_bound(config) for config in configs]},
+        log_every=shared.log_every,
+        progress=progress,
+    )
+    log, results = read_log(folder), []
+    for i, (config, place) in enumerate(zip(configs, own, strict=True)):
+        curve = log[loss_name(i, len(configs))]
+        notes = {
+            **weights,
+            "images_sha256": hashes[i],
+            "config": canonical(dataclasses.asdict(config)),
+            "final_loss": f"{np.nanmean(curve[-max(1, len(curve) // 10) :]):.6f}",
+        }
+        learned = _embedding(pipe, config, np.asarray(final.trained[i]), notes)
+        result = InversionResult(learned, place / f"{slug(config.concept)}.safetensors", log["step"], curve)
+        if jax.process_index() == 0:
+            title = f"inversion of {config.concept} in {pipe.name}"
+            plot_losses(place / "loss.png", result.steps, result.losses, title)
+        _write(pipe, result, images[i][:PREVIEWS] if preview else None)
+        results.append(result)
+    return results
 
 
 def derive(
@@ -138,61 +179,6 @@ def derive(
     return result
 
 
-def _invert(
-    pipe: Pipeline,
-    images: Sequence[np.ndarray],
-    configs: Sequence[InversionConfig],
-    folder: Path,
-    own: Sequence[Path],
-    progress: loop.Progress | None,
-    preview: bool,
-    base: Pipeline | None,
-) -> list[InversionResult]:
-    _check(images, configs)
-    shared = configs[0]
-    vectors = np.stack(first_vectors(pipe, configs, base))
-    data = _data(pipe, images, configs, _embedding(pipe, shared, vectors[0]))
-    problem = inversion_objective(pipe, shared, len(configs))
-    weights = {"model_id": pipe.model_id}
-    if base is not None and any(config.init == RECE for config in configs):
-        weights["base_model_id"] = base.model_id
-    hashes = [_image_hash(each) for each in images]
-    origin = {**weights, "images_sha256": hashes}
-    frozen = Frozen(pipe.parts.text_params, pipe.parts.unet_params)
-    step = compiled_step(problem)
-    final = loop.run(
-        lambda state, i: step(frozen, data, state, i),
-        first_state(problem, jnp.asarray(vectors), shared.learning_rate, pipe.programs.replicated()),
-        steps=shared.steps,
-        directory=folder,
-        save_every=shared.save_every,
-        config={"model": pipe.name, **origin, "concepts": [_bound(config) for config in configs]},
-        log_every=shared.log_every,
-        progress=progress,
-    )
-    log, results = read_log(folder), []
-    for i, (config, place) in enumerate(zip(configs, own, strict=True)):
-        curve = log[loss_name(i, len(configs))]
-        notes = {
-            **weights,
-            "images_sha256": hashes[i],
-            "config": canonical(dataclasses.asdict(config)),
-            "final_loss": f"{np.nanmean(curve[-max(1, len(curve) // 10) :]):.6f}",
-        }
-        result = InversionResult(
-            _embedding(pipe, config, np.asarray(final.trained[i]), notes),
-            place / f"{slug(config.concept)}.safetensors",
-            log["step"],
-            curve,
-        )
-        if jax.process_index() == 0:
-            title = f"inversion of {config.concept} in {pipe.name}"
-            plot_losses(place / "loss.png", result.steps, result.losses, title)
-        _write(pipe, result, images[i][:PREVIEWS] if preview else None)
-        results.append(result)
-    return results
-
-
 def _embedding(
     pipe: Pipeline, config: InversionConfig, vectors: np.ndarray, notes: Mapping[str, str] | None = None
 ) -> Embedding:
@@ -216,7 +202,7 @@ def _write(pipe: Pipeline, result: InversionResult, above: np.ndarray | None) ->
     if jax.process_index() != 0:
         return
     if preview is not None:
-        write_image(folder / "preview.png", preview)
+        write_atomic(folder / "preview.png", png(preview))
     result.embedding.save(result.path)
 
 

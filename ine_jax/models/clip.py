@@ -4,6 +4,7 @@ The parameter tree equals transformers' `FlaxCLIPTextModel`.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
-from ine_jax.models.layers import LayerNorm, Options, attention, config_from_json
+from ine_jax.models.layers import LayerNorm, Options, Stack, attention, config_from_json
 from ine_jax.types import Array, Params, TokenIds, Tokens
 
 OPTIONS: Options = {"hidden_act": ("quick_gelu", "gelu")}
@@ -107,26 +108,10 @@ class _Layer(nn.Module):
     @nn.compact
     def __call__(self, x: Tokens) -> Tokens:
         cfg = self.config
-
-        def norm(name: str, h: Tokens) -> Tokens:
-            out: Array = LayerNorm(epsilon=cfg.layer_norm_eps, dtype=self.dtype, name=name)(h)
-            return out
-
+        norm = functools.partial(LayerNorm, epsilon=cfg.layer_norm_eps, dtype=self.dtype)
         attend = _Attention(cfg.num_attention_heads, self.causal, self.dtype, name="self_attn")
-        x = x + attend(norm("layer_norm1", x))
-        return x + _Mlp(cfg, self.dtype, name="mlp")(norm("layer_norm2", x))
-
-
-class _Layers(nn.Module):
-    config: EncoderConfig
-    causal: bool
-    dtype: DTypeLike
-
-    @nn.compact
-    def __call__(self, x: Tokens) -> Tokens:
-        for i in range(self.config.num_hidden_layers):
-            x = _Layer(self.config, self.causal, self.dtype, name=str(i))(x)
-        return x
+        x = x + attend(norm(name="layer_norm1")(x))
+        return x + _Mlp(cfg, self.dtype, name="mlp")(norm(name="layer_norm2")(x))
 
 
 class Encoder(nn.Module):
@@ -136,11 +121,10 @@ class Encoder(nn.Module):
     causal: bool
     dtype: DTypeLike
 
-    def setup(self) -> None:
-        self.layers = _Layers(self.config, self.causal, self.dtype)
-
+    @nn.compact
     def __call__(self, x: Tokens) -> Tokens:
-        return self.layers(x)
+        layer = functools.partial(_Layer, self.config, self.causal, self.dtype)
+        return Stack(layer, self.config.num_hidden_layers, name="layers")(x)
 
 
 class _Embeddings(nn.Module):

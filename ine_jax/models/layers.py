@@ -7,7 +7,7 @@ softmax are computed in float32 for every `dtype`.
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal, TypeAlias, TypeVar
 
 import flax.linen as nn
@@ -101,6 +101,19 @@ class GroupNorm(nn.GroupNorm):
         with jax.numpy_dtype_promotion("standard"):
             out: Array = super().__call__(x, mask=mask)
             return out
+
+
+class Stack(nn.Module):
+    """Layers one after the other, under the names 0, 1, ...; `layer` makes one of a name."""
+
+    layer: Callable[..., nn.Module]
+    count: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch token dim"]) -> Float[Array, "batch token dim"]:
+        for i in range(self.count):
+            x = self.layer(name=str(i))(x)
+        return x
 
 
 class ResnetBlock(nn.Module):

@@ -53,9 +53,8 @@ class Tokenizer:
 
     def ids(self, prompts: Sequence[str], embeddings: Sequence[Embedding] = ()) -> Int32[np.ndarray, "batch token"]:
         """Token ids: begin, prompt, end, padding. Rows of learned tokens are numbered from `PLACEHOLDER` on."""
-        return np.asarray([self._row(pieces) for pieces in self._split(prompts, embeddings)], np.int32).reshape(
-            -1, self.max_length
-        )
+        rows = [self._row(pieces) for pieces in self._split(prompts, embeddings)]
+        return np.asarray(rows, np.int32).reshape(-1, self.max_length)
 
     def truncated(self, prompts: Sequence[str], embeddings: Sequence[Embedding] = ()) -> list[bool]:
         """For each prompt, whether it has more tokens than fit between begin and end."""

@@ -7,6 +7,7 @@ features.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import TypeAlias
 
@@ -162,13 +163,11 @@ class TransformerBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Tokens, context: Float[Array, "batch key width"]) -> Tokens:
-        def norm(name: str, h: Tokens) -> Tokens:
-            out: Array = LayerNorm(epsilon=1e-5, dtype=self.dtype, name=name)(h)
-            return out
-
-        x = x + Attention(self.heads, self.dtype, self.platform, name="attn1")(norm("norm1", x))
-        x = x + Attention(self.heads, self.dtype, self.platform, name="attn2")(norm("norm2", x), context)
-        return x + FeedForward(x.shape[-1], self.tanh, self.dtype, name="ff")(norm("norm3", x))
+        norm = functools.partial(LayerNorm, epsilon=1e-5, dtype=self.dtype)
+        attention = functools.partial(Attention, self.heads, self.dtype, self.platform)
+        x = x + attention(name="attn1")(norm(name="norm1")(x))
+        x = x + attention(name="attn2")(norm(name="norm2")(x), context)
+        return x + FeedForward(x.shape[-1], self.tanh, self.dtype, name="ff")(norm(name="norm3")(x))
 
 
 class SpatialTransformer(nn.Module):

@@ -12,16 +12,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from ine_jax.errors import InputError
-from ine_jax.models.layers import (
-    Downsample,
-    GroupNorm,
-    Options,
-    Reference,
-    ResnetBlock,
-    Upsample,
-    attention,
-    config_from_json,
-)
+from ine_jax.models.layers import Downsample, GroupNorm, Options, ResnetBlock, Upsample, attention, config_from_json
 from ine_jax.types import Array, FeatureMap, Images, Latents
 
 _EPSILON = 1e-6
@@ -43,7 +34,6 @@ class VaeConfig:
     """Shape of the autoencoder; field names are those of diffusers' `vae/config.json`.
 
     `scaling_factor` multiplies latents so that their standard deviation is about 1 for the UNet.
-    `reference` is kept for symmetry with the UNet: the two diffusers implementations agree here.
     """
 
     sample_size: int = 512
@@ -54,7 +44,6 @@ class VaeConfig:
     layers_per_block: int = 2
     norm_num_groups: int = 32
     scaling_factor: int | float = 0.18215
-    reference: Reference = "torch"
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> "VaeConfig":

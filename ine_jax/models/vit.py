@@ -4,6 +4,7 @@ The parameter tree equals transformers' `FlaxViTForImageClassification`.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 
 import flax.linen as nn
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
-from ine_jax.models.layers import LayerNorm, Options, attention, config_from_json
+from ine_jax.models.layers import LayerNorm, Options, Stack, attention, config_from_json
 from ine_jax.types import Array, Images, Tokens
 
 OPTIONS: Options = {"hidden_act": ("gelu",)}
@@ -111,35 +112,20 @@ class _Layer(nn.Module):
     @nn.compact
     def __call__(self, x: Tokens) -> Tokens:
         cfg = self.config
-        norms = [
-            LayerNorm(epsilon=cfg.layer_norm_eps, dtype=self.dtype, name=f"layernorm_{place}")
-            for place in ("before", "after")
-        ]
-        x = x + _Attention(cfg, self.dtype, name="attention")(norms[0](x))
-        h = _Named(cfg.intermediate_size, self.dtype, name="intermediate")(norms[1](x))
+        norm = functools.partial(LayerNorm, epsilon=cfg.layer_norm_eps, dtype=self.dtype)
+        x = x + _Attention(cfg, self.dtype, name="attention")(norm(name="layernorm_before")(x))
+        h = _Named(cfg.intermediate_size, self.dtype, name="intermediate")(norm(name="layernorm_after")(x))
         return x + _Named(cfg.hidden_size, self.dtype, name="output")(nn.gelu(h, approximate=False))
-
-
-class _Layers(nn.Module):
-    config: VitConfig
-    dtype: DTypeLike
-
-    @nn.compact
-    def __call__(self, x: Tokens) -> Tokens:
-        for i in range(self.config.num_hidden_layers):
-            x = _Layer(self.config, self.dtype, name=str(i))(x)
-        return x
 
 
 class _Encoder(nn.Module):
     config: VitConfig
     dtype: DTypeLike
 
-    def setup(self) -> None:
-        self.layer = _Layers(self.config, self.dtype)
-
+    @nn.compact
     def __call__(self, x: Tokens) -> Tokens:
-        return self.layer(x)
+        layer = functools.partial(_Layer, self.config, self.dtype)
+        return Stack(layer, self.config.num_hidden_layers, name="layer")(x)
 
 
 class _Vit(nn.Module):

@@ -80,9 +80,8 @@ class Pipeline:
     def with_unet(self, params: Params, name: str | None = None) -> "Pipeline":
         """Return the same pipeline with other UNet parameters of the same shape; compiled programs are shared."""
         placed = jax.device_put(params, self.programs.replicated())
-        return dataclasses.replace(
-            self, parts=dataclasses.replace(self.parts, unet_params=placed, name=name or self.name, hashes={})
-        )
+        parts = dataclasses.replace(self.parts, unet_params=placed, name=name or self.name, hashes={})
+        return dataclasses.replace(self, parts=parts)
 
     def encode(
         self, prompts: Sequence[str], embeddings: Sequence[Embedding] = (), batch_size: int | None = None
@@ -90,10 +89,8 @@ class Pipeline:
         """Return the CLIP context of prompts; the token of every given embedding means its learned rows."""
         ids = self.tokenizer.ids(prompts, embeddings)
         learned = learned_rows(embeddings, self.parts.text_config.hidden_size)
-        run = self.programs.encode
-        return self.programs.batched(
-            lambda chunk: run(self.parts.text_params, chunk, learned), [ids], self.rows(batch_size)
-        )
+        run, params = self.programs.encode, self.parts.text_params
+        return self.programs.batched(lambda chunk: run(params, chunk, learned), [ids], self.rows(batch_size))
 
     def encode_images(self, images: HostArray, batch_size: int | None = None) -> tuple[HostLatents, HostLatents]:
         """Return mean and log variance of the VAE's latents of uint8 images [B, H, W, 3], not scaled for the UNet."""

@@ -35,11 +35,8 @@ def build(
 ) -> Path:
     """Count the scores of runs, write summary.json, report.md, report.csv and report.html; return the page's path.
 
-    Args:
-        roots: run directories, or directories of `ine demo`, which hold one.
-        out: where to write, by default the first root.
-        limit: bytes of images in the page; more are written to `report-images/` beside it.
-        preset, detector, threshold: as in `summarise`.
+    `roots` are run directories, or those of `ine demo`, which hold one; `out` is by default the first. More than
+    `limit` bytes of images go to `report-images/` beside the page. `preset`, `detector`, `threshold` as in `summarise`.
     """
     folders = [Path(root) for root in roots]
     if not folders:
@@ -52,11 +49,8 @@ def build(
     curves = {path.parent.name: parse_jsonl(path.read_bytes(), path) for path in logs}
     names = [folder.name for folder in folders]
     timed = merge([add_times(one, run) for one, run in zip(summaries, runs, strict=True)], names)
-    shown = [
-        sheet
-        for i, (one, run) in enumerate(zip(summaries, runs, strict=True))
-        for sheet in sheets(one, run, f"{i}-" if len(runs) > 1 else "")
-    ]
+    anchors = [f"{i}-" if len(runs) > 1 else "" for i in range(len(runs))]
+    shown = [*flat(map(sheets, summaries, runs, anchors))]
     html = page(timed, shown, curves, _write_images(target, shown, limit))
     # without clock times: the same bytes however often the run was interrupted, and on any machine
     write_atomic(target / "summary.json", pretty(merge(summaries, names)))
@@ -88,13 +82,9 @@ def merge(summaries: Sequence[Summary], names: Sequence[str]) -> Summary:
     first = summaries[0]
     if len(summaries) == 1:
         return first
-    same = {
-        "detectors": all(summary["detector"] == first["detector"] for summary in summaries),
-        "presets": all(summary["preset"] == first["preset"] for summary in summaries),
-    }
-    for what, equal in same.items():
-        if not equal:
-            raise InputError(f"runs with different {what}", "one for all", "report them one by one")
+    for key in ("detector", "preset"):
+        if any(summary[key] != first[key] for summary in summaries):
+            raise InputError(f"runs with different {key}s", "one for all", "report them one by one")
     starts = list(accumulate((len(summary["cells"]) for summary in summaries), initial=0))
     return {
         **first,

@@ -30,13 +30,8 @@ def write_csv(summary: Summary) -> str:
     writer = csv.writer(buffer, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\r\n")
     writer.writerow(COLUMNS)
     for row in rows(summary):
-        numbers = [row.get(key) for key in NUMBERS]
-        writer.writerow(
-            [
-                *(guarded(str(row.get(key, ""))) for key in TEXTS),
-                *("" if number is None else number for number in numbers),
-            ]
-        )
+        texts, numbers = [guarded(str(row.get(key, ""))) for key in TEXTS], [row.get(key) for key in NUMBERS]
+        writer.writerow([*texts, *("" if number is None else number for number in numbers)])
     return buffer.getvalue()
 
 

@@ -42,23 +42,15 @@ class Filters:
     def attributes(self, cell: CellEntry | CellSpec | None = None, **values: str) -> Markup:
         """`data-` attributes of an element: model, guard and negative of the cell, and what `values` names instead."""
         own = {} if cell is None else {k: str(v) for k, v in cell.items() if k in ("model", "guard", "negative")}
-        numbers = [
-            (_KEYS[key], self.values[key].index(value))
-            for key, value in (own | values).items()
-            if value in self.values[key]
-        ]
-        return Markup("").join(Markup(' data-{}="{}"').format(key, number) for key, number in numbers)
+        marks = [(key, self.values[key].index(v)) for key, v in (own | values).items() if v in self.values[key]]
+        return Markup("").join(Markup(' data-{}="{}"').format(_KEYS[key], number) for key, number in marks)
 
     def choices(self) -> list[Choice]:
         """The filters that the page offers: those with more than one value."""
-        texts = {
-            **self.values,
-            "negative": [text for kind, text in NEGATIVES.items() if kind in self.values["negative"]],
-        }
-        names = {"list": "prompts"}
-        return [
-            Choice(names.get(name, name), _KEYS[name], tuple(values)) for name, values in texts.items() if values[1:]
-        ]
+        kinds = [text for kind, text in NEGATIVES.items() if kind in self.values["negative"]]
+        texts, names = {**self.values, "negative": kinds}, {"list": "prompts"}
+        offered = {name: tuple(values) for name, values in texts.items() if len(values) > 1}
+        return [Choice(names.get(name, name), _KEYS[name], values) for name, values in offered.items()]
 
     def rules(self) -> str:
         """CSS that hides what does not have the selected values, and items without an image that has them."""

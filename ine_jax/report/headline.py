@@ -133,9 +133,8 @@ def _gain(summary: Summary, measure: Measure, words: CellEntry, cell: CellEntry)
     if not measure.metric:
         tests = list(_matching(summary["paired"], measure, words, cell))
         return f"{difference}, {p_text(tests[0]['p'])}" if len(tests) == 1 else difference
-    means = [
-        test for test in _matching(summary["differences"], measure, words, cell) if test["metric"] == measure.metric
-    ]
+    every = _matching(summary["differences"], measure, words, cell)
+    means = [test for test in every if test["metric"] == measure.metric]
     if len(means) != 1 or means[0]["low"] is None or means[0]["high"] is None:
         return difference
     bounds = means[0]["low"], means[0]["high"]
@@ -147,7 +146,6 @@ def _matching(tests: Iterable[T], measure: Measure, a: CellEntry, b: CellEntry) 
     """The tests of `b` instead of `a` on the measure's prompt set."""
     want: dict[str, object] = {"list": measure.prompts, "a": a["negative"], "b": b["negative"]}
     want |= {"a_name": a["negative_name"], "b_name": b["negative_name"]}
-    want |= {
-        key: b.get(key) for key in ("model", "guard", "scale", "negative_scale", "embedding_from", "embedding_seed")
-    }
+    same = ("model", "guard", "scale", "negative_scale", "embedding_from", "embedding_seed")
+    want |= {key: b.get(key) for key in same}
     return (test for test in tests if all(test.get(key) == value for key, value in want.items()))

@@ -41,10 +41,8 @@ class Table:
     @property
     def texts(self) -> list[list[str]]:
         """The rows as texts under `head`."""
-        return [
-            [*cell_texts(row.cell), *(DASH if value is None else value.text for value in row.values)]
-            for row in self.rows
-        ]
+        values = ([DASH if value is None else value.text for value in row.values] for row in self.rows)
+        return [[*cell_texts(row.cell), *texts] for row, texts in zip(self.rows, values, strict=True)]
 
 
 def cell_texts(cell: CellEntry) -> list[str]:
@@ -100,11 +98,8 @@ def by_threshold(summary: Summary, most: int = 0) -> list[Table]:
             places = sorted({round(i * (len(grid) - 1) / (most - 1)) for i in range(most)})
         title, kind = heading(summary, name)
         columns = tuple(Measure(name, "", f"{grid[i]:g}", kind, threshold=grid[i]) for i in places)
-        rows = [
-            Row(summary["cells"][curve["cell"]], tuple(_maybe(curve["rate"][i]) for i in places))
-            for curve in own
-            if curve["thresholds"] == grid
-        ]
+        same = (curve for curve in own if curve["thresholds"] == grid)
+        rows = [Row(summary["cells"][c["cell"]], tuple(_maybe(c["rate"][i]) for i in places)) for c in same]
         if columns:
             tables.append(Table(f"{name} by detector threshold: {title}", columns, tuple(rows), name, title))
     return tables

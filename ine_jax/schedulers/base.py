@@ -14,11 +14,10 @@ import numpy as np
 from jaxtyping import Float, PyTree
 
 from ine_jax.errors import InputError
-from ine_jax.schedulers.noise import TINY_ALPHA_BAR, NoiseConfig, alphas_cumprod
+from ine_jax.schedulers.noise import Levels, NoiseConfig
 from ine_jax.types import Array, HostArray, Latents, Scale
 
 Column: TypeAlias = Float[Array, "*calls"]  # float32; a scalar in a row
-Levels: TypeAlias = Float[np.ndarray, "calls"]
 
 
 @runtime_checkable
@@ -59,6 +58,18 @@ class Scheduler(Protocol[Table, State]):
 
 
 AnyScheduler: TypeAlias = Scheduler[Any, Any]
+
+
+class VariancePreserving:
+    """The part that samplers share whose latents are α x_0 + σ ε, as the network sees them."""
+
+    def scale_input(self, latents: Latents, row: object) -> Latents:
+        """Return the latents unchanged."""
+        return latents
+
+    def level(self, row: Any) -> tuple[Array, Array]:
+        """Return (α, σ)."""
+        return row.alpha, row.sigma
 
 
 def predictions(
@@ -102,25 +113,6 @@ def in_range(levels: HostArray, config: NoiseConfig) -> None:
         given = f"These settings visit timestep {levels.max():.0f} ({len(levels)} steps, offset {config.offset})."
         allowed = f"timesteps 0 to {config.train_steps - 1}"
         raise InputError(given, allowed, "Use fewer steps or a smaller steps_offset.")
-
-
-def sigma_ratios(config: NoiseConfig) -> Float[np.ndarray, "train_steps"]:
-    """Return σ_t / α_t in float64, the noise level of Karras et al. (arXiv 2206.00364), increasing, [train_steps]."""
-    alpha_bar = alphas_cumprod(config)
-    if config.zero_snr:
-        alpha_bar = np.append(alpha_bar[:-1], TINY_ALPHA_BAR)
-    return np.asarray(np.sqrt((1.0 - alpha_bar) / alpha_bar))
-
-
-def karras(low: float, high: float, steps: int, rho: float = 7.0) -> Levels:
-    """Return noise levels from `high` to `low`, evenly spaced in level^(1/ρ) (eq. 5 of arXiv 2206.00364)."""
-    return np.asarray(np.linspace(high ** (1 / rho), low ** (1 / rho), steps) ** rho)
-
-
-def timestep_of(ratio: Levels, ratios: Float[np.ndarray, "train_steps"]) -> Levels:
-    """Return the fractional timestep whose log noise level is that of `ratio`, clipped to the trained range."""
-    timesteps: np.ndarray = np.interp(np.log(np.maximum(ratio, 1e-10)), np.log(ratios), np.arange(len(ratios)))
-    return timesteps
 
 
 def float32(*columns: HostArray) -> tuple[Column, ...]:

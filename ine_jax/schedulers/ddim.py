@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ine_jax.errors import InputError
-from ine_jax.schedulers.base import Column, as_float32, float32, predictions, timesteps
+from ine_jax.schedulers.base import Column, VariancePreserving, as_float32, float32, predictions, timesteps
 from ine_jax.schedulers.noise import NoiseConfig, Settings, alphas_cumprod
-from ine_jax.types import Array, Latents
+from ine_jax.types import Latents
 
 
 class DdimTables(NamedTuple):
@@ -23,7 +23,7 @@ class DdimTables(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Ddim:
+class Ddim(VariancePreserving):
     """The deterministic DDIM sampler.
 
     Attributes:
@@ -59,14 +59,6 @@ class Ddim:
     def initial(self, noise: Latents, tables: DdimTables) -> tuple[Latents, tuple[()]]:
         """Return unit noise as it is; there is no state."""
         return as_float32(noise), ()
-
-    def scale_input(self, latents: Latents, row: DdimTables) -> Latents:
-        """Return the latents unchanged."""
-        return latents
-
-    def level(self, row: DdimTables) -> tuple[Array, Array]:
-        """Return (α, σ)."""
-        return row.alpha, row.sigma
 
     def step(
         self, state: tuple[()], latents: Latents, model_output: Latents, row: DdimTables

@@ -7,20 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ine_jax.errors import InputError
-from ine_jax.schedulers.base import (
-    Column,
-    Levels,
-    as_float32,
-    check_steps,
-    float32,
-    in_range,
-    karras,
-    predictions,
-    sigma_ratios,
-    timestep_of,
-)
-from ine_jax.schedulers.noise import NoiseConfig, Settings, one_of
-from ine_jax.types import Array, HostArray, Latents
+from ine_jax.schedulers.base import Column, VariancePreserving, as_float32, check_steps, float32, in_range, predictions
+from ine_jax.schedulers.noise import Levels, NoiseConfig, Settings, karras, one_of, sigma_ratios, timestep_of
+from ine_jax.types import HostArray, Latents
 
 SHORT_RUN = 15  # runs shorter than this end at first order where lower_order_final is set, as in diffusers
 
@@ -37,7 +26,7 @@ class DpmTables(NamedTuple):
 
 
 @dataclass(frozen=True)
-class DpmSolver2M:
+class DpmSolver2M(VariancePreserving):
     """The multistep solver for the data prediction m = x̂_0.
 
     Attributes:
@@ -133,14 +122,6 @@ class DpmSolver2M:
         """Return unit noise as it is, and zeros for the data prediction before the first."""
         latents = as_float32(noise)
         return latents, jnp.zeros_like(latents)
-
-    def scale_input(self, latents: Latents, row: DpmTables) -> Latents:
-        """Return the latents unchanged."""
-        return latents
-
-    def level(self, row: DpmTables) -> tuple[Array, Array]:
-        """Return (α, σ)."""
-        return row.alpha, row.sigma
 
     def step(self, state: Latents, latents: Latents, model_output: Latents, row: DpmTables) -> tuple[Latents, Latents]:
         """Return x' = (σ'/σ) x + α'(1 - e^-h) m_0 + correction · (m_0 - m_1), and m_0 for the next step."""

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ine_jax.errors import InputError
-from ine_jax.schedulers.base import Column, as_float32, float32, karras, sigma_ratios, timestep_of, timesteps
-from ine_jax.schedulers.noise import NoiseConfig, Settings, one_of
+from ine_jax.schedulers.base import Column, as_float32, float32, timesteps
+from ine_jax.schedulers.noise import NoiseConfig, Settings, karras, one_of, sigma_ratios, timestep_of
 from ine_jax.types import Array, Latents
 
 

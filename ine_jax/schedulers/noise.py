@@ -18,6 +18,8 @@ from ine_jax.types import AnyArray, Array
 
 Settings: TypeAlias = Mapping[str, Any]  # a parsed scheduler_config.json, or some keys of it
 AlphaBars: TypeAlias = Float[AnyArray, "train_steps"]
+Levels: TypeAlias = Float[np.ndarray, "calls"]
+Batch: TypeAlias = Float[Array, "batch *item"]
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 SPACINGS = ("leading", "trailing", "linspace")
@@ -108,6 +110,25 @@ def alphas_cumprod(config: Settings | NoiseConfig) -> Float[np.ndarray, "train_s
     return np.asarray(((root - root[-1]) * (root[0] / (root[0] - root[-1]))) ** 2)
 
 
+def sigma_ratios(config: NoiseConfig) -> Float[np.ndarray, "train_steps"]:
+    """Return σ_t / α_t in float64, the noise level of Karras et al. (arXiv 2206.00364), increasing, [train_steps]."""
+    alpha_bar = alphas_cumprod(config)
+    if config.zero_snr:
+        alpha_bar = np.append(alpha_bar[:-1], TINY_ALPHA_BAR)
+    return np.asarray(np.sqrt((1.0 - alpha_bar) / alpha_bar))
+
+
+def karras(low: float, high: float, steps: int, rho: float = 7.0) -> Levels:
+    """Return noise levels from `high` to `low`, evenly spaced in level^(1/ρ) (eq. 5 of arXiv 2206.00364)."""
+    return np.asarray(np.linspace(high ** (1 / rho), low ** (1 / rho), steps) ** rho)
+
+
+def timestep_of(ratio: Levels, ratios: Float[np.ndarray, "train_steps"]) -> Levels:
+    """Return the fractional timestep whose log noise level is that of `ratio`, clipped to the trained range."""
+    timesteps: np.ndarray = np.interp(np.log(np.maximum(ratio, 1e-10)), np.log(ratios), np.arange(len(ratios)))
+    return timesteps
+
+
 def _signal_and_noise(t: Int[Array, "batch"], alpha_bars: AlphaBars, like: Array) -> tuple[Array, Array]:
     """Return α_t and σ_t for timesteps `t` [batch], shaped to multiply `like` [batch, ...], in its dtype."""
     if isinstance(alpha_bars, np.ndarray):  # float64 on the host keeps 1 - ᾱ exact near the clean end
@@ -119,24 +140,15 @@ def _signal_and_noise(t: Int[Array, "batch"], alpha_bars: AlphaBars, like: Array
     return alphas[t].reshape(shape).astype(like.dtype), sigmas[t].reshape(shape).astype(like.dtype)
 
 
-def add_noise(
-    latents: Float[Array, "batch *item"],
-    noise: Float[Array, "batch *item"],
-    t: Int[Array, "batch"],
-    alphas_cumprod: AlphaBars,
-) -> Float[Array, "batch *item"]:
+def add_noise(latents: Batch, noise: Batch, t: Int[Array, "batch"], alphas_cumprod: AlphaBars) -> Batch:
     """Return x_t = α_t x_0 + σ_t ε (eq. 4 of arXiv 2006.11239), with ᾱ [train_steps] in `alphas_cumprod`."""
     alpha, sigma = _signal_and_noise(t, alphas_cumprod, latents)
     return alpha * latents + sigma * noise
 
 
 def target(
-    prediction_type: str,
-    latents: Float[Array, "batch *item"],
-    noise: Float[Array, "batch *item"],
-    t: Int[Array, "batch"],
-    alphas_cumprod: AlphaBars,
-) -> Float[Array, "batch *item"]:
+    prediction_type: str, latents: Batch, noise: Batch, t: Int[Array, "batch"], alphas_cumprod: AlphaBars
+) -> Batch:
     """Return what the network should predict at `t`: ε, or v = α_t ε - σ_t x_0 (arXiv 2202.00512, appendix D)."""
     one_of({"prediction_type": prediction_type}, "prediction_type", "", PREDICTION_TYPES)
     if prediction_type == "epsilon":

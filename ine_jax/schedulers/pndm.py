@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ine_jax.errors import InputError
-from ine_jax.schedulers.base import Column, as_float32, float32, in_range, timesteps
+from ine_jax.schedulers.base import Column, VariancePreserving, as_float32, float32, in_range, timesteps
 from ine_jax.schedulers.noise import NoiseConfig, Settings, alphas_cumprod
 from ine_jax.types import Array, Latents
 
@@ -43,7 +43,7 @@ class PndmState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Pndm:
+class Pndm(VariancePreserving):
     """The pseudo linear multistep sampler.
 
     Attributes:
@@ -92,10 +92,6 @@ class Pndm:
         latents = as_float32(noise)
         empty = jnp.zeros_like(latents)
         return latents, PndmState((empty, empty, empty), latents)
-
-    def scale_input(self, latents: Latents, row: PndmTables) -> Latents:
-        """Return the latents unchanged."""
-        return latents
 
     def level(self, row: PndmTables) -> tuple[Array, Array]:
         """Return (α, σ) of the latents before the step, which in call 1 are the first step's outcome."""

@@ -9,7 +9,6 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple, TypedDict, TypeVar, cast
 
 import jax
@@ -94,9 +93,7 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._manager.close()
 
     def steps(self) -> list[int]:
@@ -111,9 +108,8 @@ class Checkpoints:
         meta = {"sha256": content_hash(named), "layout": _layout(named), "extra": extra}
         # A copy, because the next step may donate the buffers while the file is still being written.
         copy = jax.tree.map(lambda leaf: leaf.copy(), state)
-        self._manager.save(
-            step, args=ocp.args.Composite(state=ocp.args.StandardSave(copy), meta=ocp.args.JsonSave(meta))
-        )
+        args = ocp.args.Composite(state=ocp.args.StandardSave(copy), meta=ocp.args.JsonSave(meta))
+        self._manager.save(step, args=args)
 
     def restore(self, like: PyTree[Leaf]) -> Restored | None:
         """Return the newest checkpoint that reproduces its hash, or None where there is none yet.
@@ -133,7 +129,7 @@ class Checkpoints:
                 continue
             wanted = _layout(named_leaves(like))
             if layout != wanted:
-                raise InputError(*_layout_difference(layout, wanted, self._directory))
+                raise _other_arrays(layout, wanted, self._directory)
             state = self._read_state(step, like, digest)
             if state is not None:
                 return Restored(step, state, extra)
@@ -170,14 +166,9 @@ def _layout(named: Mapping[str, np.ndarray]) -> dict[str, str]:
     return {name: f"{leaf.dtype}{json.dumps(leaf.shape)}" for name, leaf in sorted(named.items())}
 
 
-def _layout_difference(stored: Mapping[str, str], given: Mapping[str, str], directory: Path) -> tuple[str, str, str]:
+def _other_arrays(stored: Mapping[str, str], given: Mapping[str, str], directory: Path) -> InputError:
     names = sorted(name for name in {*stored, *given} if stored.get(name) != given.get(name))
-    shown = ", ".join(
-        f"{name}: {stored.get(name, 'absent')} stored, {given.get(name, 'absent')} now" for name in names[:3]
-    )
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return (
-        f"the checkpoints in {directory} hold other arrays ({shown}{more})",
-        "the arrays of this run",
-        "use a new directory",
-    )
+    found = [f"{name}: {stored.get(name, 'absent')} stored, {given.get(name, 'absent')} now" for name in names[:3]]
+    shown = ", ".join(found) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    what = f"the checkpoints in {directory} hold other arrays ({shown})"
+    return InputError(what, "the arrays of this run", "use a new directory")

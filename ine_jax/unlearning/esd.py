@@ -97,9 +97,8 @@ def erase(
     folder, programs = Path(directory), pipe.programs
     origin = {"model": pipe.name, "model_id": pipe.model_id}
     if preserve_images is not None:
-        origin["preserve_sha256"] = content_hash(
-            {"images": preserve_images, "captions": np.asarray(preserve_captions or ())}
-        )
+        given = {"images": preserve_images, "captions": np.asarray(preserve_captions or ())}
+        origin["preserve_sha256"] = content_hash(given)
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in IDLE_FIELDS}
     weights, base = trained(pipe.parts.unet_params, config.method), pipe.parts.unet_params
     data = jax.device_put(_data(pipe, config, preserve_images, preserve_captions), programs.replicated())

@@ -23,7 +23,6 @@ from ine_jax.evaluation.detectors.base import Scored
 from ine_jax.evaluation.detectors.world import WorldDetector
 from ine_jax.evaluation.plan import measure, read_items
 from ine_jax.guidance import from_config as guards
-from ine_jax.models.checkpoints.delta import apply_unet_delta, read_unet_delta
 from ine_jax.pipeline import pipeline
 
 ASSETS = Path("ine_jax/assets/tiny")
@@ -62,12 +61,10 @@ def main() -> None:
     detector, pipes = WorldDetector.load(ASSETS / "detector"), {}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     for setting in args.settings:
-        key = setting.get("model", str(ASSETS)), setting.get("scheduler", "dpm++")
+        key = setting.get("model", str(ASSETS)), setting.get("scheduler", "dpm++"), setting.get("delta", ())
         if key not in pipes:
-            pipes[key] = pipeline.load(key[0], scheduler=key[1], batch_size=BATCH)
+            pipes[key] = pipeline.load(key[0], scheduler=key[1], unlearned=key[2], batch_size=BATCH)
         pipe = pipes[key]
-        if "delta" in setting:
-            pipe = pipe.with_unet(apply_unet_delta(pipe.parts.unet_params, read_unet_delta(Path(setting["delta"]))))
         start = time.monotonic()
         rates = {name: rate(pipe, detector, name, setting) for name in setting["lists"]}
         line = json.dumps({**setting, "rates": rates, "seconds": round(time.monotonic() - start, 1)})

@@ -12,8 +12,8 @@ from ine_jax import assets
 from ine_jax.evaluation.detectors.base import Scored
 from ine_jax.evaluation.detectors.world import WorldDetector
 from ine_jax.evaluation.plan import read_items
-from ine_jax.models.checkpoints.delta import read_unet_delta
 from ine_jax.pipeline.pipeline import Pipeline
+from ine_jax.storage.weight_files import Weights
 
 TINY = Path(assets.ROOT) / "tiny"
 
@@ -60,7 +60,7 @@ def test_the_detector_knows_the_concept_images(detector: WorldDetector) -> None:
 
 def test_unlearned_variants_change_keys_and_values_only() -> None:
     for number in (0, 1):
-        names = read_unet_delta(TINY / "unlearned" / f"{number}.safetensors")
+        names = Weights((TINY / "unlearned" / f"{number}.safetensors",))
         assert names and all(".attn2.to_k." in n or ".attn2.to_v." in n for n in names)
 
 

@@ -18,7 +18,7 @@ from ine_jax.cli import main as cli
 from ine_jax.config import DemoConfig, SamplerConfig
 from ine_jax.errors import InputError
 from ine_jax.evaluation.detectors.world import WorldConfig, WorldDetector, WorldNet
-from ine_jax.models.checkpoints.delta import read_unet_delta
+from ine_jax.storage.weight_files import Weights
 from tests.support.tiny_pipeline import SIDE
 
 LABELS = ("knife", "cat", "dog")
@@ -39,7 +39,7 @@ def write_family(root: Path, pipeline: Path) -> None:
     tiny = root / "tiny"
     shutil.copytree(pipeline, tiny)
     (tiny / "unlearned").mkdir()
-    weights = read_unet_delta(tiny / "unet" / "diffusion_pytorch_model.safetensors")
+    weights = Weights((tiny / "unet" / "diffusion_pytorch_model.safetensors",))
     keys = {name: value * 0.5 for name, value in weights.items() if "attn2.to_k" in name}
     for seed in (0, 1):
         save_file(

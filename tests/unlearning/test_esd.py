@@ -15,10 +15,11 @@ import pytest
 from ine_jax.config import EsdConfig
 from ine_jax.errors import InputError, Interrupted
 from ine_jax.guidance.base import Texts
-from ine_jax.models.checkpoints.delta import apply_unet_delta, read_unet_delta
+from ine_jax.models.checkpoints import names
 from ine_jax.pipeline.pipeline import Pipeline, load
 from ine_jax.pipeline.programs import native_unet
 from ine_jax.schedulers import Ddim, alphas_cumprod
+from ine_jax.storage.weight_files import Weights
 from ine_jax.training.log import read_log
 from ine_jax.training.step import compiled_step, first_state
 from ine_jax.unlearning import esd
@@ -190,10 +191,11 @@ def test_first_loss_is_the_distance_to_the_target(pipe: Pipeline) -> None:
 def test_a_run_writes_the_published_layout_and_leaves_the_model_alone(pipe: Pipeline, tmp_path: Path) -> None:
     before = jax.tree.map(np.array, pipe.parts.unet_params)
     params = esd.erase(pipe, SMALL, tmp_path)
-    partial = read_unet_delta(tmp_path / esd.WEIGHTS)
+    partial = Weights((tmp_path / esd.WEIGHTS,))
     assert all(name.endswith((".attn2.to_k.weight", ".attn2.to_v.weight")) for name in partial)
     assert len(partial) == len(trained(pipe.parts.unet_params, SMALL.method))
-    jax.tree.map(np.testing.assert_array_equal, apply_unet_delta(before, partial), params)
+    applied = names.from_torch("unet", {**names.to_torch(before), **partial}, pipe.parts.unet_config)
+    jax.tree.map(np.testing.assert_array_equal, applied, params)
     jax.tree.map(np.testing.assert_array_equal, before, pipe.parts.unet_params)
     log = read_log(tmp_path)
     assert list(log) == ["step", "loss", "erase", "preserve"]

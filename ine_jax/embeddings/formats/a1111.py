@@ -9,26 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
+from ine_jax.embeddings import stored
 from ine_jax.embeddings.containers import FormatError, OpenedFile
 from ine_jax.embeddings.formats.base import Format
-from ine_jax.embeddings.stored import (
-    WIDTHS,
-    StoredEmbedding,
-    encoder_of,
-    require_one_encoder,
-    require_one_prompt,
-    require_plain_stem,
-    require_token_space,
-    stem_name,
-    stored_embedding,
-)
+from ine_jax.embeddings.stored import StoredEmbedding
 from ine_jax.embeddings.torch_writer import torch_bytes
 from ine_jax.storage.safetensors_writer import safetensors_bytes
 
 TOOL = "A1111"
 KEY = "emb_params"
 _PLACEHOLDER = 265  # id of "*", the token that the first trainer replaced by the vectors
-_WIDTHS = {name: WIDTHS[name] for name in ("clip_l", "clip_h")}
+_WIDTHS = {name: stored.WIDTHS[name] for name in ("clip_l", "clip_h")}
 
 
 def _claims_pt(file: OpenedFile) -> bool:
@@ -43,7 +34,7 @@ def _read_pt(file: OpenedFile) -> StoredEmbedding:
     facts = {key: str(file.entries[key]) for key in ("step", "sd_checkpoint") if _plain(file.entries.get(key))}
     base = file.entries.get("sd_checkpoint_name")
     base_model = base[:2000] if isinstance(base, str) else ""
-    return stored_embedding(file, vectors, stem_name(file), "token", provenance=facts, base_model=base_model)
+    return stored.embedding_of(file, vectors, stored.stem_name(file), "token", provenance=facts, base_model=base_model)
 
 
 def _plain(value: object) -> bool:
@@ -57,7 +48,7 @@ def _write_pt(item: StoredEmbedding, path: Path) -> bytes:
         {
             "string_to_token": {"*": _PLACEHOLDER},
             "string_to_param": {"*": vectors},
-            "name": require_plain_stem(path, TOOL),
+            "name": stored.require_plain_stem(path, TOOL),
             "step": int(step) if step.isascii() and step.isdigit() and len(step) < 10 else None,
             "sd_checkpoint": facts.get("sd_checkpoint"),
             "sd_checkpoint_name": item.embedding.base_model or None,
@@ -65,24 +56,24 @@ def _write_pt(item: StoredEmbedding, path: Path) -> bytes:
     )
 
 
-def _claims_safetensors(file: OpenedFile) -> bool:
+def _claims(file: OpenedFile) -> bool:
     return file.container == "safetensors" and set(file.entries) == {KEY}
 
 
-def _read_safetensors(file: OpenedFile) -> StoredEmbedding:
-    return stored_embedding(file, file.entries[KEY], stem_name(file), "token")
+def _read(file: OpenedFile) -> StoredEmbedding:
+    return stored.embedding_of(file, file.entries[KEY], stored.stem_name(file), "token")
 
 
-def _write_safetensors(item: StoredEmbedding, path: Path) -> bytes:
+def _write(item: StoredEmbedding, path: Path) -> bytes:
     vectors = _fitting(item)
-    return safetensors_bytes({KEY: vectors}, item.renamed(require_plain_stem(path, TOOL)).embedding.header())
+    return safetensors_bytes({KEY: vectors}, item.renamed(stored.require_plain_stem(path, TOOL)).embedding.header())
 
 
 def _fitting(item: StoredEmbedding) -> np.ndarray:
-    require_token_space(item, TOOL)
-    require_one_encoder(item, TOOL)
-    require_one_prompt(item, TOOL)
-    encoder_of(item.vectors, _WIDTHS, TOOL)
+    stored.require_token_space(item, TOOL)
+    stored.require_one_encoder(item, TOOL)
+    stored.require_one_prompt(item, TOOL)
+    stored.encoder_of(item.vectors, _WIDTHS, TOOL)
     return item.vectors
 
 
@@ -93,13 +84,6 @@ def _use(_: StoredEmbedding, path: Path) -> tuple[str, str]:
     )
 
 
-PT = Format("a1111-pt", "embedding of A1111, .pt", (".pt", ".bin"), _claims_pt, _read_pt, _write_pt, _use)
-SAFETENSORS = Format(
-    "a1111",
-    "embedding of A1111, .safetensors",
-    (".safetensors",),
-    _claims_safetensors,
-    _read_safetensors,
-    _write_safetensors,
-    _use,
-)
+_PT, _SAFETENSORS = "embedding of A1111, .pt", "embedding of A1111, .safetensors"
+PT = Format("a1111-pt", _PT, (".pt", ".bin"), _claims_pt, _read_pt, _write_pt, _use)
+SAFETENSORS = Format("a1111", _SAFETENSORS, (".safetensors",), _claims, _read, _write, _use)

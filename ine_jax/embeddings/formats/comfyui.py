@@ -10,18 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ine_jax.embeddings import stored
 from ine_jax.embeddings.containers import FormatError, OpenedFile
 from ine_jax.embeddings.formats.base import Format
-from ine_jax.embeddings.stored import (
-    WIDTHS,
-    StoredEmbedding,
-    encoder_of,
-    require_one_encoder,
-    require_plain_stem,
-    require_token_space,
-    stem_name,
-    stored_embedding,
-)
+from ine_jax.embeddings.stored import StoredEmbedding
 from ine_jax.embeddings.torch_writer import torch_bytes
 from ine_jax.storage.safetensors_writer import safetensors_bytes
 
@@ -30,7 +22,7 @@ TOOL = "ComfyUI"
 
 def _claims(file: OpenedFile) -> bool:
     single = file.single_array()
-    named = single is not None and single[0] in WIDTHS
+    named = single is not None and single[0] in stored.WIDTHS
     return (file.container in ("safetensors", "torch") and named) or (
         file.container == "torch" and isinstance(file.value, list)
     )
@@ -38,7 +30,7 @@ def _claims(file: OpenedFile) -> bool:
 
 def _read(file: OpenedFile) -> StoredEmbedding:
     vectors = _stacked(file.value) if isinstance(file.value, list) else next(iter(file.entries.values()))
-    return stored_embedding(file, vectors, stem_name(file), "token")
+    return stored.embedding_of(file, vectors, stored.stem_name(file), "token")
 
 
 def _stacked(found: list[object]) -> np.ndarray:
@@ -53,10 +45,10 @@ def _stacked(found: list[object]) -> np.ndarray:
 
 
 def _write(item: StoredEmbedding, path: Path) -> bytes:
-    require_token_space(item, TOOL)
-    require_one_encoder(item, TOOL)
-    tensors = {encoder_of(item.vectors, WIDTHS, TOOL): item.vectors}
-    header = item.renamed(require_plain_stem(path, TOOL)).embedding.header()
+    stored.require_token_space(item, TOOL)
+    stored.require_one_encoder(item, TOOL)
+    tensors = {stored.encoder_of(item.vectors, stored.WIDTHS, TOOL): item.vectors}
+    header = item.renamed(stored.require_plain_stem(path, TOOL)).embedding.header()
     return safetensors_bytes(tensors, header) if path.suffix == ".safetensors" else torch_bytes(tensors)
 
 

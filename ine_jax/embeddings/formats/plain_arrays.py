@@ -7,17 +7,10 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
+from ine_jax.embeddings import stored
 from ine_jax.embeddings.containers import FormatError, OpenedFile
 from ine_jax.embeddings.formats.base import Format
-from ine_jax.embeddings.stored import (
-    CLIP_TOKENS,
-    CONTEXT_KEYS,
-    UNNAMED,
-    StoredEmbedding,
-    require_one_encoder,
-    stem_name,
-    stored_embedding,
-)
+from ine_jax.embeddings.stored import StoredEmbedding
 from ine_jax.embeddings.torch_writer import torch_bytes
 from ine_jax.errors import InputError
 
@@ -27,32 +20,34 @@ def _read_bare(file: OpenedFile) -> StoredEmbedding:
     found = file.value
     if not isinstance(found, np.ndarray):
         raise FormatError("not one array")
-    if not file.space and found.ndim == 2 and len(found) == CLIP_TOKENS:
-        given = f"{file.path}: {CLIP_TOKENS} rows may be as many token vectors, or one sequence out of CLIP"
+    if not file.space and found.ndim == 2 and len(found) == stored.CLIP_TOKENS:
+        given = f"{file.path}: {stored.CLIP_TOKENS} rows may be as many token vectors, or one sequence out of CLIP"
         raise InputError(given, "--space token or --space context", "choose one; negative_prompt_embeds are context")
-    return stored_embedding(file, found, stem_name(file), "context" if found.ndim == 3 else "")
+    return stored.embedding_of(file, found, stored.stem_name(file), "context" if found.ndim == 3 else "")
 
 
 def _read_npz(file: OpenedFile) -> StoredEmbedding:
     if set(file.entries) == {"clip_l", "clip_g"}:
-        return stored_embedding(file, file.entries["clip_l"], stem_name(file), "token", file.entries["clip_g"])
+        return stored.embedding_of(
+            file, file.entries["clip_l"], stored.stem_name(file), "token", file.entries["clip_g"]
+        )
     single = file.single_array()
     if single is None:
         raise FormatError(f"{len(file.entries)} arrays, neither one nor clip_l and clip_g")
     key, array = single
-    if key in CONTEXT_KEYS:
-        return stored_embedding(file, array, stem_name(file), "context")
-    named = "" if key.startswith("arr_") or key in UNNAMED else key
-    return stored_embedding(file, array, named or stem_name(file))
+    if key in stored.CONTEXT_KEYS:
+        return stored.embedding_of(file, array, stored.stem_name(file), "context")
+    named = "" if key.startswith("arr_") or key in stored.UNNAMED else key
+    return stored.embedding_of(file, array, named or stored.stem_name(file))
 
 
 def _write_npy(item: StoredEmbedding, _: Path) -> bytes:
-    require_one_encoder(item, "numpy")
+    stored.require_one_encoder(item, "numpy")
     return _npy(item.vectors)
 
 
 def _write_npz(item: StoredEmbedding, _: Path) -> bytes:
-    named = {CONTEXT_KEYS[0] if item.embedding.space == "context" else item.name: item.vectors}
+    named = {stored.CONTEXT_KEYS[0] if item.embedding.space == "context" else item.name: item.vectors}
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name, array in (named if item.clip_g is None else item.arrays()).items():
@@ -61,7 +56,7 @@ def _write_npz(item: StoredEmbedding, _: Path) -> bytes:
 
 
 def _write_tensor(item: StoredEmbedding, _: Path) -> bytes:
-    require_one_encoder(item, "torch")
+    stored.require_one_encoder(item, "torch")
     return torch_bytes(item.vectors)
 
 

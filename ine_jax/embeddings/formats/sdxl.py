@@ -5,18 +5,10 @@ A1111 needs both keys, ComfyUI picks each by its name. diffusers loads each tens
 
 from pathlib import Path
 
+from ine_jax.embeddings import stored
 from ine_jax.embeddings.containers import OpenedFile
 from ine_jax.embeddings.formats.base import Format
-from ine_jax.embeddings.stored import (
-    WIDTHS,
-    StoredEmbedding,
-    encoder_of,
-    require_one_prompt,
-    require_plain_stem,
-    require_token_space,
-    stem_name,
-    stored_embedding,
-)
+from ine_jax.embeddings.stored import StoredEmbedding
 from ine_jax.embeddings.torch_writer import torch_bytes
 from ine_jax.errors import InputError
 from ine_jax.storage.safetensors_writer import safetensors_bytes
@@ -30,19 +22,19 @@ def _claims(file: OpenedFile) -> bool:
 
 
 def _read(file: OpenedFile) -> StoredEmbedding:
-    return stored_embedding(file, file.entries["clip_l"], stem_name(file), "token", file.entries["clip_g"])
+    return stored.embedding_of(file, file.entries["clip_l"], stored.stem_name(file), "token", file.entries["clip_g"])
 
 
 def _write(item: StoredEmbedding, path: Path) -> bytes:
-    require_token_space(item, TOOL)
+    stored.require_token_space(item, TOOL)
     if item.clip_g is None:
         given = f"vectors for one text encoder, {item.vectors.shape[1]} wide, and {TOOL} has two"
         allowed = "a pair: clip_l 768 and clip_g 1280 wide, the same number of vectors"
         raise InputError(given, allowed, "name the second one: --clip-g FILE")
-    require_one_prompt(item, TOOL)
+    stored.require_one_prompt(item, TOOL)
     for name, array in item.arrays().items():
-        encoder_of(array, {name: WIDTHS[name]}, TOOL)
-    header = item.renamed(require_plain_stem(path, TOOL)).embedding.header()
+        stored.encoder_of(array, {name: stored.WIDTHS[name]}, TOOL)
+    header = item.renamed(stored.require_plain_stem(path, TOOL)).embedding.header()
     return safetensors_bytes(item.arrays(), header) if path.suffix == ".safetensors" else torch_bytes(item.arrays())
 
 

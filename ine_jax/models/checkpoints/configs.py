@@ -173,10 +173,8 @@ def config_json(config: ClipTextConfig | UNetConfig | VaeConfig) -> dict[str, ob
             return {"_class_name": "UNet2DConditionModel", "act_fn": "silu", **values}
         case VaeConfig():
             levels = len(config.block_out_channels)
-            blocks = {
-                "down_block_types": ["DownEncoderBlock2D"] * levels,
-                "up_block_types": ["UpDecoderBlock2D"] * levels,
-            }
+            down, up = ["DownEncoderBlock2D"] * levels, ["UpDecoderBlock2D"] * levels
+            blocks = {"down_block_types": down, "up_block_types": up}
             return {"_class_name": "AutoencoderKL", "act_fn": "silu", **blocks, **values}
         case ClipTextConfig():
             ends = {"bos_token_id": config.vocab_size - 2, "pad_token_id": config.eos_token_id}

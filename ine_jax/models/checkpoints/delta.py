@@ -13,38 +13,9 @@ import numpy as np
 
 from ine_jax.errors import InputError
 from ine_jax.models.checkpoints import names
-from ine_jax.models.trees import flatten_params, unflatten_params
-from ine_jax.storage import weight_files as files
+from ine_jax.models.trees import flatten_params
 from ine_jax.storage.safetensors_writer import write_safetensors
 from ine_jax.types import Params
-
-
-def read_unet_delta(path: str | Path) -> dict[str, np.ndarray]:
-    """PyTorch-named arrays of a partial UNet file, in their stored dtype."""
-    weights = files.Weights((Path(path),))
-    if not weights:
-        raise InputError(f"{path} holds no tensor", "partial UNet weights", "train or copy the file anew")
-    return dict(weights)
-
-
-def apply_unet_delta(params: Params, partial: names.Arrays) -> Params:
-    """A copy of the UNet parameters in which the weights in `partial` replace their own, in the dtype of `params`."""
-    flat = flatten_params(params)
-    paths = {names.torch_name(path): path for path in flat}
-    unexpected = [key for key in partial if key not in paths]
-    misshapen: list[str] = []
-    for key in partial:
-        if key in paths:
-            given, wanted = np.shape(partial[key]), names.torch_shape(paths[key], flat[paths[key]].shape)
-            if given != wanted:
-                misshapen.append(f"{key} {given} not {wanted}")
-    if unexpected or misshapen:
-        raise names.WeightMismatch("partial UNet weights", [], unexpected, misshapen)
-    for key, value in partial.items():
-        path = paths[key]
-        array = names.to_flax_layout(path, np.asarray(value))
-        flat[path] = names.to_array(f"partial UNet weights: {key}", array, flat[path].dtype)
-    return unflatten_params(flat)
 
 
 def write_unet_delta(

@@ -67,9 +67,8 @@ def _changes(found: tuple[Checkpoint, ...], base: str) -> Facts:
         name = f"{part}/config.json"
         values = files.read_json(files.inside(folder, name))
         config: ModelConfig = configs.parse_config(_CONFIGS[part], values, name)
-        state, _ = overlay.apply_checkpoints(
-            part, tensors.read_component_weights(folder, part, stem).tensors, config, below, True
-        )
+        stored = tensors.read_component_weights(folder, part, stem).tensors
+        state, _ = overlay.apply_checkpoints(part, stored, config, below, True)
         changed, lines = overlay.apply_checkpoints(part, state, config, found, True)
         if lines:
             other = overlay.changed_tensors(state, config, changed)

@@ -69,10 +69,10 @@ def lora_factors(
     for key, tensor in state.items():
         module, role = _split(what, key)
         prefix = _PREFIX.match(module)
-        part = (
-            "" if prefix is None else prefix["part"] or {"unet": "unet", "te": "text_encoder"}.get(prefix["kohya"], "")
-        )
-        name = module[prefix.end() :] if prefix else module
+        name, part = module, ""
+        if prefix is not None:
+            name = module[prefix.end() :]
+            part = prefix["part"] or {"unet": "unet", "te": "text_encoder"}.get(prefix["kohya"], "")
         part = part or ("text_encoder" if _TEXT_MODULE.match(name) else "unet")
         where = part, name.replace(".", "_")
         dotted[where] = name

@@ -36,19 +36,15 @@ class Network(Generic[C]):
 def read_clip_network(path_or_id: str | Path, revision: str | None = None) -> Network[ClipConfig]:
     """Read a CLIPModel: `config.json` with `model.safetensors` (whole or sharded) or `pytorch_model.bin`."""
     folder = hub.model_folder(path_or_id, revision)
-    config = configs.parse_clip_config(
-        files.read_json(files.inside(folder, "config.json")), f"{folder.name}/config.json"
-    )
-    return _read(path_or_id, folder, config)
+    values = files.read_json(files.inside(folder, "config.json"))
+    return _read(path_or_id, folder, configs.parse_clip_config(values, f"{folder.name}/config.json"))
 
 
 def read_vit_network(path_or_id: str | Path, revision: str | None = None) -> Network[VitConfig]:
     """Read a ViTForImageClassification; files and errors as in `read_clip_network`."""
     folder = hub.model_folder(path_or_id, revision)
-    config = configs.parse_vit_config(
-        files.read_json(files.inside(folder, "config.json")), f"{folder.name}/config.json"
-    )
-    return _read(path_or_id, folder, config)
+    values = files.read_json(files.inside(folder, "config.json"))
+    return _read(path_or_id, folder, configs.parse_vit_config(values, f"{folder.name}/config.json"))
 
 
 def _read(path_or_id: str | Path, folder: Path, config: C) -> Network[C]:

@@ -43,9 +43,8 @@ def apply_checkpoints(
             merged = _merged(f"{one.path}, {part}", part, one, state, config, keep_dtype)
             state |= merged
             often = "" if one.times == 1 else f"{one.times:g} times "
-            changes.append(
-                f"{one.path.name}: LoRA added {often}to {len(merged)} tensors of {part} ({summarize_layers(merged)})"
-            )
+            what = f"{len(merged)} tensors of {part} ({summarize_layers(merged)})"
+            changes.append(f"{one.path.name}: LoRA added {often}to {what}")
     return state, tuple(changes)
 
 
@@ -78,11 +77,8 @@ def _named(what: str, state: State, config: ModelConfig) -> dict[str, Tensor]:
 def _check(what: str, given: State, expected: dict[str, names.Shape], whole: bool) -> None:
     unexpected = [key for key in given if key not in expected]
     missing = [key for key in expected if key not in given] if whole else []
-    misshapen = [
-        f"{key} {tensor.shape} not {expected[key]}"
-        for key, tensor in given.items()
-        if key in expected and not names.same_shape(tensor.shape, expected[key])
-    ]
+    known = [(key, tensor.shape, expected[key]) for key, tensor in given.items() if key in expected]
+    misshapen = [f"{key} {found} not {shape}" for key, found, shape in known if not names.same_shape(found, shape)]
     if unexpected or missing or misshapen:
         raise WeightMismatch(what, missing, unexpected, misshapen)
 

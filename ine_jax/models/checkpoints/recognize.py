@@ -134,18 +134,14 @@ def summarize_layers(keys: Iterable[str]) -> str:
 
 def _parts_of_folder(folder: Path, held: list[str]) -> Checkpoint:
     sources = {part: tensors.read_component_weights(folder, part, STEMS[part]) for part in held}
-    found = {part: folder / part / "config.json" for part in held}
+    described = [part for part in held if (folder / part / "config.json").is_file()]
     return Checkpoint(
         path=folder,
         kind="pipeline folder" if (folder / "model_index.json").is_file() else f"folder of {', '.join(held)}",
         files=tuple(file for source in sources.values() for file in source.files),
         parts={part: source.tensors for part, source in sources.items()},
         whole=True,
-        configs={
-            part: files.read_json(files.inside(folder, f"{part}/config.json"))
-            for part in found
-            if found[part].is_file()
-        },
+        configs={part: files.read_json(files.inside(folder, f"{part}/config.json")) for part in described},
     )
 
 
