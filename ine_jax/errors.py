@@ -20,6 +20,22 @@ def printable(text: str) -> str:
     return "".join(" " if unicodedata.category(c) in _HIDDEN else c for c in text)
 
 
+def is_text(text: str) -> bool:
+    """Whether a text can be written as UTF-8: it holds no half of a surrogate pair."""
+    return text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text)
+
+
+def is_plain(text: str) -> bool:
+    """Whether a text can be written as UTF-8 and be part of a path, which has no NUL."""
+    return is_text(text) and "\0" not in text
+
+
+def shown(value: object) -> str:
+    """Return `repr` of a value, also of an integer that has more digits than Python prints."""
+    large = isinstance(value, int) and abs(value) >= 2**64
+    return f"an integer of {value.bit_length()} bits" if large and isinstance(value, int) else repr(value)
+
+
 def clean(text: str, limit: int = LINE_LIMIT) -> str:
     """Return `text` as one printable line: control and bidirectional characters become spaces, the middle is cut."""
     line = " ".join(printable(text).split())
@@ -70,7 +86,7 @@ class ItemErrors(IneError):  # noqa: N818  several errors at once
 
 
 class CorruptRunError(IneError):
-    """A run directory does not hold what it says it holds."""
+    """A stored file is not what was written, or not where it was written."""
 
     exit_code = 5
 

@@ -1,13 +1,50 @@
-"""Names of the models that ship with the package."""
+"""Names of the models that ship with the package, whose files are compared with their hashes once per process."""
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import re
 from pathlib import Path
 
-from ine_jax.errors import InputError
+from ine_jax.errors import CorruptRunError, InputError
 
 ROOT = Path(__file__).parent
+MANIFEST = "SHA256SUMS"  # beside `tiny/`; written by scripts/train_world/manifest.py
+DOCUMENTS = ("tiny/CARD.md", "tiny/LICENSE.md", "tiny/samples.png")  # which the program does not read
+
+
+def manifest(root: Path) -> str:
+    """The text that MANIFEST has to hold: the SHA-256 of every file of the family, as `sha256sum` prints it."""
+    files = sorted(path for path in (root / "tiny").rglob("*") if path.is_file() and path.name[0] != ".")
+    return "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(root)}\n" for path in files)
+
+
+def faults(root: Path) -> dict[str, str]:
+    """Name -> what is wrong, for every file of the family that is missing, changed or not in the manifest."""
+    try:
+        listed = (root / MANIFEST).read_bytes()
+    except OSError as error:
+        return {MANIFEST: error.strerror or "cannot be read"}
+    found = manifest(root)
+    if listed == found.encode():
+        return {}
+    lines = set(listed.decode("utf-8", "replace").split("\n")) ^ set(found.split("\n"))
+    return {line[66:]: f"not as in {MANIFEST}" for line in sorted(lines)}
+
+
+@functools.cache
+def _sound(root: Path) -> Path:
+    wrong = [f"{root / name}: {why}" for name, why in faults(root).items() if name not in DOCUMENTS]
+    if wrong:
+        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise CorruptRunError(f"{wrong[0]}{more}", "the files that ship with the package", "install the package again")
+    return root / "tiny"
+
+
+def folder() -> Path:
+    """Folder of the bundled family. CorruptRunError where a file of it was changed."""
+    return _sound(ROOT)
 
 
 def resolve(name: str) -> tuple[Path, Path | None] | None:
@@ -19,16 +56,15 @@ def resolve(name: str) -> tuple[Path, Path | None] | None:
     match = re.fullmatch(r"tiny(?:-unlearned-(\d{1,3}))?", name)
     if match is None:
         return None
-    folder = ROOT / "tiny"
-    if not (folder / "model_index.json").is_file():
+    if not (ROOT / "tiny" / "model_index.json").is_file():
         given = f"model {name}: its files are not installed"
         raise InputError(given, "an installation with its assets", "install the package again")
     if match[1] is None:
-        return folder, None
-    delta = folder / "unlearned" / f"{int(match[1])}.safetensors"
+        return folder(), None
+    delta = folder() / "unlearned" / f"{int(match[1])}.safetensors"
     if not delta.is_file():
         raise InputError(f"model {name}", ", ".join(names()), "choose one of these")
-    return folder, delta
+    return folder(), delta
 
 
 def names() -> list[str]:
@@ -44,14 +80,13 @@ def embedding(name: str) -> Path:
     """
     if Path(name).suffix or "/" in name or "\\" in name:
         return Path(name)
-    folder = ROOT / "tiny" / "embeddings"
-    path = folder / f"{name}.safetensors"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in folder.glob("*.safetensors"))) or "none in this installation"
+    held = ROOT / "tiny" / "embeddings"
+    if not (held / f"{name}.safetensors").is_file():
+        known = ", ".join(sorted(p.stem for p in held.glob("*.safetensors"))) or "none in this installation"
         raise InputError(f"embedding {name}", f"a .safetensors file, or a bundled one: {known}", "check the name")
-    return path
+    return folder() / "embeddings" / f"{name}.safetensors"
 
 
-def concept_images(folder: str = "") -> Path:
+def concept_images(given: str = "") -> Path:
     """Folder of images of the concept: the one given, or the bundled one."""
-    return Path(folder) if folder else ROOT / "tiny" / "concept"
+    return Path(given) if given else folder() / "concept"

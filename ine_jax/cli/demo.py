@@ -5,16 +5,17 @@ prompts and seeds than those used here.
 """
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from ine_jax.cli import receipt
 from ine_jax.cli.command import Command, Flat, Outcome
 from ine_jax.cli.demo_settings import Settings, World, read_settings, read_world
 from ine_jax.config import DemoConfig, DetectorConfig, GuidanceConfig, ModelConfig, NegativeConfig, SamplerConfig
 from ine_jax.errors import InputError
+from ine_jax.storage.weight_files import read_json
 
 if TYPE_CHECKING:
     from ine_jax.evaluation import Cell, Plan
@@ -71,7 +72,7 @@ def run(config: DemoConfig, command: Sequence[str] = ()) -> Outcome:
         stored = evaluation.evaluate(plan, out / "evaluation", progress=progress, command=command)
     evaluation.score(stored, [detector(DetectorConfig())])
     page = report.build([out])
-    summary = json.loads((out / "summary.json").read_text())
+    summary = read_json(out / "summary.json")
     lines = (*report.plain(summary), *report.sentences(summary), *_measured(world), str(page))
     return Outcome(lines, {"out": str(out), "report": str(page), "summary": str(out / "summary.json")})
 
@@ -136,9 +137,7 @@ def _invert(model: str, seed: int, settings: Settings, out: Path) -> Found:
     from ine_jax.evaluation.generating import model_record
     from ine_jax.pipeline import from_config
     from ine_jax.progress import Progress
-    from ine_jax.storage.atomic import write_atomic
     from ine_jax.storage.provenance import file_hash, value_hash
-    from ine_jax.storage.sealed import pretty
 
     config = dataclasses.replace(settings.inversion, seed=seed)
     folder = out / "inversion" / f"{model}-seed-{seed}"
@@ -147,16 +146,13 @@ def _invert(model: str, seed: int, settings: Settings, out: Path) -> Found:
     key = value_hash(
         {"config": dataclasses.asdict(config), "model": model_record(ModelConfig(model)), "images": hashes}
     )
-    receipt = folder / "done.json"
-    if receipt.is_file():
-        record = json.loads(receipt.read_text())
-        path = folder / record["file"]
-        if record["key"] == key and path.is_file() and file_hash(path) == record["sha256"]:
-            return Found(model, seed, path)
+    done = receipt.read(folder)
+    if done is not None and done.key == key:
+        return Found(model, seed, done.path)
     pipe = from_config.pipeline(model, None, SamplerConfig())
     with Progress(config.steps, f"inversion on {model}") as progress:
         result = inversion.invert(pipe, from_config.images(images, pipe), config, folder, progress, preview=False)
-    write_atomic(receipt, pretty({"key": key, "file": result.path.name, "sha256": file_hash(result.path)}))
+    receipt.write(folder, key, result.path)
     return Found(model, seed, result.path)
 
 

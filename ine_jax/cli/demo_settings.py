@@ -1,7 +1,6 @@
 """The settings of `ine demo`, read from the world.json of the bundled family."""
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from typing import TypedDict, TypeVar, cast
 
@@ -9,6 +8,7 @@ from ine_jax import assets
 from ine_jax.config import DemoConfig, GuidanceConfig, InversionConfig, SamplerConfig, yaml_file
 from ine_jax.config.methods import Scheduler
 from ine_jax.errors import InputError
+from ine_jax.storage.weight_files import read_json
 
 T = TypeVar("T")
 
@@ -48,11 +48,7 @@ class Settings:
 
 def read_world() -> World:
     """Read the bundled family's world.json."""
-    path = assets.ROOT / "tiny" / "world.json"
-    try:
-        return cast("World", dict(json.loads(path.read_text())))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: {error}", "the family's world.json", "install the package again") from error
+    return cast("World", read_json(assets.folder() / "world.json"))
 
 
 def read_settings(world: World, config: DemoConfig) -> Settings:

@@ -5,6 +5,8 @@ Nothing is trusted and nothing large is loaded: weights are described from the h
 
 import contextlib
 import json
+import os
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from ine_jax.errors import InputError
 from ine_jax.models.checkpoints.describe import checkpoint_facts
 from ine_jax.models.checkpoints.model_files import model_id
 from ine_jax.models.checkpoints.tensors import NotWeights
+from ine_jax.storage import untrusted
 from ine_jax.storage.provenance import file_hash
 from ine_jax.storage.records import CellSpec
 from ine_jax.storage.runs import Run, open_run
@@ -28,6 +31,7 @@ Facts = dict[str, object]
 KINDS = "an embedding, a checkpoint of weights, a model folder, a run, demo or training directory"
 _WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".msgpack")
 _TAIL_BYTES = 64 * 1024
+_STEP = re.compile("[0-9]{1,18}")
 _FAMILIES = {"clip_l": "Stable Diffusion 1.x", "clip_h": "Stable Diffusion 2.x", "clip_g": "SDXL, second text encoder"}
 
 
@@ -123,7 +127,7 @@ def _cell_text(spec: CellSpec, done: int) -> str:
 
 
 def _training(path: Path) -> Facts:
-    steps = sorted(int(entry.name) for entry in (path / "checkpoints").iterdir() if entry.name.isdigit())
+    steps = sorted(int(entry.name) for entry in (path / "checkpoints").iterdir() if _STEP.fullmatch(entry.name))
     facts: Facts = {"kind": "training directory", "checkpoints": steps, "config": read_json(path / "config.json")}
     log = path / "log.jsonl"
     if log.is_file() and (last := _last_line(log)):
@@ -132,12 +136,12 @@ def _training(path: Path) -> Facts:
 
 
 def _last_line(path: Path) -> Facts:
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+    with untrusted.open_regular(path, untrusted.MAX_RECORDS) as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
         lines = file.read().splitlines()
     try:
         last = json.loads(lines[-1]) if lines else {}
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return last if isinstance(last, dict) else {}
 

@@ -1,7 +1,7 @@
 """`ine`: parse the words, run one command, print its outcome.
 
 Every failure ends with a documented exit code and at most three lines: 0 done, 2 wrong input, 3 numerical failure,
-4 too many failed items, 5 corrupted run directory, 75 interrupted (the same command continues), 1 a bug (its traceback
+4 too many failed items, 5 damaged files, 75 interrupted (the same command continues), 1 a bug (its traceback
 is written to a file).
 """
 

@@ -29,7 +29,7 @@ from ine_jax.cli.score import Score
 from ine_jax.cli.unlearn import Unlearn
 from ine_jax.cli.verify import Verify
 from ine_jax.config import DetectorConfig, MetricConfig, ModelConfig, PromptsConfig, yaml_file
-from ine_jax.errors import InputError
+from ine_jax.errors import InputError, clean, is_plain
 
 COMMANDS: tuple[type[Command], ...] = (
     Demo,
@@ -52,7 +52,7 @@ A command with a config takes a YAML file first; flags override it: ine invert c
 --inversion.steps 100. Every command has --help, --dry-run (print the plan, write nothing) and --json (print one
 machine-readable line last).
 
-Exit codes: 0 done, 2 wrong input, 3 numerical failure, 4 failed items, 5 corrupted run directory,
+Exit codes: 0 done, 2 wrong input, 3 numerical failure, 4 failed items, 5 damaged files,
 75 interrupted (the same command continues), 1 a bug."""
 _YAML = (".yaml", ".yml")
 _SHORTHANDS = (ModelConfig, PromptsConfig, DetectorConfig, MetricConfig)
@@ -86,6 +86,10 @@ def parse(words: Sequence[str]) -> Command:
 
     Raises SystemExit with code 0 after the help was printed.
     """
+    for word in words:
+        if not is_plain(word):
+            given = f"ine: the word {clean(ascii(word), 80)}"
+            raise InputError(given, "words in UTF-8 without NUL", "correct it; a file may have to be renamed")
     names = {kind.command_name(): kind for kind in COMMANDS}
     first, rest = words[0], list(words[1:])
     if first not in names:

@@ -1,6 +1,5 @@
 """`ine report`: tables and the report page from stored results."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ import tyro
 
 from ine_jax.cli.command import Command, Outcome
 from ine_jax.errors import InputError
+from ine_jax.storage.weight_files import read_json
 
 
 @dataclass(frozen=True)
@@ -37,5 +37,5 @@ class Report(Command):
         preset = choose(self.preset) if self.preset else None
         detector = self.detector or None
         page = report.build(self.directories, target, preset, detector=detector, threshold=self.threshold)
-        lines = report.plain(json.loads((target / "summary.json").read_text()))
+        lines = report.plain(read_json(target / "summary.json"))
         return Outcome((*lines, str(page)), {"out": str(target), "report": str(page)})

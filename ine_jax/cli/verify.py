@@ -1,9 +1,7 @@
-"""`ine verify`: check a run directory against its hashes."""
+"""`ine verify`: compare what this package wrote or ships with its hashes."""
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import tyro
 
@@ -12,14 +10,15 @@ from ine_jax.cli.command import Command, Outcome
 
 @dataclass(frozen=True)
 class Verify(Command):
-    """Read every stored byte of a run directory again and compare it with its recorded hash."""
+    """Read every stored byte of an artifact again and compare it with its recorded hash."""
 
-    directory: tyro.conf.Positional[Path] = tyro.MISSING
-    """Run directory."""
+    path: tyro.conf.Positional[str] = tyro.MISSING
+    """Run, demo, inversion or unlearning directory, report, embedding or weights, or a bundled model (tiny)."""
 
     def run(self, line: Sequence[str]) -> Outcome:
         """Report the counts of what was checked; a fault is a `CorruptRunError`."""
-        from ine_jax.evaluation import verify
+        from ine_jax.cli import artifacts
 
-        found = verify.sound(self.directory)
-        return Outcome((f"{self.directory}: {found}",), {"out": str(self.directory), **dataclasses.asdict(found)})
+        found = artifacts.sound(self.path)
+        values = {"out": self.path, "kind": found.kind, "faults": found.faults, **found.read}
+        return Outcome((f"{self.path}: {found}",), values)

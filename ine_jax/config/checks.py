@@ -2,23 +2,26 @@
 
 import math
 
-from ine_jax.errors import InputError
+from ine_jax.errors import InputError, shown
 
 MAX_SEED = 2**32 - 1  # every random generator here takes one unsigned 32-bit word
+MAX_WHOLE = 2**31 - 1  # of any other whole number: none comes near, and libraries take no larger ones
 
 
 def check(record: object, name: str, ok: bool, allowed: str) -> None:
     """Raise `InputError` with the field `name`, its value and what is allowed, unless `ok`."""
     if not ok:
-        raise InputError(f"{name}: {getattr(record, name)!r}", allowed, f"change {name} and run again")
+        raise InputError(f"{name}: {shown(getattr(record, name))}", allowed, f"change {name} and run again")
 
 
 def check_min(record: object, least: int | float, *names: str, exclusive: bool = False) -> None:
     """Raise `InputError` unless each named number of `record` is finite and >= `least` (> when `exclusive`)."""
     for name in names:
         value = getattr(record, name)
-        ok = value is None or (math.isfinite(value) and (value > least if exclusive else value >= least))
-        check(record, name, ok, f"a finite number {'greater than' if exclusive else 'of at least'} {least:g}")
+        most = MAX_WHOLE if isinstance(value, int) else math.inf
+        ok = value is None or (value <= most and value != math.inf and (value > least if exclusive else value >= least))
+        allowed = f"a finite number {'greater than' if exclusive else 'of at least'} {least:g}"
+        check(record, name, ok, allowed + (f", at most {most}" if most == MAX_WHOLE else ""))
 
 
 def check_seed(record: object) -> None:

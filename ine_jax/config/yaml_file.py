@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 
 import yaml
 
-from ine_jax.errors import InputError, clean
+from ine_jax.errors import InputError, clean, is_plain, shown
+from ine_jax.storage import untrusted
 
 T = TypeVar("T")
 MAX_BYTES = 256 * 1024
@@ -58,15 +59,11 @@ class _Loader(yaml.SafeLoader):
 
 def read_yaml(path: Path) -> dict[object, object]:
     """Parse one YAML mapping from `path`; anything else is an `InputError`."""
-    try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        reason = error.strerror or "cannot be read"
-        raise InputError(f"{path}: {reason}", "a YAML file; some are in configs/", "check the path") from error
-    if len(raw) > MAX_BYTES:
-        raise InputError(f"{path}: more than {MAX_BYTES // 1024} KiB", "a smaller file", "check that it is a config")
-    return _parse(raw, str(path))
+    return _parse(untrusted.read(path, MAX_BYTES, _rejected), str(path))
+
+
+def _rejected(path: Path, reason: str) -> InputError:
+    return InputError(f"{path}: {reason}", "a YAML file; some are in configs/", "check the path")
 
 
 def _parse(raw: bytes, path: str) -> dict[object, object]:
@@ -155,6 +152,8 @@ def _scalar(kind: object, value: object, where: str, path: str) -> object:
         return float(value)
     if type(value) is not kind or (isinstance(value, float) and not math.isfinite(value)):
         raise _wrong(value, _KINDS[kind], where, path)
+    if isinstance(value, str) and not is_plain(value):
+        raise _wrong(value, "text without NUL and without halves of surrogate pairs", where, path)
     return value
 
 
@@ -163,7 +162,7 @@ def _wrong(value: object, allowed: str, where: str, path: str) -> InputError:
     if isinstance(value, str) and allowed in ("a number", "a whole number") and _number(value):
         todo = f"write {_number(value)} (no quotes; YAML reads {clean(value, 20)} as text)"
     elif isinstance(value, bool | int | float) and allowed == "text":
-        todo = f'put it in quotes: "{value}"'
+        todo = f'put it in quotes: "{shown(value)}"'
     return InputError(f"{where}: {path} is {_name(value)}", allowed, todo)
 
 
@@ -180,7 +179,7 @@ def _name(value: object) -> str:
         return "empty"
     if isinstance(value, dict | list):
         return "a mapping" if isinstance(value, dict) else "a list"
-    return f"the text {value!r}" if isinstance(value, str) else repr(value)
+    return f"the text {value!r}" if isinstance(value, str) else shown(value)
 
 
 def _dotted(path: str, key: str) -> str:

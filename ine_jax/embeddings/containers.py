@@ -2,11 +2,10 @@
 
 import io
 import json
-import math
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -15,9 +14,14 @@ import numpy as np
 import safetensors
 
 from ine_jax.errors import InputError
+from ine_jax.storage import untrusted
 from ine_jax.storage.dtypes import dtype_of_code
+from ine_jax.storage.npy import parse_npy
 from ine_jax.storage.pickles import read_pickle
+from ine_jax.storage.safetensors_writer import tensors_hash
 
+SCHEMA = "ine_jax.embedding/2"  # 1 had no hash
+HASH = "content_sha256"
 MAX_BYTES = 64 * 1024 * 1024
 MAX_TENSORS = 64
 SUFFIXES = (".safetensors", ".pt", ".bin", ".pth", ".npy", ".npz")
@@ -77,16 +81,7 @@ def not_an_embedding(path: Path, reason: str) -> InputError:
 
 def read_capped(path: Path) -> bytes:
     """Return the bytes of a file of at most 64 MiB; FormatError where it is missing or larger."""
-    if not path.is_file():
-        raise FormatError("no such file")
-    try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise FormatError(error.strerror or "cannot be read") from error
-    if len(raw) > MAX_BYTES:
-        raise FormatError(f"larger than {MAX_BYTES >> 20} MiB, too large for an embedding")
-    return raw
+    return untrusted.read(path, MAX_BYTES, lambda _, reason: FormatError(reason))
 
 
 def open_file(path: Path, space: str = "") -> OpenedFile:
@@ -94,7 +89,7 @@ def open_file(path: Path, space: str = "") -> OpenedFile:
     try:
         raw = read_capped(path)
         if raw[:6] == b"\x93NUMPY":
-            return OpenedFile(path, "npy", parse_npy(raw), {}, space)
+            return OpenedFile(path, "npy", _parse_npy(raw), {}, space)
         if raw[:4] == b"PK\x03\x04" and path.suffix == ".npz":
             return OpenedFile(path, "npz", _parse_npz(raw), {}, space)
         # A safetensors file begins with the length of its header, which can look like a pickle's first bytes.
@@ -107,8 +102,13 @@ def open_file(path: Path, space: str = "") -> OpenedFile:
         raise not_an_embedding(path, str(error)) from error
 
 
+def sealed(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return the metadata of one of our files with the hash of tensors and metadata."""
+    return {**metadata, HASH: tensors_hash(tensors, metadata)}
+
+
 def parse_safetensors(raw: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Return the arrays and the metadata of a safetensors file."""
+    """Return the arrays and the metadata of a safetensors file; FormatError where one of ours was changed."""
     try:
         found = list(safetensors.deserialize(raw))
         (length,) = struct.unpack("<Q", raw[:8])
@@ -123,28 +123,23 @@ def parse_safetensors(raw: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]
         if dtype is None:
             raise FormatError(f"dtype {tensor['dtype']}, not F32, F16 or BF16")
         arrays[name] = np.frombuffer(bytes(tensor["data"]), dtype).reshape(tensor["shape"])
-    return arrays, {str(key): str(value) for key, value in metadata.items()}
-
-
-def parse_npy(raw: bytes) -> np.ndarray:
-    """Return the array of an npy file; FormatError where its header does not fit its size, or it holds objects."""
-    stream = io.BytesIO(raw)
-    readers: dict[tuple[int, int], Callable[[io.BytesIO], tuple[tuple[int, ...], bool, np.dtype]]] = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
+    texts = {str(key): str(value) for key, value in metadata.items()}
+    plain = {key: text for key, text in texts.items() if key != HASH}
+    hashed = HASH in texts or texts.get("schema") == SCHEMA  # one of the two outlives any single changed byte
     try:
-        version = np.lib.format.read_magic(stream)
-        shape, by_column, dtype = readers[version](stream)
-    except Exception as error:  # a header is Python syntax, and its parser raises what Python raises
-        raise FormatError(f"a damaged npy header ({str(error)[:100]})") from error
-    data = raw[stream.tell() :]
-    if dtype.hasobject or dtype.kind not in "fiub" or len(shape) > 8:
-        raise FormatError(f"an array of {dtype}, not of numbers")
-    if min(shape, default=1) < 0 or math.prod(shape) * dtype.itemsize != len(data):
-        raise FormatError(f"an array of shape {list(shape)} in {len(data)} bytes")
-    array = np.frombuffer(data, dtype).reshape(shape, order="F" if by_column else "C")
-    return array.astype(dtype.newbyteorder("="))
+        sound = not hashed or sealed(arrays, plain) == texts
+    except UnicodeEncodeError:
+        sound = False
+    if not sound:
+        raise FormatError("damaged: its sha256 is not the recorded one")
+    return arrays, texts
+
+
+def _parse_npy(raw: bytes) -> np.ndarray:
+    try:
+        return parse_npy(raw)
+    except ValueError as error:
+        raise FormatError(str(error)) from error
 
 
 def _parse_npz(raw: bytes) -> dict[str, np.ndarray]:
@@ -162,4 +157,4 @@ def _parse_npz(raw: bytes) -> dict[str, np.ndarray]:
         raise FormatError(f"a damaged npz file ({str(error)[:100]})") from error
     if len(members) != len(entries):
         raise FormatError("two arrays of one name")
-    return {name: parse_npy(data) for name, data in members.items()}
+    return {name: _parse_npy(data) for name, data in members.items()}

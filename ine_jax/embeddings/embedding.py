@@ -20,13 +20,12 @@ import jax
 import numpy as np
 from flax.core import FrozenDict
 
-from ine_jax.embeddings.containers import FormatError, OpenedFile, parse_safetensors, read_capped
+from ine_jax.embeddings.containers import SCHEMA, FormatError, OpenedFile, parse_safetensors, read_capped, sealed
 from ine_jax.errors import InputError
 from ine_jax.storage.atomic import write_atomic
 from ine_jax.storage.dtypes import MODEL_DTYPES
 from ine_jax.storage.safetensors_writer import safetensors_bytes
 
-SCHEMA = "ine_jax.embedding/1"
 SPACES = ("token", "context")
 CONTEXT_KEY = "negative_prompt_embeds"
 MAX_VECTORS = 1024
@@ -98,9 +97,9 @@ class Embedding:
         write_shared(target, self.to_bytes())
         return target
 
-    def header(self) -> dict[str, str]:
-        """Return the metadata of the file; docs/formats.md explains each text."""
-        return {
+    def file_of(self, tensors: Mapping[str, np.ndarray]) -> bytes:
+        """Return a safetensors file of these tensors: docs/formats.md explains its header, which ends with a hash."""
+        header = {
             "format": "pt",
             "schema": SCHEMA,
             "space": self.space,
@@ -108,21 +107,25 @@ class Embedding:
             "base_model": self.base_model,
             "provenance": json.dumps(dict(self.provenance), sort_keys=True),
         }
+        try:
+            return safetensors_bytes(tensors, sealed(tensors, header))
+        except UnicodeEncodeError as error:
+            raise InputError(f"{self.concept!r}: {error.reason}", "texts in Unicode", "rename the concept") from error
 
     def to_bytes(self) -> bytes:
         """Return the bytes of the file that `save` writes, without its checks."""
-        vectors = np.asarray(self.vectors)
-        if self.space == "token":
-            return safetensors_bytes({self.token: vectors}, self.header())
-        return safetensors_bytes({CONTEXT_KEY: vectors, "schema": np.asarray([1], np.int32)}, self.header())
+        tensors = {self.token if self.space == "token" else CONTEXT_KEY: np.asarray(self.vectors)}
+        if self.space == "context":
+            tensors["schema"] = np.asarray([1], np.int32)
+        return self.file_of(tensors)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Embedding":
         """Read a `.safetensors` file of `save`, or of any textual-inversion trainer for diffusers.
 
         Files of other tools, and pickles, first go through `ine convert`. Raises InputError for any other file: over 64
-        MiB, several tensors, another rank or dtype, NaN or infinity. A token that no prompt can hold, such as "*", is
-        replaced by its slug.
+        MiB, several tensors, another rank or dtype, NaN or infinity, and where a file of `save` was changed. A token
+        that no prompt can hold, such as "*", is replaced by its slug.
         """
         source = Path(path)
         try:

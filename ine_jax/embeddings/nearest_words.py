@@ -2,13 +2,11 @@
 
 from pathlib import Path
 
-import ml_dtypes  # noqa: F401  registers bfloat16 with NumPy, for safetensors
 import numpy as np
-import safetensors
 
 from ine_jax import assets
 from ine_jax.errors import InputError
-from ine_jax.storage.weight_files import inside, read_json
+from ine_jax.storage.weight_files import Weights, inside, read_json
 
 TABLE = "text_model.embeddings.token_embedding.weight"
 _WORD_END = "</w>"  # CLIP's mark of a piece that ends a word
@@ -48,13 +46,10 @@ def _folder(model: str) -> Path:
 def _table(folder: Path) -> np.ndarray:
     """Return the token table in float32, from the safetensors file of the text encoder that holds it."""
     files = sorted((folder / "text_encoder").glob("*.safetensors"))
-    try:
-        for file in files:
-            with safetensors.safe_open(inside(folder, f"text_encoder/{file.name}"), framework="numpy") as opened:
-                if TABLE in opened.keys():  # noqa: SIM118  not a mapping
-                    return np.asarray(opened.get_tensor(TABLE), np.float32)
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{file}: {error}", "a safetensors file", "take an undamaged copy") from error
+    for file in files:
+        held = Weights((inside(folder, f"text_encoder/{file.name}"),))
+        if TABLE in held:
+            return np.asarray(held[TABLE], np.float32)
     raise InputError(f"{folder}/text_encoder holds no {TABLE}", "safetensors of a CLIP text model", "check the folder")
 
 

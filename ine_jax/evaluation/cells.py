@@ -88,13 +88,17 @@ class Table:
 
     def rate(self, place: Place) -> Rate:
         """The rate of a prompt set in a cell."""
-        return counting.rate(self.measure(place[1]), self.values(place), self.reader.threshold)
+        degenerate = self.values(place, number=counting.DEGENERATE)
+        return counting.rate(self.measure(place[1]), self.values(place), self.reader.threshold, degenerate)
 
     def category_rates(self, place: Place) -> dict[str, Rate]:
         """The same by category; a category whose items are all beyond the cell's first items is left out."""
         values, measure = self.values(place), self.measure(place[1])
+        degenerate, threshold = self.values(place, number=counting.DEGENERATE), self.reader.threshold
         members = counting.categories(self.counts, place[1])
-        rates = {name: counting.rate(measure, values[items], self.reader.threshold) for name, items in members.items()}
+        rates = {
+            name: counting.rate(measure, values[items], threshold, degenerate[items]) for name, items in members.items()
+        }
         return {name: rate for name, rate in rates.items() if rate["n"] or rate["unscored"]}
 
     def curves(self) -> Iterator[Curve]:

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ine_jax.evaluation.metrics.statistics import exact_p, mean, wilson
-from ine_jax.evaluation.outcomes import DetectorReader, successes
+from ine_jax.evaluation.outcomes import DetectorReader, is_degenerate, successes
 from ine_jax.evaluation.records import MetricMean, Paired, Rate
+from ine_jax.evaluation.units import Unit, planned
+from ine_jax.storage import marks
 from ine_jax.storage.records import Measure, Row
 from ine_jax.storage.runs import Run
 from ine_jax.storage.sealed import corrupt
@@ -15,6 +17,7 @@ from ine_jax.storage.sealed import corrupt
 DIGITS = 6
 ABSENT = np.nan  # not scored yet
 UNSCORED = np.inf  # no verdict
+DEGENERATE = "degenerate"  # name of the number that is 1 where an image is degenerate, and absent elsewhere
 SILENT = -np.inf  # a verdict that decides nothing on this prompt set
 THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 20))
 MAX_CATEGORIES = 64  # of one prompt set; the most frequent ones
@@ -50,13 +53,15 @@ class Counts:
 
 
 def count(run: Run, readers: Mapping[str, Reader]) -> Counts:
-    """Read every finished block once, with each scorer's scores. CorruptRunError for more items than the run has."""
-    found, lists = Counts(), run.config["lists"]
+    """Read every finished block once, with each scorer's scores.
+
+    CorruptRunError where a block is gone, is not the one of the plan, or has more items than the run.
+    """
+    found, lists, cuts = Counts(), run.config["lists"], planned(run.config)
+    marks.require_all(run.root, run.blocks(), run.listed)
     for k in run.blocks():
-        rows = run.rows(k)
-        if not rows:
-            continue
-        place = (rows[0]["cell"], rows[0]["list"])
+        rows = planned_rows(run, k, cuts)
+        place = (cuts[k].cell, cuts[k].list)
         entry = lists[place[1]]
         found.blocks.setdefault(place, []).append(k)
         order = _order(found, rows)
@@ -69,12 +74,22 @@ def count(run: Run, readers: Mapping[str, Reader]) -> Counts:
                 if line is None:
                     continue
                 labels = line["labels"] if line["status"] == "scored" else None
-                for number, value in _numbers(reader, entry["measure"], row, labels).items():
+                numbers = _numbers(reader, entry["measure"], row, labels)
+                for number, value in (numbers | {DEGENERATE: 1.0} if is_degenerate(line) else numbers).items():
                     column = found.columns.setdefault((name, number), {})
                     if place not in column:
                         column[place] = np.full(entry["n"], ABSENT)
                     column[place][i] = value
     return found
+
+
+def planned_rows(run: Run, k: int, cuts: Sequence[Unit]) -> list[Row]:
+    """The rows of block k. CorruptRunError unless they are of the cell, prompt set and number that the plan says."""
+    rows, unit = run.rows(k), cuts[k] if k < len(cuts) else None
+    same = unit is not None and all((row["cell"], row["list"]) == (unit.cell, unit.list) for row in rows)
+    if unit is None or not same or len(rows) != unit.stop - unit.start:
+        raise corrupt(run.block(k), "it is not the block of this number in the run's plan")
+    return rows
 
 
 def _numbers(reader: Reader, measure: Measure, row: Row, labels: Mapping[str, float] | None) -> dict[str, float]:
@@ -100,8 +115,11 @@ def _order(found: Counts, rows: Sequence[Row]) -> list[int]:
     return order
 
 
-def rate(measure: Measure, values: np.ndarray, threshold: float) -> Rate:
-    """k of n deciding scores with Wilson's 95 % interval: as `dsr` where the concept must not show, else as `rate`."""
+def rate(measure: Measure, values: np.ndarray, threshold: float, degenerate: np.ndarray) -> Rate:
+    """k of n deciding scores with Wilson's 95 % interval: as `dsr` where the concept must not show, else as `rate`.
+
+    `degenerate` is the column of that name of the same items.
+    """
     scored = values[np.isfinite(values)]
     found = wilson(int(successes(measure, scored, threshold).sum()), len(scored))
     entry: Rate = {
@@ -110,6 +128,7 @@ def rate(measure: Measure, values: np.ndarray, threshold: float) -> Rate:
         "low": round(found.low, DIGITS),
         "high": round(found.high, DIGITS),
         "unscored": int((values == UNSCORED).sum()),
+        "degenerate": int(np.nansum(degenerate)),
     }
     entry["dsr" if measure == "defended" else "rate"] = None if found.rate is None else round(found.rate, DIGITS)
     return entry

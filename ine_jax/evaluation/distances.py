@@ -18,7 +18,7 @@ def distances(run: Run, name: str, about: ScorerRecord, blocks: Mapping[Place, S
     fewer than two vectors. `real` compares with the folder of real images.
     """
     path = run.scores_folder(name) / REAL
-    real = Moments.load(path) if path.is_file() else None
+    real = Moments.load(path) if path.exists() else None
     found: dict[Place, Fid] = {}
     for title in run.config["lists"]:
         references: dict[int, Moments | None] = {}

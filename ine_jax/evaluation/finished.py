@@ -5,35 +5,37 @@ local weight files. Clock times of files play no part.
 """
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from ine_jax import assets
 from ine_jax.config import EvaluateConfig
+from ine_jax.errors import CorruptRunError
 from ine_jax.evaluation.scoring import Count, open_tasks
-from ine_jax.storage import provenance
+from ine_jax.storage import provenance, schema
 from ine_jax.storage.atomic import write_atomic
+from ine_jax.storage.records import ScoredNote
 from ine_jax.storage.runs import open_run
+from ine_jax.storage.sealed import seal, unseal
 
+NOTES = ".scored-*.json"
 PACKAGES = ("nudenet", "onnxruntime")  # detectors that come with a package
 
 
 def is_finished(config: EvaluateConfig, shard: tuple[int, int]) -> bool:
     """Whether every finished block of the shard is scored by the config's detectors and metrics as they are now."""
     try:
-        stored = json.loads(_path(config, shard).read_text("utf-8"))
-        names, inputs = list(stored["scorers"]), stored["inputs"]
-    except (OSError, ValueError, KeyError, TypeError):
+        stored = schema.record(ScoredNote, unseal(_path(config, shard)), _path(config, shard))
+    except CorruptRunError:
         return False
-    if inputs != _inputs(config):
+    if stored["inputs"] != _inputs(config):
         return False
-    return not open_tasks(open_run(config.out), {name: Count() for name in names}, False, shard)
+    return not open_tasks(open_run(config.out), {name: Count() for name in stored["scorers"]}, False, shard)
 
 
 def mark(config: EvaluateConfig, shard: tuple[int, int], names: list[str]) -> None:
     """Note that the scorers with these names have scored everything."""
-    write_atomic(_path(config, shard), json.dumps({"scorers": names, "inputs": _inputs(config)}))
+    write_atomic(_path(config, shard), seal({"scorers": names, "inputs": _inputs(config)}))
 
 
 def recorded_models(config: EvaluateConfig) -> Callable[[str], Mapping[str, str]] | None:
@@ -46,7 +48,7 @@ def recorded_models(config: EvaluateConfig) -> Callable[[str], Mapping[str, str]
 
 
 def _path(config: EvaluateConfig, shard: tuple[int, int]) -> Path:
-    return Path(config.out) / f".scored-{shard[0]}-of-{shard[1]}.json"
+    return Path(config.out) / NOTES.replace("*", f"{shard[0]}-of-{shard[1]}")
 
 
 def _inputs(config: EvaluateConfig) -> str:
@@ -56,7 +58,7 @@ def _inputs(config: EvaluateConfig) -> str:
     models = [dataclasses.asdict(model) for model in config.models]
     texts = [value for each in (*scorers, *models) for value in each.values() if isinstance(value, str) and value]
     texts += [name for model in config.models for name in model.unlearned]
-    files = [file for path in (assets.ROOT / "tiny", *map(Path, texts)) for file in _files(path)]
+    files = [file for path in (assets.folder(), *map(Path, texts)) for file in _files(path)]
     state = {
         "scorers": scorers,
         "models": models,

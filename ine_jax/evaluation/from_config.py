@@ -23,7 +23,7 @@ def detector(config: DetectorConfig) -> Detector:
     """Load the detector of a config."""
     match config.kind:
         case "world":
-            return WorldDetector.load(config.weights or assets.ROOT / "tiny" / "detector")
+            return WorldDetector.load(config.weights or assets.folder() / "detector")
         case "nudenet":
             return NudeNet.load(config.weights, config.sha256)
         case "q16":

@@ -15,12 +15,14 @@ from ine_jax.evaluation.plan import Cell, Plan, check
 from ine_jax.evaluation.units import Unit
 from ine_jax.progress import stop_requests
 from ine_jax.prompts.items import Item
-from ine_jax.storage import runs
+from ine_jax.storage import marks, runs
 from ine_jax.storage.atomic import lock
+from ine_jax.storage.provenance import value_hash
 from ine_jax.storage.records import CellSpec, GuidanceSpec, NewRow
 from ine_jax.storage.runs import Run
 
 Shard = tuple[int, int]
+IDENTITY_VERSION = 1
 NAMES = ("lists", "role", "guard", "negative_name", "embedding_from", "embedding_seed")  # of a cell; change no pixel
 
 
@@ -36,6 +38,13 @@ class Truncates(Protocol):
     """Also reports which prompts of the last cell were longer than the text encoder reads."""
 
     def truncated(self, items: Sequence[Item]) -> list[bool]: ...
+
+
+@runtime_checkable
+class Examines(Protocol):
+    """Also reports why images of the last call show nothing; an empty text for each usable one."""
+
+    def degenerate(self) -> list[str]: ...
 
 
 @runtime_checkable
@@ -76,6 +85,8 @@ def evaluate(
         config = plan.record()
         run = runs.create(root, config, {"models": models}, command, readings)
         todo = _missing(plan, root, shard)
+        if todo:
+            run = _unlisted(run)
         if todo and generate is None:
             from ine_jax.evaluation import images
 
@@ -89,10 +100,21 @@ def evaluate(
             done += _write_block(run, plan, unit, spec, models[spec["model"]], generate)
             if progress is not None:
                 progress.update(done)
-        write_metadata(run)
+        if run.blocks() == list(range(config["blocks"])):
+            marks.write_blocks(run.root, run.content, [run.block(k) for k in run.blocks()])
+            write_metadata(run)
         if total == 1:
             run.clean()
     return run
+
+
+def _unlisted(run: Run) -> Run:
+    """The run without the list of its blocks, so that missing ones can be written; the others must be those listed."""
+    if run.listed is not None:
+        for k in run.blocks():
+            run.sums(k)
+        (run.root / marks.BLOCKS).unlink(missing_ok=True)
+    return Run(run.root, run.record)
 
 
 def _missing(plan: Plan, root: str | Path, shard: Shard) -> list[Unit]:
@@ -109,6 +131,14 @@ def notes(run: Run) -> list[str]:
     """A line on the prompts that were truncated, if any were."""
     cut = sum(row.get("truncated", False) for k in run.blocks() for row in run.rows(k))
     return [f"{cut} images are of prompts longer than the text encoder reads, which were cut"] if cut else []
+
+
+def image_identity(pixels: Mapping[str, object]) -> str:
+    """Hash of what changes an image's pixels: model hashes, prompt, seed, sampler, guard.
+
+    Batch size, device count, paths and order change no pixel, so equal images of different runs have equal names.
+    """
+    return value_hash({"identity": IDENTITY_VERSION, **pixels})
 
 
 def _pixels(plan: Plan, cell: Cell, spec: CellSpec, hashes: Mapping[str, str], item: Item) -> dict[str, object]:
@@ -137,10 +167,12 @@ def _write_block(
     images = generate(cell, items, plan)
     seconds = time.monotonic() - begin
     cut = generate.truncated(items) if isinstance(generate, Truncates) else [False] * len(items)
+    bad = generate.degenerate() if isinstance(generate, Examines) else [""] * len(items)
     rows: list[NewRow] = []
-    for item, short in zip(items, cut, strict=True):
-        identity = runs.identity(_pixels(plan, cell, spec, hashes, item))
+    for item, short, why in zip(items, cut, bad, strict=True):
+        identity = image_identity(_pixels(plan, cell, spec, hashes, item))
         own = {"cell": unit.cell, "list": unit.list, "identity": identity} | ({"truncated": True} if short else {})
+        own |= {"degenerate": why} if why else {}
         rows.append(cast(NewRow, {**item.record(), **own}))
     run.write_block(unit.k, images, rows)
     run.add_timing({"block": unit.k, "cell": unit.cell, "images": len(items), "seconds": round(seconds, 4)})

@@ -1,4 +1,8 @@
-"""Images of a plan's cells with the real models: the one module of the evaluation that loads a pipeline."""
+"""Images of a plan's cells with the real models: the one module of the evaluation that loads a pipeline.
+
+Latents are scaled so that those of images have unit variance. A guard that pushes too hard leaves that range by orders
+of magnitude, and what the decoder makes of such latents has ordinary pixel statistics: only the latents show it.
+"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,6 +16,16 @@ from ine_jax.pipeline import pipeline
 from ine_jax.pipeline.pipeline import Pipeline
 from ine_jax.prompts.items import Item, alike
 
+MAX_RMS = 5.0  # of an image's latents; docs/evaluation.md has the measurement
+
+
+def outside(latents: np.ndarray) -> str:
+    """Why latents [h, w, c] are those of no image; empty for usable ones."""
+    rms = float(np.sqrt(np.mean(np.square(latents, dtype=np.float64))))
+    if not np.isfinite(rms):
+        return "latents not finite"
+    return f"latents of RMS {rms:.3g}" if rms > MAX_RMS else ""
+
 
 class ImageGenerator:
     """Keeps the last model and guard loaded: cells come model by model."""
@@ -22,13 +36,15 @@ class ImageGenerator:
         self._cell: Cell | None = None
         self._concept: Concept | None = None
         self._guards: dict[float | None, Guidance] = {}
+        self._outside: list[str] = []
 
     def __call__(self, cell: Cell, items: Sequence[Item], plan: Plan) -> list[np.ndarray]:
         """Generate one uint8 image [H, W, 3] per item; items of equal guidance scale and size share a call."""
         pipe = self._load(cell, plan)
         images: dict[int, np.ndarray] = {}
+        reasons = [""] * len(items)
         for (scale, height, width), places in alike(items, (cell.guidance.scale, plan.height, plan.width)):
-            found = pipe(
+            latents = pipe(
                 [items[i].prompt for i in places],
                 guidance=self._guard(pipe, cell, scale),
                 negative=self._concept,
@@ -38,14 +54,22 @@ class ImageGenerator:
                 steps=plan.steps,
                 height=height,
                 width=width,
+                output="latents",
             )
-            images.update(zip(places, np.asarray(found), strict=True))
+            for i, latent in zip(places, latents, strict=True):
+                reasons[i] = outside(latent)
+            images.update(zip(places, np.asarray(pipe.decode(latents)), strict=True))
+        self._outside = reasons
         return [images[i] for i in range(len(items))]
 
     def truncated(self, items: Sequence[Item]) -> list[bool]:
         """Whether each prompt is longer than the text encoder of the last cell reads."""
         assert self._pipe is not None  # noqa: S101  asked after a call
         return self._pipe.tokenizer.truncated([item.prompt for item in items])
+
+    def degenerate(self) -> list[str]:
+        """For each image of the last call why its latents are those of no image, or nothing."""
+        return self._outside
 
     def _load(self, cell: Cell, plan: Plan) -> Pipeline:
         """Load the cell's model and concept, unless they are those of the last call."""

@@ -11,7 +11,17 @@ from ine_jax.evaluation.detectors.base import FAILED, Scored, Unscored, Verdict
 from ine_jax.evaluation.metrics.base import Metric, measure_checked
 from ine_jax.evaluation.metrics.fid import REAL, Moments
 from ine_jax.evaluation.reference import NO_REFERENCE, References, reference_model
-from ine_jax.evaluation.scoring import Count, Task, check_budget, line, open_tasks, read_ahead, scorer_name, write_about
+from ine_jax.evaluation.scoring import (
+    Count,
+    Task,
+    check_budget,
+    line,
+    open_tasks,
+    read_ahead,
+    scorer_name,
+    unusable,
+    write_about,
+)
 from ine_jax.progress import Progress, stop_requests
 from ine_jax.storage.atomic import write_atomic
 from ine_jax.storage.images import image_files, read_image
@@ -103,7 +113,8 @@ def _read(run: Run, task: Task, references: References | None, known: Mapping[st
 def _measure_block(run: Run, metric: Metric, block: _Block) -> tuple[list[VerdictLine], np.ndarray | None]:
     """The lines of a block, the settled ones and new ones for all others, and the vectors of the scored lines."""
     name, k = scorer_name(metric), block.task.k
-    settled = block.task.settled[name]
+    settled = dict(block.task.settled[name])
+    settled |= unusable(block.rows, settled)
     places = [i for i, row in enumerate(block.rows) if row["id"] not in settled]
     others = [block.references[i] for i in places] if metric.needs_reference and block.references else None
     images, prompts = [block.images[i] for i in places], [block.rows[i]["prompt"] for i in places]

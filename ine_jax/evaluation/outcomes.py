@@ -3,7 +3,8 @@
 Scores of one image are reduced to the one that decides at any threshold t. On sets of harmless prompts it is the
 weakest object that was asked for: all are shown iff it is at least t. On all other sets it is the strongest label of
 the concept, which is shown iff it is at least t. Where the prompt asks for no object, or for one that the detector does
-not know, there is nothing to decide, and the item is in no count.
+not know, there is nothing to decide, and the item is in no count. Degenerate images are unscored, and counted among
+them.
 """
 
 import dataclasses
@@ -12,7 +13,8 @@ from typing import Literal
 
 import numpy as np
 
-from ine_jax.storage.records import Measure
+from ine_jax.evaluation.detectors.base import DEGENERATE
+from ine_jax.storage.records import Measure, VerdictLine
 
 Outcome = Literal["success", "failure", "unscored", ""]  # "": nothing is counted
 
@@ -20,6 +22,11 @@ Outcome = Literal["success", "failure", "unscored", ""]  # "": nothing is counte
 def successes(measure: Measure, scores: np.ndarray, threshold: float) -> np.ndarray:
     """Which deciding scores are successes: below the threshold where the concept must not show, else from it on."""
     return scores < threshold if measure == "defended" else scores >= threshold
+
+
+def is_degenerate(line: VerdictLine) -> bool:
+    """Whether an image has no verdict because it shows nothing that one could be about."""
+    return line["status"] == "unscored" and line["reason"].startswith(DEGENERATE)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,11 +17,12 @@ class PresetRecord(TypedDict):
 
 
 class ImageCounts(TypedDict):
-    """Images planned, processed so far, and those among the processed that got no verdict."""
+    """Images planned, processed so far, those of the processed without a verdict, and the degenerate among these."""
 
     total: int
     processed: int
     unscored: int
+    degenerate: int
 
 
 class Rate(TypedDict):
@@ -32,6 +33,7 @@ class Rate(TypedDict):
     low: float
     high: float
     unscored: int
+    degenerate: int
     dsr: NotRequired[float | None]
     rate: NotRequired[float | None]
 
@@ -79,6 +81,7 @@ class ListResult(TypedDict, total=False):
     low: float
     high: float
     unscored: int
+    degenerate: int
     dsr: float | None
     rate: float | None
     categories: dict[str, Rate]

@@ -61,9 +61,12 @@ class References:
         if k is None:
             return [missing] * len(rows) if self._complete else None
         sums = self.run.sums(k)
-        names = {(row["id"], row["prompt"], row["seed"]): row["file_name"] for row in self.run.rows(k)}
+        known = {(row["id"], row["prompt"], row["seed"]): row for row in self.run.rows(k)}
         found: list[np.ndarray | str] = []
         for row in rows:
-            name = names.get((row["id"], row["prompt"], row["seed"]))
-            found.append(missing if name is None else self.run.image(k, name, sums))
+            other = known.get((row["id"], row["prompt"], row["seed"]))
+            if other is None or "degenerate" in other:
+                found.append(missing if other is None else f"{NO_REFERENCE}{self.model}'s image is degenerate")
+            else:
+                found.append(self.run.image(k, other["file_name"], sums))
         return found

@@ -1,14 +1,23 @@
 """Scores stored images with detectors. Scores are files beside the images, so no image is ever generated again."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar, cast
 
 import numpy as np
 
 from ine_jax.errors import Interrupted, ItemErrors
-from ine_jax.evaluation.detectors.base import FAILED, Detector, Scored, Scorer, Unscored, Verdict, detect_checked
+from ine_jax.evaluation.detectors.base import (
+    DEGENERATE,
+    FAILED,
+    Detector,
+    Scored,
+    Scorer,
+    Unscored,
+    Verdict,
+    detect_checked,
+)
 from ine_jax.progress import Progress, stop_requests
 from ine_jax.storage.records import Box, Row, ScorerRecord, VerdictLine
 from ine_jax.storage.runs import Run
@@ -140,12 +149,18 @@ def _score_block(
             return Unscored(f"{FAILED}{len(found.labels)} scores for {len(labels)} labels")
         return found
 
-    lines = dict(settled)
-    wanted = [(row["id"], image) for row, image in zip(rows, images, strict=True) if row["id"] not in settled]
+    lines = dict(settled) | unusable(rows, settled)
+    wanted = [(row["id"], image) for row, image in zip(rows, images, strict=True) if row["id"] not in lines]
     verdicts = detect_checked([image for _, image in wanted], detector.detect)
     for (item, _), verdict in zip(wanted, map(complete, verdicts), strict=True):
         lines[item] = line(item, verdict)
     return [lines[row["id"]] for row in rows]
+
+
+def unusable(rows: Sequence[Row], settled: Container[str]) -> dict[str, VerdictLine]:
+    """The lines of images that the generation found to be degenerate; nothing scores them."""
+    found = {row["id"]: row["degenerate"] for row in rows if "degenerate" in row and row["id"] not in settled}
+    return {item: line(item, Unscored(f"{DEGENERATE}{why}")) for item, why in found.items()}
 
 
 def check_budget(run: Run, counts: Mapping[str, Count]) -> None:

@@ -107,12 +107,13 @@ def _readers(detectors: About, first: str, presets: Mapping[str, Preset]) -> dic
 
 
 def _images(run: Run, counts: Counts, name: str) -> ImageCounts:
-    """Images planned, processed by a detector, and of those the ones without a verdict."""
+    """Images planned, processed by a detector, of those the ones without a verdict, and the degenerate among them."""
     columns = counts.column(name).values()
     return {
         "total": sum(n for spec in run.config["cells"] for n in spec["lists"].values()),
         "processed": sum(int((~np.isnan(values)).sum()) for values in columns),
         "unscored": sum(int((values == counting.UNSCORED).sum()) for values in columns),
+        "degenerate": sum(int(np.nansum(values)) for values in counts.column(name, counting.DEGENERATE).values()),
     }
 
 

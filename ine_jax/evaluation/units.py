@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ine_jax.prompts.items import spans
+from ine_jax.storage.records import RunConfig
 
 
 @dataclass(frozen=True)
@@ -26,3 +27,8 @@ def units(lists: Sequence[Mapping[str, int]], block: int) -> list[Unit]:
         for span in spans(n, block)
     ]
     return [Unit(k, *cut) for k, cut in enumerate(cuts)]
+
+
+def planned(config: RunConfig) -> list[Unit]:
+    """The blocks of a run's plan."""
+    return units([spec["lists"] for spec in config["cells"]], config["block"])

@@ -1,65 +1,62 @@
 """Whether every stored byte of a run directory is the one that was written."""
 
-import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ine_jax.errors import CorruptRunError, IneError
-from ine_jax.evaluation import metadata
+from ine_jax.evaluation import finished, metadata, units
+from ine_jax.evaluation.counting import planned_rows
 from ine_jax.evaluation.metrics.fid import REAL, Moments
+from ine_jax.evaluation.units import Unit
+from ine_jax.storage import marks, timing, untrusted
 from ine_jax.storage.provenance import file_hash
 from ine_jax.storage.runs import Run, open_run
-from ine_jax.storage.sealed import SUMS, read_sums
+from ine_jax.storage.sealed import SUMS, WRONG, Verified, corrupt, read_sums, sums_faults, unseal
 
-WRONG = "its sha256 is not the recorded one"
-
-
-@dataclasses.dataclass(frozen=True)
-class Verified:
-    """What was read, and one line per fault that names the file. Missing blocks and scores are no faults."""
-
-    faults: tuple[str, ...]
-    blocks: int
-    planned: int
-    images: int
-    scores: int
-    derived: int
-
-    def __str__(self) -> str:
-        """The counts as one line."""
-        read = f"{self.images} images, {self.scores} files of scores, {self.derived} derived files"
-        return f"{self.blocks} of {self.planned} blocks, {read}: {len(self.faults) or 'no'} faults"
-
-
-def sound(root: str | Path) -> Verified:
-    """As `verify`, but raise `CorruptRunError` if there are faults; it names the first ones and counts all."""
-    found = verify(root)
-    if found.faults:
-        names = [fault.removeprefix(f"{root}/").split(": ")[0] for fault in found.faults[:3]]
-        more = f" and {len(found.faults) - 3} more" if len(found.faults) > 3 else ""
-        todo = "remove these blocks or scores; the same `ine evaluate` and `ine report` write them again"
-        raise CorruptRunError(f"{root}: damaged: {', '.join(names)}{more}", f"no faults; read: {found}", todo)
-    return found
+IMAGES = "report-images"  # of a report; named by their content
 
 
 def verify(root: str | Path) -> Verified:
-    """Read every stored byte of a run directory again: run.json, blocks, scores, metadata, files in SHA256SUMS.
+    """Read every stored byte of a run directory again, and check that each file belongs where it is.
 
-    Clock times (timing.jsonl) and hidden files are not compared with anything.
+    Missing blocks and scores of a run that is not finished are no faults. Hidden files are locks and temporary files,
+    but for the note on what is scored.
     """
     run = open_run(root)
-    faults = [*_blocks(run), *_scores(run), *_metadata(run), *_derived(run.root)]
-    images = sum(1 for _ in run.root.glob("blocks/[0-9]*/*.png"))
-    scores = sum(1 for _ in run.root.glob("scores/*/[0-9]*.jsonl"))
-    listed = (run.root / SUMS).is_file() and not any(SUMS in fault for fault in faults)
-    derived = len(read_sums(run.root)) if listed else 0
-    return Verified(tuple(faults), len(run.blocks()), run.config["blocks"], images, scores, derived)
+    faults = [*_list(run), *_blocks(run), *_scores(run), *_metadata(run), *_notes(run), *report_faults(run.root)]
+    count = {
+        "images": sum(1 for _ in run.root.glob("blocks/[0-9]*/*.png")),
+        "files of scores": sum(1 for _ in run.root.glob("scores/*/[0-9]*.jsonl")),
+        "derived files": report_files(run.root),
+    }
+    blocks = {"blocks": len(run.blocks()), "planned blocks": run.config["blocks"]}
+    return Verified("run directory", blocks | count, tuple(faults))
+
+
+def report_files(root: Path) -> int:
+    """How many files a report in this folder has."""
+    images = sum(1 for _ in (root / IMAGES).glob("[!.]*"))
+    try:
+        return images + (len(read_sums(root)) if (root / SUMS).exists() else 0)
+    except CorruptRunError:
+        return images
+
+
+def report_faults(root: Path) -> list[str]:
+    """One line per file of a report that was changed."""
+    images = sorted((root / IMAGES).glob("[!.]*"))
+    wrong = [path for path in images if file_hash(path)[:32] != path.stem]
+    return [*sums_faults(root), *(f"{path}: {WRONG}" for path in wrong)]
+
+
+def _list(run: Run) -> list[str]:
+    return _fault(lambda: marks.require_all(run.root, run.blocks(), run.listed))
 
 
 def _blocks(run: Run) -> Iterator[str]:
-    known = {f"{k:05d}" for k in range(run.config["blocks"])}
-    yield from _strangers(run.root / "blocks", known)
+    cuts = units.planned(run.config)
+    yield from _strangers(run.root / "blocks", {f"{k:05d}" for k in range(run.config["blocks"])})
     for k in run.blocks():
         try:
             sums = run.sums(k)
@@ -69,12 +66,26 @@ def _blocks(run: Run) -> Iterator[str]:
         yield from _strangers(run.block(k), {*sums, SUMS})
         for name in sums:
             yield from _fault(functools.partial(run.read, k, name, sums))
+        if _sound(functools.partial(run.read, k, "rows.jsonl", sums)):
+            yield from _fault(functools.partial(_read_rows, run, k, cuts))
+
+
+def _read_rows(run: Run, k: int, cuts: list[Unit]) -> None:
+    images = {name for name in run.sums(k) if name.endswith(".png")}
+    rows = planned_rows(run, k, cuts)
+    if images != {row["file_name"] for row in rows}:
+        raise corrupt(run.block(k) / "rows.jsonl", "its images are not those of the block")
 
 
 def _scores(run: Run) -> Iterator[str]:
     blocks = run.blocks()
-    files = {"detector.json", REAL, *(f"{k:05d}{suffix}" for k in blocks for suffix in (".jsonl", ".npy"))}
+    planned = range(run.config["blocks"])  # scores of a block that is written just now are none of another run
+    files = {"detector.json", REAL, *(f"{k:05d}{suffix}" for k in planned for suffix in (".jsonl", ".npy"))}
     for folder in sorted((run.root / "scores").glob("[!.]*")):
+        named = _fault(functools.partial(run.scores_folder, folder.name))
+        yield from named
+        if named or (folder.is_dir() and not any(folder.glob("[!.]*"))):
+            continue  # nothing of a run, or not scored yet
         damaged = _fault(functools.partial(run.about, folder.name))
         yield from damaged
         yield from _strangers(folder, files)
@@ -86,34 +97,40 @@ def _scores(run: Run) -> Iterator[str]:
 
 
 def _read_scores(run: Run, scorer: str, k: int, features: bool) -> None:
-    lines = run.scores(scorer, k) or ()
-    stored = features and any(line["status"] == "scored" for line in lines)
+    lines = run.scores(scorer, k)
+    stored = features and any(line["status"] == "scored" for line in lines or ())
     if stored or run.vectors_path(scorer, k).exists():
         run.vectors(scorer, k)
+    if lines is None or not _sound(functools.partial(run.rows, k)):  # damaged rows are reported with the blocks
+        return
+    if [line["id"] for line in lines] != [row["id"] for row in run.rows(k)]:
+        raise corrupt(run.scores_path(scorer, k), "its items are not those of the block")
 
 
 def _metadata(run: Run) -> Iterator[str]:
     """It has no hash: it must equal what the records of the blocks give."""
     path = run.root / metadata.NAME
     try:
-        sound = not path.exists() or path.read_bytes() == metadata.metadata(run).encode()
+        wanted = metadata.metadata(run).encode()
     except CorruptRunError:
         return  # reported with the blocks
-    if not sound:
-        yield f"{path}: not the records of the blocks"
+
+    def same() -> None:
+        if untrusted.read(path, len(wanted), corrupt) != wanted:
+            raise corrupt(path, "not the records of the blocks")
+
+    if path.exists():
+        yield from _fault(same)
 
 
-def _derived(root: Path) -> Iterator[str]:
-    if not (root / SUMS).exists():
+def _notes(run: Run) -> Iterator[str]:
+    """Clock times and what is known to be scored; in runs of schema 1 neither has a hash."""
+    if run.schema == 1:
         return
-    try:
-        sums = read_sums(root)
-    except CorruptRunError as error:
-        yield error.given
-        return
-    for name, digest in sums.items():
-        if not (root / name).is_file() or file_hash(root / name) != digest:
-            yield f"{root / name}: {WRONG}"
+    for number in timing.read(run.root)[1]:
+        yield f"{run.root / timing.NAME}: line {number} was changed"
+    for path in sorted(run.root.glob(finished.NOTES)):
+        yield from _fault(functools.partial(unseal, path))
 
 
 def _strangers(folder: Path, known: set[str]) -> list[str]:
@@ -128,3 +145,7 @@ def _fault(action: Callable[[], object]) -> list[str]:
     except IneError as error:
         return [error.given]
     return []
+
+
+def _sound(action: Callable[[], object]) -> bool:
+    return not _fault(action)

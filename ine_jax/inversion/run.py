@@ -1,8 +1,8 @@
 """Running an inversion: from images of a concept, or in closed form, to its embedding file; resumable at any moment.
 
-Written into the directory: <name>.safetensors, loss.png, preview.png, log.jsonl, timing.jsonl, config.json and
-checkpoints/; where several concepts are learned together, each has a folder of its own for the first three. The closed
-form has no loss curve.
+Written into the directory: <name>.safetensors, loss.png, preview.png, log.jsonl, timing.jsonl, config.json,
+checkpoints/ and the hashes of all; where several concepts are learned together, each has a folder of its own for the
+first three. The closed form has no loss curve.
 """
 
 import dataclasses
@@ -29,6 +29,7 @@ from ine_jax.storage.atomic import write_atomic
 from ine_jax.storage.images import png
 from ine_jax.storage.provenance import canonical
 from ine_jax.training import loop
+from ine_jax.training.finished import write_hashes
 from ine_jax.training.log import read_log
 from ine_jax.training.step import compiled_step, first_state
 
@@ -37,6 +38,7 @@ OWN_FIELDS = ("concept", "seed", "init", "words")
 # Fields that do not change what a given number of steps computes; the second ones only where nothing starts from RECE.
 IDLE_FIELDS = ("steps", "save_every")
 RECE_FIELDS = ("words", "regularizer")
+PICTURES = ("loss.png", "preview.png")
 PREVIEWS = 8  # images per row of the preview
 
 
@@ -134,6 +136,7 @@ def invert_many(
             plot_losses(place / "loss.png", result.steps, result.losses, title)
         _write(pipe, result, images[i][:PREVIEWS] if preview else None)
         results.append(result)
+    _finish(folder, results)
     return results
 
 
@@ -176,7 +179,15 @@ def derive(
     result = InversionResult(embedding, folder / f"{slug(config.concept)}.safetensors", log["step"], log["loss"])
     explicit = Embedding(base.encode([words])[0], "context", config.concept)
     _write(pipe, result, preview_images(base, explicit, PREVIEWS) if preview else None)
+    _finish(folder, [result])
     return result
+
+
+def _finish(folder: Path, results: Sequence[InversionResult]) -> None:
+    """Record the hashes of all files."""
+    if jax.process_index() == 0:
+        made = [place for one in results for place in (one.path, *(one.path.with_name(name) for name in PICTURES))]
+        write_hashes(folder, made)
 
 
 def _embedding(

@@ -16,8 +16,10 @@ import numpy as np
 from jaxtyping import Float, Float32, Int32
 
 from ine_jax.embeddings.embedding import Embedding
-from ine_jax.errors import InputError
+from ine_jax.errors import InputError, is_text
 from ine_jax.models.clip import ClipText, ClipTextOutput, embed_tokens
+from ine_jax.models.parts import MAX_TOKENIZER, TOKENIZER_FILES
+from ine_jax.storage.untrusted import open_regular
 from ine_jax.types import Array, Context, Params, TokenIds, Tokens
 
 PLACEHOLDER = 1 << 24
@@ -42,6 +44,9 @@ class Tokenizer:
         if missing and not (folder / "tokenizer.json").is_file():
             given = f"tokenizer folder {folder} has no {missing[0]}"
             raise InputError(given, "vocab.json and merges.txt", "check the path")
+        for name in TOKENIZER_FILES:
+            if (folder / name).exists():
+                open_regular(folder / name, MAX_TOKENIZER).close()
         from transformers import CLIPTokenizer
 
         try:
@@ -75,6 +80,8 @@ class Tokenizer:
         pattern = re.compile("(" + "|".join(map(re.escape, spans)) + ")") if spans else None
         rows = []
         for prompt in prompts:
+            if not is_text(prompt):
+                raise InputError(f"prompt {ascii(prompt)[:80]}", "text that UTF-8 can hold", "correct it")
             parts = pattern.split(prompt) if pattern else [prompt]
             rows.append([i for part in parts for i in (spans[part] if part in spans else self.word_ids(part))])
         return rows

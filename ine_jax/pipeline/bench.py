@@ -8,7 +8,6 @@ the machine's speed affects all of them.
 
 import dataclasses
 import importlib.util
-import json
 import os
 import platform
 import statistics
@@ -31,6 +30,7 @@ from ine_jax.pipeline.noise import item_noise
 from ine_jax.pipeline.pipeline import Pipeline, assemble
 from ine_jax.storage.atomic import write_json
 from ine_jax.storage.provenance import versions
+from ine_jax.storage.weight_files import read_json
 from ine_jax.types import HostContext, HostLatents
 
 Run: TypeAlias = Callable[[], np.ndarray]
@@ -179,7 +179,7 @@ def _torch_run(pipe: Pipeline, steps: int, batch: int) -> tuple[Run, Compiles]:
     import torch
     from diffusers import DDIMScheduler, UNet2DConditionModel
 
-    settings = json.loads((Path(pipe.parts.path) / "unet" / "config.json").read_text("utf-8"))
+    settings = read_json(Path(pipe.parts.path) / "unet" / "config.json")
     unet = UNet2DConditionModel.from_config(settings)
     state: Mapping[str, np.ndarray] = names.to_torch(pipe.parts.unet_params)
     unet.load_state_dict({key: torch.from_numpy(np.array(value, np.float32)) for key, value in state.items()})

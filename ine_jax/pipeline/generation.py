@@ -15,7 +15,6 @@ from typing import TypeAlias
 
 import jax
 import numpy as np
-from PIL import Image
 
 from ine_jax import prompts as benchmarks
 from ine_jax.config import GenerateConfig
@@ -32,7 +31,7 @@ from ine_jax.prompts import PromptSet
 from ine_jax.prompts.items import Item, alike, named
 from ine_jax.storage.atomic import lock, write_atomic
 from ine_jax.storage.binding import bind
-from ine_jax.storage.images import png
+from ine_jax.storage.images import png, read_image
 from ine_jax.storage.provenance import value_hash, versions
 from ine_jax.storage.sealed import jsonl
 from ine_jax.types import Scale
@@ -144,13 +143,12 @@ def write_images(
 
 
 def complete(path: Path) -> bool:
-    """Return whether the file is a PNG that decodes to its end."""
+    """Return whether the file is an image that decodes to its end."""
     try:
-        with Image.open(path, formats=["PNG"]) as image:
-            image.load()
-        return True
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        read_image(path)
+    except InputError:
         return False
+    return True
 
 
 def _guard(usual: Guidance, scaled: Callable[[float], Guidance] | None, scale: float | None) -> Guidance:
@@ -216,10 +214,9 @@ def _record(name: str, item: Item) -> dict[str, object]:
 
 
 def _row(path: Path, item: Item, truncated: bool) -> dict[str, object]:
-    with Image.open(path, formats=["PNG"]) as image:
-        low_high = image.convert("RGB").getextrema()
+    pixels = read_image(path)
     # A NaN decodes to a constant image, which must not count as an image of anything.
-    constant = all(low == high for low, high in low_high)  # type: ignore[misc]
+    constant = bool((pixels == pixels[:1, :1]).all())
     return {**_record(path.name, item), "truncated": truncated, "constant": constant}
 
 

@@ -13,7 +13,9 @@ from jaxtyping import Float
 from ine_jax.config.methods import LatentsLayout
 from ine_jax.errors import InputError
 from ine_jax.prompts.items import Item
+from ine_jax.storage.npy import map_npy
 from ine_jax.storage.provenance import file_hash
+from ine_jax.storage.untrusted import open_safetensors
 
 SUFFIXES = (".npy", ".safetensors")
 KINDS = "F16", "F32", "F64"
@@ -50,17 +52,12 @@ class Latents:
 def read_latents(path: str | Path, count: int) -> Float[np.ndarray, "count _ _ _"]:
     """Return the array of the file as it is stored; a .npy file is mapped and not yet read."""
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"latents {path}: no such file", ALLOWED, "check the path")
     try:
-        found = _safetensors(path) if path.suffix == ".safetensors" else np.load(path, mmap_mode="r")
-    except InputError:
-        raise
-    except Exception as error:  # the parsers' exceptions are not one family
-        raise _wrong(path, f"{type(error).__name__} {error}") from error
-    if not isinstance(found, np.ndarray) or found.ndim != 4 or found.dtype.kind != "f":
-        kind = f"{found.dtype} {found.shape}" if isinstance(found, np.ndarray) else "no plain array"
-        raise _wrong(path, kind)
+        found = _safetensors(path) if path.suffix == ".safetensors" else map_npy(path, _wrong)
+    except ValueError as error:
+        raise _wrong(path, str(error)) from error
+    if found.ndim != 4 or found.dtype.kind != "f":
+        raise _wrong(path, f"{found.dtype} {found.shape}")
     if len(found) != count:
         given = f"latents {path}: {len(found)} for {count} items"
         raise InputError(given, "one row per item, in their order", "fix it")
@@ -68,9 +65,7 @@ def read_latents(path: str | Path, count: int) -> Float[np.ndarray, "count _ _ _
 
 
 def _safetensors(path: Path) -> np.ndarray:
-    from safetensors import safe_open
-
-    with safe_open(path, framework="numpy") as file:
+    with open_safetensors(path, _wrong) as file:
         names = list(file.keys())
         if len(names) != 1:
             raise _wrong(path, f"{len(names)} tensors")

@@ -1,6 +1,7 @@
 """Text to images: the one place that compiles and shards for sampling."""
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from ine_jax.pipeline.mesh import device_mesh
 from ine_jax.pipeline.noise import random_normal, starts_of
 from ine_jax.pipeline.programs import Programs, build
 from ine_jax.schedulers import AnyScheduler, Tables
+from ine_jax.storage.weight_files import read_json
 from ine_jax.types import Array, HostArray, HostContext, HostImages, HostLatents, LatentShape, Params, TokenIds
 
 Output: TypeAlias = Literal["uint8", "latents"]
@@ -273,7 +275,7 @@ def assemble(
 ) -> Pipeline:
     """Return a pipeline over model parts in memory; arguments as in `load`."""
     mesh = device_mesh(devices)
-    foreign = (Path(parts.path) / "unet" / "config.json").read_text("utf-8") if unet_impl == "diffusers" else None
+    foreign = json.dumps(read_json(Path(parts.path) / "unet" / "config.json")) if unet_impl == "diffusers" else None
     programs = build(parts.text_config, parts.unet_config, parts.vae_config, jnp.dtype(dtype), mesh, foreign)
     placed = jax.device_put((parts.text_params, parts.unet_params, parts.vae_params), programs.replicated())
     parts = dataclasses.replace(parts, text_params=placed[0], unet_params=placed[1], vae_params=placed[2])

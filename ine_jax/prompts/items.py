@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from ine_jax.config.checks import MAX_SEED
-from ine_jax.errors import InputError
+from ine_jax.errors import InputError, clean, is_text
 from ine_jax.storage.records import ItemRecord
 
 Own: TypeAlias = tuple[float | None, int | None, int | None]  # guidance scale, height and width in pixels
@@ -23,6 +23,12 @@ class Item:
     guidance: float | None = None  # None: the run's guidance scale; as the sizes in pixels below
     height: int | None = None
     width: int | None = None
+
+    def __post_init__(self) -> None:
+        for text in (self.id, self.prompt, *self.objects, *self.categories):
+            if not is_text(text):
+                given = f"a text of item {clean(ascii(self.id), 40)}: {clean(ascii(text), 80)}"
+                raise InputError(given, "text that UTF-8 can hold", "correct it")
 
     def record(self) -> ItemRecord:
         """The item as JSON values; empty fields are left out, except `objects`."""

@@ -14,7 +14,7 @@ from ine_jax.prompts.selections import SELECTIONS, Selection
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """Facts about a file. All counts but `items` are of all its rows."""
+    """Facts about a file. All counts but `items` are of the rows that were read: with a limit, only so many."""
 
     file: str  # without folders
     sha256: str
@@ -58,7 +58,7 @@ def path_of(source: str | Path) -> Path:
     path = Path(source)
     if path.suffix.lower() in READERS:
         return path
-    bundled = {each.stem: each for each in sorted((assets.ROOT / "tiny" / "prompts").glob("*.jsonl"))}
+    bundled = {each.stem: each for each in sorted((assets.folder() / "prompts").glob("*.jsonl"))}
     if str(source) not in bundled:
         allowed = f"a {', '.join(READERS)} file, or one of {', '.join(bundled)}"
         raise InputError(f"no prompt set {str(source)!r}", allowed, "check the name")
@@ -79,7 +79,7 @@ def load(
 
     Args:
         select: name of a published selection (`SELECTIONS`).
-        limit: take only the first rows, after the selection.
+        limit: take only the first rows, after the selection. Without a selection no further row is read.
         encoding: as in `reading.read`.
         ignore: settings of rows that are not used: seed, guidance, size.
         seed, stride: row i of the file has `seed` + i * `stride` where it has no seed, whatever is selected.
@@ -108,6 +108,8 @@ def load(
         kept += taken
         if taken and (limit is None or len(items) < limit):
             items.append(item if name == item.id else dataclasses.replace(item, id=name))
+        if chosen is None and len(items) == limit:
+            break
     if not items:
         given = f"prompt file {table.path}: {rows} rows, none selected{f' by {select}' if select else ''}"
         raise InputError(given, "at least one", "check the file, or choose another selection")

@@ -1,7 +1,8 @@
 """Read prompt files (.txt, .csv, .jsonl, .parquet, in many encodings) as rows. Files are untrusted.
 
-Rows keep only the columns in `columns.KNOWN`, so that a million rows fit in memory. Nothing is guessed: bytes that are
-invalid in the encoding are replaced and counted, and an ambiguous file is rejected.
+Rows keep only the columns in `columns.KNOWN`, so that a million rows fit in memory, and text is decoded line by line as
+rows are asked for. Nothing is guessed: bytes that are invalid in the encoding are replaced and counted, an ambiguous
+file is rejected.
 """
 
 import codecs
@@ -9,16 +10,19 @@ import csv
 import hashlib
 import io
 import json
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from ine_jax.errors import InputError
+from ine_jax.errors import InputError, is_plain
 from ine_jax.prompts.columns import KNOWN, MAX_TEXT, fold, has_prompt
+from ine_jax.storage import untrusted
 
 MAX_BYTES = 256 * 2**20
 MAX_ROWS = 1_000_000
+MAX_LINE = 1 << 20  # characters
 MAX_NUL = 0.05  # share of NUL bytes; a file with more and no byte order mark is probably UTF-16
 ENCODINGS = ("utf-8", "utf-16", "utf-16-le", "utf-16-be", "cp949", "cp1252", "latin-1", "shift_jis", "gb18030", "big5")
 _MARKS = (
@@ -59,18 +63,16 @@ def read(path: str | Path, encoding: str = "") -> Table:
         raise InputError(f"prompt file {path}", ", ".join(READERS), "rename or convert it")
     if encoding and encoding not in ENCODINGS:
         raise InputError(f"encoding {encoding!r}", ", ".join(ENCODINGS), "choose one of these")
-    try:
-        str(path).encode()  # its name goes into records
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"prompt file {path}: {reason}", f"a {', '.join(READERS)} file", "check the path") from error
-    if len(data) > MAX_BYTES:
-        raise InputError(f"prompt file {path}: over {MAX_BYTES >> 20} MiB", "a smaller file", "split it")
+    data = untrusted.read(path, MAX_BYTES, _unreadable)
+    if not is_plain(path.name):  # it goes into records
+        raise _unreadable(path, "its name is not UTF-8")
     table = Table(path, hashlib.sha256(data).hexdigest(), len(data))
     table.rows = _capped(table, reader(table, data, encoding))
     return table
+
+
+def _unreadable(path: Path, reason: str) -> InputError:
+    return InputError(f"prompt file {path}: {reason}", f"a {', '.join(READERS)} file", "check the path, or split it")
 
 
 def _capped(table: Table, rows: Iterator[Row]) -> Iterator[Row]:
@@ -83,25 +85,45 @@ def _capped(table: Table, rows: Iterator[Row]) -> Iterator[Row]:
         yield line, row
 
 
-def _decode(table: Table, data: bytes, encoding: str) -> str:
-    """Decode the file. Invalid bytes become U+FFFD and NUL becomes a space; both are counted."""
+def _decoded(table: Table, data: bytes, encoding: str, newline: str) -> Iterator[str]:
+    """The lines of the file. Invalid bytes become U+FFFD and NUL becomes a space; both are counted.
+
+    Lines end at "\\n" where `newline` is that, and with "" at any line end, which they keep.
+    """
     marked = next((name for mark, name in _MARKS if data.startswith(mark)), "")
     if not (encoding or marked) and data.count(0) > MAX_NUL * len(data):
         given = f"prompt file {table.path}: {data.count(0)} NUL bytes and no byte order mark"
         raise InputError(given, "text", "give its encoding (utf-16-le?), or save it as UTF-8")
     table.encoding = encoding or marked or "utf-8"
-    try:
-        text = data.decode(table.encoding)
-    except UnicodeDecodeError:
-        text = data.decode(table.encoding, "replace")
-        held = data.count("\ufffd".encode()) if table.encoding.startswith("utf-8") else 0
-        table.replaced += text.count("\ufffd") - held
-    table.replaced += text.count("\0")
-    return text.removeprefix("\ufeff").replace("\0", " ")
+    stream = io.TextIOWrapper(io.BytesIO(data), table.encoding, _REPLACE, newline)
+    number = 0
+    while True:
+        _replaced.count = 0
+        line = stream.readline(MAX_LINE + 1)
+        number += 1
+        table.replaced += _replaced.count + line.count("\0")
+        if len(line) > MAX_LINE:
+            raise table.bad(number, f"over {MAX_LINE:,} characters")
+        if not line:
+            return
+        yield (line.removeprefix("\ufeff") if number == 1 else line).replace("\0", " ")
+
+
+_REPLACE = "ine_jax.replace"
+_replaced = threading.local()
+
+
+def _replace(error: UnicodeError) -> tuple[str, int]:
+    """The handler of decoding errors that counts what it replaces; the library's own "replace" does not count."""
+    _replaced.count += 1
+    return "\ufffd", error.end if isinstance(error, UnicodeDecodeError) else 0
+
+
+codecs.register_error(_REPLACE, _replace)
 
 
 def _lines(table: Table, data: bytes, encoding: str) -> Iterator[Row]:
-    for number, line in enumerate(io.StringIO(_decode(table, data, encoding)), 1):
+    for number, line in enumerate(_decoded(table, data, encoding, "\n"), 1):
         if line.strip():
             yield number, {"prompt": line.strip()}
         else:
@@ -109,7 +131,7 @@ def _lines(table: Table, data: bytes, encoding: str) -> Iterator[Row]:
 
 
 def _jsonl(table: Table, data: bytes, encoding: str) -> Iterator[Row]:
-    for number, line in enumerate(io.StringIO(_decode(table, data, encoding)), 1):
+    for number, line in enumerate(_decoded(table, data, encoding, "\n"), 1):
         if not line.strip():
             table.blank += 1
             continue
@@ -125,7 +147,7 @@ def _jsonl(table: Table, data: bytes, encoding: str) -> Iterator[Row]:
 
 def _csv(table: Table, data: bytes, encoding: str) -> Iterator[Row]:
     # strict: otherwise an unclosed quote silently swallows the rest of the file
-    reader = csv.reader(io.StringIO(_decode(table, data, encoding), newline=""), strict=True)
+    reader = csv.reader(_decoded(table, data, encoding, ""), strict=True)
     header: list[str] | None = None
     try:
         for record in reader:

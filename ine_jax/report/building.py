@@ -15,7 +15,7 @@ from ine_jax.report.sheets import Sheet, sheets
 from ine_jax.report.text import markdown
 from ine_jax.storage.atomic import write_atomic
 from ine_jax.storage.runs import open_run
-from ine_jax.storage.sealed import parse_jsonl, pretty, write_sums
+from ine_jax.storage.sealed import pretty, read_log, require_sums, write_sums
 
 LIMIT = 20 * 2**20  # bytes of images in a page; more go into a folder beside it
 FOLDER = "report-images"
@@ -46,7 +46,9 @@ def build(
     runs = [open_run(a if (a / "run.json").is_file() else b) for a, b in zip(inner, folders, strict=True)]
     summaries: list[Summary] = [summarise(run, detector, preset, threshold) for run in runs]
     logs = [path for folder in folders for path in sorted(folder.glob("inversion/*/log.jsonl"))]
-    curves = {path.parent.name: parse_jsonl(path.read_bytes(), path) for path in logs}
+    for path in logs:
+        require_sums(path.parent, [path.name], "take an undamaged copy, or remove the inversion and run it again")
+    curves = {path.parent.name: read_log(path) for path in logs}
     names = [folder.name for folder in folders]
     timed = merge([add_times(one, run) for one, run in zip(summaries, runs, strict=True)], names)
     anchors = [f"{i}-" if len(runs) > 1 else "" for i in range(len(runs))]
@@ -111,6 +113,7 @@ def _counts(parts: Sequence[ImageCounts]) -> ImageCounts:
         "total": sum(part["total"] for part in parts),
         "processed": sum(part["processed"] for part in parts),
         "unscored": sum(part["unscored"] for part in parts),
+        "degenerate": sum(part["degenerate"] for part in parts),
     }
 
 

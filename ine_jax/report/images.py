@@ -7,6 +7,8 @@ import io
 
 from PIL import Image
 
+from ine_jax.storage.images import decode
+
 SMALL = 128  # pixels; up to here an image is kept as it is, larger ones become WebP of at most LARGE pixels
 LARGE = 320
 
@@ -34,13 +36,11 @@ class Encoded:
 def encode(data: bytes) -> Encoded:
     """Encode a stored PNG for the page: unchanged up to 128 pixels, else WebP of at most 320."""
     try:
-        image: Image.Image = Image.open(io.BytesIO(data), formats=["PNG"])
-        if max(image.size) <= SMALL:
-            image.load()
-            return Encoded(data, "png", *image.size)
-        image = image.convert("RGB")
-    except OSError as error:
+        image = decode(data, ("PNG",))
+    except ValueError as error:
         raise ValueError(f"not a PNG: {error}") from error
+    if max(image.size) <= SMALL:
+        return Encoded(data, "png", *image.size)
     image.thumbnail((LARGE, LARGE), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=82)

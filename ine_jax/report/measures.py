@@ -29,6 +29,7 @@ class Value:
     k: int | None = None
     n: int | None = None
     unscored: int = 0
+    degenerate: int = 0  # of the unscored ones
 
     @property
     def span(self) -> str:
@@ -90,7 +91,9 @@ def rate(entry: Rate | PlacedRate | Result | None) -> Value | None:
     number = None if entry is None else entry.get("dsr", entry.get("rate"))
     if entry is None or number is None:
         return None
-    return Value(number, entry["low"], entry["high"], entry["k"], entry["n"], entry["unscored"])
+    return Value(
+        number, entry["low"], entry["high"], entry["k"], entry["n"], entry["unscored"], entry.get("degenerate", 0)
+    )
 
 
 def _mean(entry: MetricMean | None, inverted: bool) -> Value | None:

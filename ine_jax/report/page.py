@@ -88,6 +88,7 @@ def page(
         explained=_explained(summary),
         phrases=_phrases(cells),
         sentences=text.sentences(summary),
+        degenerate=text.degenerate_notice(summary),
         source=functools.partial(_source, folder),
         folder=folder,
         commands=[" ".join(clean(word) for word in command) for command in summary["commands"]],

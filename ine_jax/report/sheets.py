@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from ine_jax.errors import clean
 from ine_jax.evaluation.outcomes import DetectorReader
 from ine_jax.evaluation.records import Summary
-from ine_jax.evaluation.units import units
+from ine_jax.evaluation.units import planned
 from ine_jax.report.images import Encoded, encode
 from ine_jax.storage.records import Box, CellSpec, Measure, Row, RunConfig, VerdictLine
 from ine_jax.storage.runs import Run
@@ -75,7 +75,7 @@ def sheets(summary: Summary, run: Run, name: str = "") -> list[Sheet]:
 def _first(run: Run, name: str, cells: Sequence[int], reader: "_Reader") -> list[tuple[Row, dict[int, Shot]]]:
     """The first items that any of the cells has generated: their row, and a shot per cell."""
     cuts: dict[int, list[tuple[int, int]]] = {}
-    for unit in units([spec["lists"] for spec in run.config["cells"]], run.config["block"]):
+    for unit in planned(run.config):
         if unit.list == name and unit.cell in cells and run.done(unit.k):
             cuts.setdefault(unit.start, []).append((unit.k, unit.cell))
     count, found = SHOWN.get(name, OTHERS), dict[str, tuple[Row, dict[int, Shot]]]()

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ine_jax.errors import InputError
+from ine_jax.storage import untrusted
 from ine_jax.storage.atomic import write_json
 
 FIELDS_SHOWN = 3
@@ -30,9 +31,10 @@ def bind(
         if write:
             write_json(path, settings)
         return
+    data = untrusted.read(path, untrusted.MAX_JSON)
     try:
-        stored = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
+        stored = json.loads(data.decode())
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged", "the settings of a run, as JSON", "choose another directory") from error
     require_same(directory, stored, settings)
 

@@ -12,13 +12,13 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ine_jax.errors import InputError
+from ine_jax.storage import untrusted
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 64 * 10**6
 MAX_IMAGES = 10_000
-_BOMBS = (Image.DecompressionBombWarning, Image.DecompressionBombError)
 
 
 def image_files(folder: str | Path, most: int = MAX_IMAGES) -> list[Path]:
@@ -44,25 +44,33 @@ def read_image(path: Path, height: int | None = None, width: int | None = None) 
 
     One of another shape is cropped at the centre to the wanted aspect and resized (bicubic).
     """
-    allowed = f"PNG, JPEG or WebP up to {MAX_BYTES // 2**20} MiB and {MAX_PIXELS // 10**6} megapixels"
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"{path}: {path.stat().st_size // 2**20} MiB", allowed, "make the image smaller")
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise InputError(
-                        f"{path}: {image.width} x {image.height} pixels", allowed, "make the image smaller"
-                    )
-                upright = ImageOps.exif_transpose(image).convert("RGB")
-    except UnidentifiedImageError as error:
-        raise InputError(f"{path}: not an image that can be read", allowed, "remove or convert the file") from error
-    except (OSError, ValueError, SyntaxError, EOFError, *_BOMBS) as error:
-        raise InputError(f"{path}: {error}", allowed, "remove or convert the file") from error
+        upright = decode(untrusted.read(path, MAX_BYTES, _rejected))
+    except ValueError as error:
+        raise _rejected(path, str(error)) from error
     if height is not None and width is not None and upright.size != (width, height):
         upright = ImageOps.fit(upright, (width, height), method=Image.Resampling.BICUBIC)
     return np.asarray(upright, dtype=np.uint8)
+
+
+def decode(data: bytes, formats: tuple[str, ...] = FORMATS) -> Image.Image:
+    """Return the first frame of an encoded image, upright, as RGB; ValueError if that is not possible or too large."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data), formats=formats) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise ValueError(f"{image.width} x {image.height} pixels")
+                return ImageOps.exif_transpose(image).convert("RGB")
+    except UnidentifiedImageError as error:
+        raise ValueError("not an image that can be read") from error
+    except Exception as error:  # of decoders and of their readers of metadata: not one family
+        raise ValueError(str(error) or type(error).__name__) from error
+
+
+def _rejected(path: Path, reason: str) -> InputError:
+    allowed = f"PNG, JPEG or WebP up to {MAX_BYTES // 2**20} MiB and {MAX_PIXELS // 10**6} megapixels"
+    return InputError(f"{path}: {reason}", allowed, "remove, convert or shrink the image")
 
 
 def png(image: UInt8[np.ndarray, "h w 3"]) -> bytes:

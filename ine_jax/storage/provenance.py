@@ -10,6 +10,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from ine_jax.storage.untrusted import MAX_WEIGHTS, Reject, open_regular, unreadable
+
 PACKAGES = ("ine_jax", "jax", "jaxlib", "flax", "optax", "numpy", "pillow", "safetensors", "transformers")
 
 
@@ -23,9 +25,9 @@ def value_hash(value: object) -> str:
     return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
-def file_hash(path: str | Path) -> str:
-    """Return the SHA-256 of a file, read in pieces."""
-    with open(path, "rb") as file:
+def file_hash(path: str | Path, reject: Reject = unreadable) -> str:
+    """Return the SHA-256 of a file, read in pieces; errors as of `untrusted.open_regular`."""
+    with open_regular(path, MAX_WEIGHTS, reject) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

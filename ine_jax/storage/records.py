@@ -1,13 +1,17 @@
 """The records in a run directory, as JSON gives them; docs/formats.md explains every field.
 
-They are typed dictionaries, used as they are read: a reader checks the file's sha256, not each field.
+They are typed dictionaries, used as they are read: a reader checks the file's sha256 and, with `schema`, every field.
 """
 
-from typing import Literal, NotRequired, TypedDict
+from typing import Annotated, Literal, NotRequired, Required, TypedDict
+
+from ine_jax.storage.schema import Bounds
 
 Measure = Literal["defended", "kept", "drawn", "prior"]
 Role = Literal["main", "control"]
 NegativeKind = Literal["none", "explicit", "implicit", "blend"]
+Count = Annotated[int, Bounds(0, 10_000_000)]  # items, blocks, cells; a prompt file has at most a million rows
+Side = Annotated[int, Bounds(1, 65_536)]  # pixels
 Settings = dict[str, object]  # the constants of one guard method
 
 
@@ -32,7 +36,7 @@ class CellSpec(TypedDict):
     model: str
     guard: str
     role: Role
-    lists: dict[str, int]
+    lists: dict[str, Count]
     guidance: GuidanceSpec
     negative: NegativeKind
     negative_name: str
@@ -47,7 +51,7 @@ class CellSpec(TypedDict):
 class ListEntry(TypedDict):
     """One prompt set of a run: its number of items, what is counted on it, and a hash of its items."""
 
-    n: int
+    n: Count
     measure: Measure
     sha256: str
 
@@ -71,8 +75,8 @@ class RunConfig(TypedDict):
     cells: list[CellSpec]
     lists: dict[str, ListEntry]
     sampler: SamplerSpec
-    block: int
-    blocks: int
+    block: Annotated[int, Bounds(1, 2**31)]
+    blocks: Count
 
 
 class RunHashes(TypedDict):
@@ -90,7 +94,7 @@ class RunRecord(TypedDict):
     versions: dict[str, str]
     commit: str | None
     command: list[str]
-    readings: dict[str, dict[str, object]]
+    readings: NotRequired[dict[str, dict[str, object]]]
 
 
 class ItemRecord(TypedDict):
@@ -98,27 +102,30 @@ class ItemRecord(TypedDict):
 
     id: str
     prompt: str
-    seed: int
+    seed: Annotated[int, Bounds(0, 2**32 - 1)]
     objects: list[str]
     categories: NotRequired[list[str]]
     guidance: NotRequired[float]
-    height: NotRequired[int]
-    width: NotRequired[int]
+    height: NotRequired[Side]
+    width: NotRequired[Side]
 
 
 class NewRow(ItemRecord):
     """A row of rows.jsonl before its image has a file name."""
 
-    cell: int
+    cell: Count
     list: str
     identity: str
     truncated: NotRequired[bool]
+    degenerate: NotRequired[str]
 
 
 class Row(NewRow):
-    """One line of rows.jsonl: an item and its image."""
+    """One line of rows.jsonl: an item, its image, and the run (by content id) and block that it belongs to."""
 
     file_name: str
+    run: NotRequired[str]
+    block: NotRequired[Count]
 
 
 Box = TypedDict("Box", {"class": str, "label": str, "score": float, "box": list[float]}, total=False)
@@ -149,7 +156,7 @@ class About(TypedDict, total=False):
     """A detector's or metric's own description. `features` is the vector length of a metric that stores vectors."""
 
     kind: Literal["detector", "metric"]
-    labels: list[str]
+    labels: Required[list[str]]
     groups: dict[str, list[str]]
     features: int
     form: str
@@ -169,16 +176,38 @@ class About(TypedDict, total=False):
 class ScorerRecord(About, total=False):
     """detector.json without its own sha256. `reference` is the model whose images a metric compares with."""
 
-    id: str
-    version: str
+    id: Required[str]
+    version: Required[str]
     reference: str
     interval: str
+
+
+class LogLine(TypedDict):
+    """One line of log.jsonl, which has further numbers; null where one was not finite."""
+
+    step: Count
+    loss: NotRequired[float | None]
 
 
 class TimingEntry(TypedDict):
     """One line of timing.jsonl: seconds that the images of a block took."""
 
-    block: int
-    cell: int
-    images: int
-    seconds: float
+    block: Count
+    cell: Count
+    images: Count
+    seconds: Annotated[float, Bounds(0, 1e12)]
+
+
+class ReceiptRecord(TypedDict):
+    """done.json of a demo's inversion, without its own sha256: hash of what it was made from, its file and its hash."""
+
+    key: str
+    file: str
+    embedding: str
+
+
+class ScoredNote(TypedDict):
+    """The hidden note on what is scored, without its own sha256."""
+
+    scorers: list[str]
+    inputs: str

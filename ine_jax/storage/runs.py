@@ -2,48 +2,40 @@
 
     run.json                            config, hashes, versions, commit: written once
     blocks/<k>/                         PNGs, rows.jsonl, SHA256SUMS; renamed into place when complete: presence = done
+    blocks.json                         the hash of every block, once all are there
     scores/<scorer>@<version>/          detector.json, <k>.jsonl, and <k>.npy of a metric that stores vectors
     metadata.jsonl                      every image with its record, once all are there: Hugging Face's ImageFolder
     SHA256SUMS                          of the files beside run.json that are derived from those
     timing.jsonl                        seconds per block, apart from everything that is compared byte for byte
 
 No index, no database: a killed run leaves at most hidden temporary files, which the next one replaces.
+
+`marks` tells how a file that was copied to another place is recognized.
 """
 
-import contextlib
 import dataclasses
 import hashlib
-import io
 import json
 import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import cast
 
 import numpy as np
-from PIL import Image
 
-from ine_jax.errors import InputError
-from ine_jax.storage import provenance
+from ine_jax.errors import CorruptRunError, InputError
+from ine_jax.storage import marks, provenance, run_record, schema, score_files, timing, untrusted
 from ine_jax.storage.atomic import sync, write_atomic, write_durable
 from ine_jax.storage.binding import require_same
-from ine_jax.storage.images import png
+from ine_jax.storage.images import decode, png
 from ine_jax.storage.records import NewRow, Row, RunConfig, RunHashes, RunRecord, ScorerRecord, TimingEntry, VerdictLine
-from ine_jax.storage.sealed import SUMS, checksums, corrupt, jsonl, parse_jsonl, read_sums, seal, unseal
+from ine_jax.storage.sealed import SUMS, WRONG, checksums, corrupt, jsonl, parse_jsonl, read_sums, seal, unseal
 
-SCHEMA = 1
-IDENTITY_VERSION = 1
+SCHEMA = run_record.SCHEMA
+_BLOCK = re.compile("[0-9]{5}|[1-9][0-9]{5,7}")  # other digits, say of Arabic, are digits for Python too
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,99}")
-
-
-def identity(pixels: Mapping[str, object]) -> str:
-    """Hash of what changes an image's pixels: model hashes, prompt, seed, sampler, guard.
-
-    Batch size, device count, paths and order change no pixel, so equal images of different runs have equal names.
-    """
-    return provenance.value_hash({"identity": IDENTITY_VERSION, **pixels})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +49,21 @@ class Run:
     def config(self) -> RunConfig:
         """The resolved configuration."""
         return self.record["config"]
+
+    @cached_property
+    def content(self) -> str:
+        """The content id, a hash of config and model hashes."""
+        return marks.content_id(self.record)
+
+    @cached_property
+    def listed(self) -> list[str] | None:
+        """The hash of each block's SHA256SUMS in blocks.json, or None while blocks are missing."""
+        return marks.read_blocks(self.root, self.content, self.config["blocks"])
+
+    @property
+    def schema(self) -> int:
+        """Version of the format; 1 has neither marks nor blocks.json."""
+        return self.record["schema"]
 
     def block(self, k: int) -> Path:
         """Folder of block k."""
@@ -75,7 +82,7 @@ class Run:
         if len(images) != len(rows):
             raise ValueError(f"{len(images)} images for {len(rows)} rows")
         files = {f"{i:06d}.png": png(image) for i, image in enumerate(images)}
-        named = [{**row, "file_name": name} for row, name in zip(rows, files, strict=True)]
+        named = [{**row, "file_name": name, **self._marks(k)} for row, name in zip(rows, files, strict=True)]
         files["rows.jsonl"] = jsonl(named).encode()
         sums = checksums(files)
         folder = self.block(k)
@@ -94,23 +101,30 @@ class Run:
         sync(folder.parent)
 
     def sums(self, k: int) -> dict[str, str]:
-        """File name -> sha256 of block k, as written. CorruptRunError where SHA256SUMS is damaged."""
+        """File name -> sha256 of block k. CorruptRunError where SHA256SUMS is damaged or not the one in blocks.json."""
+        path = self.block(k) / SUMS
+        if self.listed is not None and marks.sums_hash(self.block(k)) not in self.listed[k : k + 1]:
+            raise corrupt(path, f"it is not the one in {marks.BLOCKS}")
         return read_sums(self.block(k))
 
     def read(self, k: int, name: str, sums: Mapping[str, str] | None = None) -> bytes:
         """Bytes of a file of block k, checked against its sha256."""
         path = self.block(k) / name
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise corrupt(path, error) from error
-        if hashlib.sha256(data).hexdigest() != (self.sums(k) if sums is None else sums).get(name):
-            raise corrupt(path, "its sha256 is not the recorded one")
+        digest = (self.sums(k) if sums is None else sums).get(name)
+        if digest is None:
+            raise corrupt(path, f"{SUMS} does not list it")
+        data = untrusted.read(path, untrusted.MAX_RECORDS, corrupt)
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise corrupt(path, WRONG)
         return data
 
     def rows(self, k: int) -> list[Row]:
         """The records of block k."""
-        return cast(list[Row], parse_jsonl(self.read(k, "rows.jsonl"), self.block(k) / "rows.jsonl"))
+        path = self.block(k) / "rows.jsonl"
+        rows: list[Row] = schema.records(Row, parse_jsonl(self.read(k, "rows.jsonl"), path), path)
+        for row in rows:
+            marks.require(path, row, self._marks(k), optional=self.schema == 1)
+        return rows
 
     def images(self, k: int) -> list[np.ndarray]:
         """The uint8 images [H, W, 3] of block k, in row order."""
@@ -121,14 +135,15 @@ class Run:
         """One uint8 image [H, W, 3] of block k."""
         data = self.read(k, name, sums)
         try:
-            return np.asarray(Image.open(io.BytesIO(data), formats=["PNG"]).convert("RGB"))
-        except (OSError, ValueError) as error:
+            return np.asarray(decode(data, ("PNG",)))
+        except ValueError as error:
             raise corrupt(self.block(k) / name, error) from error
 
     def scorers(self) -> list[str]:
         """Names `<scorer>@<version>` of the detectors and metrics whose scores are there."""
         folder = self.root / "scores"
-        return sorted(p.name for p in folder.iterdir() if (p / "detector.json").is_file()) if folder.is_dir() else []
+        found = folder.iterdir() if folder.is_dir() else ()
+        return sorted(path.name for path in found if os.path.lexists(path / "detector.json"))
 
     def scores_folder(self, scorer: str) -> Path:
         """Folder of the scores of `<scorer>@<version>`."""
@@ -147,19 +162,23 @@ class Run:
     def write_scores(
         self, scorer: str, k: int, lines: Sequence[VerdictLine], vectors: np.ndarray | None = None
     ) -> None:
-        """Store the verdicts on block k, atomically; the last line is the sha256 of those before it and of the vectors.
+        """Store the verdicts on block k, atomically, with their marks and the sha256 of all.
 
         `vectors` float32 [n, d] are those of the scored lines, of a metric that stores vectors; their file comes first.
         """
-        hashes = {}
+        own = self._marks(k, scorer)
         if vectors is not None:
-            data = _npy(vectors)
+            data = score_files.encode_vectors(vectors)
             write_atomic(self.vectors_path(scorer, k), data)
-            hashes = {"vectors": hashlib.sha256(data).hexdigest()}
-        body = jsonl(lines).encode()
-        write_atomic(self.scores_path(scorer, k), body + _ending(body, hashes))
+            own["vectors"] = hashlib.sha256(data).hexdigest()
+        write_atomic(self.scores_path(scorer, k), score_files.encode(lines, own))
         if vectors is None:
             self.vectors_path(scorer, k).unlink(missing_ok=True)
+
+    def _marks(self, k: int, scorer: str = "") -> dict[str, object]:
+        """What every row of block k holds, or its scores by `scorer`."""
+        found: dict[str, object] = {"run": self.content, "block": k}
+        return {**found, "scorer": scorer, "images": marks.sums_hash(self.block(k))} if scorer else found
 
     def scores(self, scorer: str, k: int) -> list[VerdictLine] | None:
         """The verdicts on block k, or None where it is not scored yet."""
@@ -168,53 +187,45 @@ class Run:
 
     def vectors(self, scorer: str, k: int) -> np.ndarray:
         """Feature vectors float32 [n, d] of the scored lines of block k, checked against their sha256."""
-        path, found = self.vectors_path(scorer, k), self._scores(scorer, k)
+        found = self._scores(scorer, k)
         digest = found[1].get("vectors") if found else None
         if digest is None:
             raise corrupt(self.scores_path(scorer, k), "no vectors recorded (older runs: score again with --rescan)")
-        try:
-            data = path.read_bytes()
-            if hashlib.sha256(data).hexdigest() != digest:
-                raise corrupt(path, "its sha256 is not the recorded one")
-            return np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
-        except (OSError, ValueError) as error:
-            raise corrupt(path, error) from error
+        return score_files.decode_vectors(self.vectors_path(scorer, k), digest)
 
-    def _scores(self, scorer: str, k: int) -> tuple[list[VerdictLine], dict[str, str]] | None:
-        """Verdicts and the hashes of the last line."""
+    def _scores(self, scorer: str, k: int) -> tuple[list[VerdictLine], dict[str, object]] | None:
+        """Verdicts and marks of the last line."""
         path = self.scores_path(scorer, k)
-        if not path.is_file():
+        if not os.path.lexists(path):  # anything else under this name is damage, not a block to score
             return None
-        data = path.read_bytes()
-        start = data[:-1].rfind(b"\n") + 1
-        body, last = data[:start], parse_jsonl(data[start:], path)
-        hashes = {name: str(value) for name, value in (last[0] if last else {}).items() if name != "sha256"}
-        if data[start:] != _ending(body, hashes):
-            raise corrupt(path, "its sha256 is not the recorded one")
-        return cast(list[VerdictLine], parse_jsonl(body, path)), hashes
+        lines, found = score_files.decode(path)
+        marks.require(path, found, self._marks(k, scorer), optional=self.schema == 1)
+        return lines, found
 
     def about(self, scorer: str) -> ScorerRecord:
         """The stored description of `<scorer>@<version>`."""
-        return cast(ScorerRecord, unseal(self.scores_folder(scorer) / "detector.json"))
+        path = self.scores_folder(scorer) / "detector.json"
+        record = schema.record(ScorerRecord, unseal(path), path, open_ended=True)
+        if f"{record['id']}@{record['version']}" != scorer:
+            raise corrupt(path, f"it describes {record['id']}@{record['version']}")
+        return record
 
     def write_about(self, scorer: str, record: ScorerRecord) -> None:
         """Store the description of a detector or metric, unless it is stored already."""
         path, text = self.scores_folder(scorer) / "detector.json", seal(record)
-        if not path.is_file() or path.read_bytes() != text.encode():
+        if not path.is_file() or untrusted.read(path, untrusted.MAX_JSON) != text.encode():
             write_atomic(path, text)
 
     def add_timing(self, entry: TimingEntry) -> None:
         """Append one line to timing.jsonl."""
-        with open(self.root / "timing.jsonl", "a") as file:
-            file.write(jsonl([entry]))
+        timing.append(self.root, entry)
 
     def timings(self) -> list[TimingEntry]:
-        """Lines of timing.jsonl; a line torn by a crash is left out."""
-        path = self.root / "timing.jsonl"
-        entries = []
-        for line in path.read_text().splitlines() if path.is_file() else []:
-            with contextlib.suppress(json.JSONDecodeError):
-                entries.append(cast(TimingEntry, json.loads(line)))
+        """Lines of timing.jsonl without one that a crash cut off. CorruptRunError where a line was changed."""
+        entries, changed = timing.read(self.root, self.schema > 1)
+        if changed and self.schema > 1:
+            given = f"{self.root / timing.NAME}: line {changed[0]} was changed"
+            raise CorruptRunError(given, "lines as they were written", "remove the line: only times depend on it")
         return entries
 
     def clean(self) -> None:
@@ -226,20 +237,7 @@ class Run:
 def finished_blocks(root: str | Path) -> list[int]:
     """The complete blocks of a run directory, in order; none where there is no run."""
     folder = Path(root) / "blocks"
-    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
-
-
-def _ending(body: bytes, hashes: Mapping[str, str]) -> bytes:
-    """The last line of a file of scores: `hashes`, and the sha256 of the lines before it and of `hashes`."""
-    signed = body + jsonl([hashes]).encode() if hashes else body
-    return jsonl([{**hashes, "sha256": hashlib.sha256(signed).hexdigest()}]).encode()
-
-
-def _npy(vectors: np.ndarray) -> bytes:
-    """Bytes of a .npy file of float32 vectors; the same bytes for the same numbers."""
-    buffer = io.BytesIO()
-    np.save(buffer, np.ascontiguousarray(vectors, "<f4"), allow_pickle=False)
-    return buffer.getvalue()
+    return sorted(int(p.name) for p in folder.iterdir() if _BLOCK.fullmatch(p.name)) if folder.is_dir() else []
 
 
 def open_run(root: str | Path) -> Run:
@@ -247,10 +245,7 @@ def open_run(root: str | Path) -> Run:
     path = Path(root) / "run.json"
     if not path.is_file():
         raise InputError(f"{root} holds no run.json", "a run directory written by `ine evaluate`", "check the path")
-    record = unseal(path)
-    if record.get("schema") != SCHEMA:
-        raise InputError(f"{path} has schema {record.get('schema')}", f"schema {SCHEMA}", "use the matching release")
-    return Run(Path(root), cast(RunRecord, record))
+    return Run(Path(root), run_record.read(path))
 
 
 def create(

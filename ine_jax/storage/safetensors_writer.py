@@ -3,6 +3,7 @@
 The format's own library orders the metadata by a hash that differs between processes.
 """
 
+import hashlib
 import io
 import json
 import math
@@ -16,6 +17,7 @@ import numpy as np
 from ine_jax.errors import InputError
 from ine_jax.storage.atomic import atomic_file
 from ine_jax.storage.dtypes import CODE_OF_NAME, WEIGHT_DTYPES
+from ine_jax.storage.provenance import value_hash
 
 
 @runtime_checkable
@@ -48,6 +50,15 @@ def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
     return buffer.getvalue()
 
 
+def tensors_hash(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
+    """SHA-256 over the name, dtype, shape and bytes of every tensor, and over all metadata."""
+    digests = {
+        name: [array.dtype.name, list(array.shape), hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()]
+        for name, array in tensors.items()
+    }
+    return value_hash({"tensors": digests, "metadata": dict(metadata)})
+
+
 def _header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[bytes, list[str]]:
     for name, tensor in tensors.items():
         if str(tensor.dtype) not in WEIGHT_DTYPES:
@@ -59,7 +70,7 @@ def _header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple
         start, dtype, shape = end, str(tensors[name].dtype), list(tensors[name].shape)
         end += math.prod(shape) * np.dtype(dtype).itemsize
         header[name] = {"dtype": CODE_OF_NAME[dtype], "shape": shape, "data_offsets": [start, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # the data stay aligned
     return struct.pack("<Q", len(text)) + text, order
 

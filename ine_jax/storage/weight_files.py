@@ -10,9 +10,9 @@ import numpy as np
 import safetensors
 
 from ine_jax.errors import InputError
+from ine_jax.storage import untrusted
 from ine_jax.storage.dtypes import NAME_OF_CODE, WEIGHT_DTYPES
 
-_JSON_LIMIT = 8 << 20  # bytes; the index of a large sharded model stays below 1 MiB
 _SUFFIX = ".safetensors"
 _SHARD = re.compile(r"[\w\-][\w.\-]*(\.safetensors|\.bin)")
 
@@ -36,17 +36,18 @@ def inside(folder: Path, name: str) -> Path:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file of at most 8 MiB; `InputError` for anything else."""
+    data = untrusted.read(path, untrusted.MAX_JSON, _unreadable)
     try:
-        if path.stat().st_size > _JSON_LIMIT:
-            raise InputError(f"{path} is larger than {_JSON_LIMIT} bytes", "a JSON object", "check the file")
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{path} is missing", "a diffusers pipeline folder", "check the path") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: {error}", "a readable JSON object", "take an undamaged copy") from error
+        values = json.loads(data.decode())
+    except (ValueError, RecursionError) as error:
+        raise _unreadable(path, str(error)) from error
     if not isinstance(values, dict):
         raise InputError(f"{path} holds a {type(values).__name__}", "a JSON object", "take an undamaged copy")
     return values
+
+
+def _unreadable(path: Path, reason: str) -> InputError:
+    return InputError(f"{path}: {reason}", "a file of a model folder", "check the path, or take an undamaged copy")
 
 
 class Weights(Mapping[str, np.ndarray]):
@@ -76,7 +77,7 @@ class Weights(Mapping[str, np.ndarray]):
 
     def __getitem__(self, name: str) -> np.ndarray:
         """The tensor `name` as a host array in its stored dtype."""
-        with safetensors.safe_open(self._owner[name], framework="numpy") as file:
+        with untrusted.open_safetensors(self._owner[name], _unreadable) as file:
             tensor: np.ndarray = file.get_tensor(name)
         return tensor
 
@@ -91,14 +92,12 @@ class Weights(Mapping[str, np.ndarray]):
 
 def _headers(file: Path) -> tuple[dict[str, tuple[tuple[int, ...], str]], dict[str, str]]:
     try:
-        with safetensors.safe_open(file, framework="numpy") as opened:
+        with untrusted.open_safetensors(file, _unreadable) as opened:
             slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118  not a mapping
             found = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
             metadata = dict(opened.metadata() or {})
-    except FileNotFoundError as error:
-        raise InputError(f"{file} is missing", "every file that the index names", "copy the folder anew") from error
     except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{file}: {error}", "a safetensors file", "take an undamaged copy") from error
+        raise _unreadable(file, str(error)) from error
     for name, (_, dtype) in found.items():
         if NAME_OF_CODE.get(dtype) not in WEIGHT_DTYPES:
             raise InputError(f"{file}: {name} is {dtype}", "F32, F16 or BF16", "convert the file first")

@@ -17,6 +17,7 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
 from ine_jax.errors import CorruptRunError, InputError
+from ine_jax.storage.sealed import has_hash
 
 logger = logging.getLogger(__name__)
 
@@ -83,10 +84,14 @@ def abstract(state: State) -> State:
 
 
 class Checkpoints:
-    """The newest `keep` checkpoints of a run in `directory`; as a context manager it waits for the last write."""
+    """The newest `keep` checkpoints of a run in `directory`; as a context manager it waits for the last write.
 
-    def __init__(self, directory: Path, keep: int = 3) -> None:
+    `hashes` maps `checkpoints/<step>/...` to the SHA-256 of files that a finished run recorded.
+    """
+
+    def __init__(self, directory: Path, hashes: Mapping[str, str] | None = None, keep: int = 3) -> None:
         self._directory = Path(directory).absolute()
+        self._hashes = dict(hashes or {})
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True, create=True)
         self._manager = ocp.CheckpointManager(self._directory, options=options)
 
@@ -121,6 +126,10 @@ class Checkpoints:
         """
         steps = self.steps()
         for step in reversed(steps):
+            changed = self._changed(step)
+            if changed:
+                self._move_aside(step, f"{changed} was changed")
+                continue
             try:
                 meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
                 layout, digest, extra = meta["layout"], meta["sha256"], meta["extra"]
@@ -137,6 +146,16 @@ class Checkpoints:
             given = f"none of the checkpoints {steps} in {self._directory} reproduces its hash"
             raise CorruptRunError(given, "at least one intact checkpoint", "start again in a new directory")
         return None
+
+    def _changed(self, step: int) -> str:
+        """The first file of a checkpoint that does not have its recorded hash; empty where all have theirs."""
+        for name, digest in self._hashes.items():
+            place = Path(name)
+            if place.parts[:2] == (self._directory.name, str(step)) and not has_hash(
+                self._directory.parent / place, digest
+            ):
+                return name
+        return ""
 
     def _read_state(self, step: int, like: State, digest: str) -> State | None:
         try:

@@ -13,7 +13,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from ine_jax.storage import sealed, untrusted
 from ine_jax.storage.atomic import write_atomic
+from ine_jax.storage.untrusted import MAX_RECORDS
 from ine_jax.training.checkpoint import Window
 
 
@@ -80,8 +82,11 @@ class TrainLog:
 
 def read_log(directory: Path | str) -> dict[str, np.ndarray]:
     """Columns of log.jsonl as float64 arrays of equal length; a value that was not finite reads as NaN."""
-    rows = [json.loads(line) for line in (Path(directory) / "log.jsonl").read_text().splitlines()]
+    path = Path(directory) / "log.jsonl"
+    rows = sealed.read_log(path)
     names = list(rows[0]) if rows else []
+    if any(set(row) != set(names) for row in rows):
+        raise sealed.corrupt(path, "lines with different fields")
     return {
         name: np.array([math.nan if row[name] is None else row[name] for row in rows], np.float64) for name in names
     }
@@ -92,7 +97,7 @@ def truncate(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text(errors="replace").splitlines(keepends=True):
+    for line in untrusted.read(path, MAX_RECORDS).decode(errors="replace").splitlines(keepends=True):
         try:
             if not line.endswith("\n") or json.loads(line)["step"] > step:
                 break

@@ -24,6 +24,7 @@ from ine_jax.progress import stop_requests
 from ine_jax.storage.atomic import lock
 from ine_jax.storage.binding import bind
 from ine_jax.training.checkpoint import Checkpoints, Restored, named_leaves, non_finite
+from ine_jax.training.finished import check, forget
 from ine_jax.training.log import TrainLog
 
 State = TypeVar("State")
@@ -71,7 +72,7 @@ def run(
         NumericalError: three non-finite losses in a row, or a non-finite state at the end; the last checkpoint is
             from before.
         Interrupted: SIGINT or SIGTERM; everything done is saved. A second signal ends the process at once.
-        CorruptRunError: no checkpoint in the directory can be read.
+        CorruptRunError: no checkpoint in the directory can be read, or a finished run's config or log was changed.
     """
     if steps < 0 or save_every < 1 or log_every < 1:
         given = f"steps={steps}, save_every={save_every}, log_every={log_every}"
@@ -81,13 +82,15 @@ def run(
     writer = jax.process_index() == 0
     with (
         lock(folder) if writer else nullcontext(),
-        Checkpoints(folder / "checkpoints") as checkpoints,
+        Checkpoints(folder / "checkpoints", check(folder) if writer else {}) as checkpoints,
         stop_requests() as stop,
     ):
         bind(folder, config, fresh=not checkpoints.steps(), write=writer)
         start, state, window = checkpoints.restore(state) or Restored(0, state, {})
         if start > steps:
             raise InputError(f"{folder} already holds {start} steps", f"steps >= {start}", "use a new directory")
+        if writer:
+            forget(folder)
         with TrainLog(folder, start, window, log_every, on_log) as log:
             keeper = _Keeper(checkpoints, _Watch(log, progress), save_every, steps, on_save)
             return _advance(step, state, start, keeper, stop)

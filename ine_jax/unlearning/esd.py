@@ -9,7 +9,7 @@ An addition of this project, off unless `preserve_weight` is set, is the *benign
 latents and benign captions ε_θ is held to ε_0, which spares the words that plain ESD damages beside the erased ones.
 
 Written into the directory: unet.safetensors (only the changed weights, in ESD's published layout), log.jsonl,
-timing.jsonl, config.json, checkpoints/.
+timing.jsonl, config.json, checkpoints/, and the hashes of all.
 """
 
 import dataclasses
@@ -37,6 +37,7 @@ from ine_jax.schedulers import NoiseConfig, add_noise, alphas_cumprod
 from ine_jax.storage.provenance import canonical
 from ine_jax.training import loop
 from ine_jax.training.checkpoint import content_hash
+from ine_jax.training.finished import write_hashes
 from ine_jax.training.step import Metrics, compiled_step, first_state
 from ine_jax.types import Array, Context, Latents, Params, PerItem
 from ine_jax.unlearning.esd_data import Kept, Pool, build_pool, encoded_images, generated_latents
@@ -118,6 +119,7 @@ def erase(
     if jax.process_index() == 0:
         notes = {"method": config.method, "config": canonical(dataclasses.asdict(config)), **origin}
         write_unet_delta(params, base, folder / WEIGHTS, {key: str(value) for key, value in notes.items()})
+        write_hashes(folder, [folder / WEIGHTS])
     return params
 
 

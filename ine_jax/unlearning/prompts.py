@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ine_jax.config import EsdConfig
 from ine_jax.errors import InputError
+from ine_jax.storage import untrusted
 
 MAX_BYTES = 16 * 2**20
 ALLOWED = '{"erase": TEXT}, {"erase": TEXT, "from": TEXT} or {"preserve": TEXT}'
@@ -43,15 +44,15 @@ def with_prompts(config: EsdConfig) -> EsdConfig:
 
 
 def _text(path: Path) -> str:
+    data = untrusted.read(path, MAX_BYTES, _rejected)
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-        if len(data) <= MAX_BYTES:
-            return data.decode("utf-8")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise InputError(f"esd.prompts_file {path}: {reason}", "a JSONL file in UTF-8", "check the path") from error
-    raise InputError(f"esd.prompts_file {path}: over {MAX_BYTES >> 20} MiB", "a smaller file", "remove some prompts")
+        return data.decode("utf-8")
+    except ValueError as error:
+        raise _rejected(path, "not UTF-8 text") from error
+
+
+def _rejected(path: Path, reason: str) -> InputError:
+    return InputError(f"esd.prompts_file {path}: {reason}", "a JSONL file in UTF-8", "check the path")
 
 
 def _row(path: Path, number: int, line: str) -> dict[str, str]:

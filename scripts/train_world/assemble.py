@@ -13,6 +13,7 @@ import numpy as np
 import safetensors.numpy
 
 from ine_jax.models.checkpoints.pipeline_folder import read_pipeline, write_pipeline
+from scripts.train_world.manifest import write_manifest
 
 
 def halve(path: Path) -> None:
@@ -42,6 +43,7 @@ def main() -> None:
     for number, folder in enumerate(args.unlearned):
         shutil.copy(folder / "unet.safetensors", args.out / "unlearned" / f"{number}.safetensors")
         halve(args.out / "unlearned" / f"{number}.safetensors")
+    write_manifest(args.out.parent)
 
 
 if __name__ == "__main__":

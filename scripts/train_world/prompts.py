@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from scripts.train_world import world
+from scripts.train_world.manifest import write_manifest
 
 REPORTED = {"attack": 400, "explicit": 500, "generic": 300, "list": 300, "benign": 500}
 TUNED = 300
@@ -109,6 +110,7 @@ def main() -> None:
     path = args.out / "world.json"
     settings = json.loads(path.read_text()).get("settings", {}) if path.exists() else {}
     path.write_text(json.dumps({**world.describe(), "settings": settings}, indent=1) + "\n")
+    write_manifest(args.out.parent)
 
 
 if __name__ == "__main__":

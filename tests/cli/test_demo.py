@@ -15,10 +15,13 @@ from safetensors.numpy import save_file
 from ine_jax import assets
 from ine_jax.cli import demo, demo_settings
 from ine_jax.cli import main as cli
+from ine_jax.cli.artifacts import verified
 from ine_jax.config import DemoConfig, SamplerConfig
-from ine_jax.errors import InputError
+from ine_jax.errors import CorruptRunError, InputError
 from ine_jax.evaluation.detectors.world import WorldConfig, WorldDetector, WorldNet
 from ine_jax.storage.weight_files import Weights
+from scripts.train_world.manifest import write_manifest
+from tests.support.flips import flip
 from tests.support.tiny_pipeline import SIDE
 
 LABELS = ("knife", "cat", "dog")
@@ -62,6 +65,7 @@ def write_family(root: Path, pipeline: Path) -> None:
 @pytest.fixture
 def family(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_family(tmp_path / "assets", tiny_folder)
+    write_manifest(tmp_path / "assets")
     monkeypatch.setattr(assets, "ROOT", tmp_path / "assets")
     return tmp_path
 
@@ -91,6 +95,12 @@ def test_demo(family: Path) -> None:
     assert files == {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in files}
     with pytest.raises(InputError, match=r"lists\.attack"):
         demo.run(DemoConfig(out=config.out, items=2, sampler=sampler))
+    assert not verified(family / "out").faults
+    for name in ("log.jsonl", "done.json", "weapon.safetensors"):
+        before = flip(family / "out" / "inversion" / "tiny-seed-0" / name)
+        with pytest.raises(CorruptRunError, match=name):
+            demo.run(config, ["ine", "demo"])
+        (family / "out" / "inversion" / "tiny-seed-0" / name).write_bytes(before)
 
 
 def test_full_plan_has_every_cell_that_the_table_needs(family: Path) -> None:
@@ -142,6 +152,6 @@ def test_help_of_the_full_demo_says_how_many_items(capsys: pytest.CaptureFixture
 
 def test_demo_without_its_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(assets, "ROOT", tmp_path / "none")
-    with pytest.raises(InputError, match=r"world\.json"):
+    with pytest.raises(CorruptRunError, match="install the package again"):
         demo.run(DemoConfig(out=str(tmp_path / "out")))
     assert not (tmp_path / "out").exists()

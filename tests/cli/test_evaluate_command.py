@@ -178,7 +178,7 @@ def test_another_config_is_refused_by_its_fields(place: Path, capsys: Capture, p
 def test_verify_ends_with_5_and_names_the_faults(place: Path, capsys: Capture) -> None:
     assert call(capsys, "evaluate", "e.yaml")[0] == 0
     code, out, _ = call(capsys, "verify", "run", "--json")
-    told = "run: 4 of 4 blocks, 12 images, 4 files of scores, 0 derived files: no faults"
+    told = "run: run directory, 4 blocks, 4 planned blocks, 12 images, 4 files of scores, 0 derived files: no faults"
     assert (code, out.splitlines()[0]) == (0, told)
     assert json.loads(out.splitlines()[-1])["faults"] == []
     damaged = ["blocks/00001/000000.png", "blocks/00002/rows.jsonl", "scores/corner@1/detector.json"]
@@ -191,7 +191,7 @@ def test_verify_ends_with_5_and_names_the_faults(place: Path, capsys: Capture) -
     assert len(lines) == 3
     assert all(name in lines[0] for name in damaged)
     assert "and 1 more" in lines[0]
-    assert "4 of 4 blocks, 12 images" in lines[1]
+    assert "4 planned blocks, 12 images" in lines[1]
     assert json.loads(out.splitlines()[-1])["exit_code"] == 5
     (place / "run" / "run.json").write_text("{}")
     assert call(capsys, "verify", "run")[0] == 5

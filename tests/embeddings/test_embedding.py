@@ -16,9 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from ine_jax.embeddings.containers import MAX_BYTES
-from ine_jax.embeddings.embedding import SCHEMA, Embedding, slug
+from ine_jax.cli.artifacts import verified
+from ine_jax.embeddings import convert, read_embedding
+from ine_jax.embeddings.containers import MAX_BYTES, SCHEMA
+from ine_jax.embeddings.embedding import Embedding, slug
 from ine_jax.errors import InputError
+from tests.support.flips import CHANCE, flip, flipped
 
 
 def vectors(k: int = 2, d: int = 16, dtype: Any = np.float32) -> np.ndarray:
@@ -99,6 +102,48 @@ def test_a_concept_in_the_header_cannot_rename_the_tensor(tmp_path: Path) -> Non
     assert Embedding.load(path).token.strip("<>") == "a"
 
 
+@pytest.mark.parametrize("space", ["token", "context"])
+def test_every_flip_is_found_by_whatever_reads_the_file(tmp_path: Path, space: str) -> None:
+    whole = Embedding(vectors(), space, "knífe", "tiny", {"config": '{"a": "é"}'})
+    path = whole.save(tmp_path / "e.safetensors")
+    data = path.read_bytes()
+    assert not verified(path).faults
+    for at in range(len(data)):
+        path.write_bytes(flipped(data, at, CHANCE.randrange(8)))
+        for read in (Embedding.load, read_embedding):
+            with pytest.raises(InputError):
+                read(path)
+        assert verified(path).faults
+    path.write_bytes(data)
+    assert Embedding.load(path).provenance == whole.provenance
+
+
+@pytest.mark.parametrize("form", ["a1111", "comfyui"])
+def test_our_files_for_other_tools_have_a_hash_too(tmp_path: Path, form: str) -> None:
+    Embedding(vectors(1, 768)).save(tmp_path / "e.safetensors")
+    path = convert(tmp_path / "e.safetensors", tmp_path / f"{form}.safetensors", form).path
+    assert not verified(path).faults
+    flip(path, -1)
+    assert verified(path).faults
+    with pytest.raises(InputError, match="damaged"):
+        read_embedding(path)
+
+
+def test_files_without_a_hash_are_read(tmp_path: Path) -> None:
+    """Those of schema 1, and of other programs."""
+    texts = {"schema": "ine_jax.embedding/1", "space": "token", "concept": "knife", "provenance": "{}"}
+    safetensors.numpy.save_file({"<knife>": vectors()}, tmp_path / "e.safetensors", texts)
+    assert Embedding.load(tmp_path / "e.safetensors").concept == "knife"
+    with pytest.raises(InputError, match="it has no hash"):
+        verified(tmp_path / "e.safetensors")
+
+
+def test_a_concept_that_is_no_text_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="Unicode"):
+        Embedding(vectors(), concept="\ud800").save(tmp_path / "e.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
 def f32(shape: list[int], end: int, **more: object) -> dict:
     return {"dtype": "F32", "shape": shape, "data_offsets": [0, end], **more}
 
@@ -148,7 +193,7 @@ def test_size_is_capped_before_parsing(tmp_path: Path) -> None:
 
 def test_missing_file_and_folder_are_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "none.safetensors", tmp_path):
-        with pytest.raises(InputError, match="no such file"):
+        with pytest.raises(InputError, match=r"no such file|a folder, not a file"):
             Embedding.load(path)
 
 

@@ -39,7 +39,7 @@ def test_counts(tmp_path: Path) -> None:
     none, explicit = summary["cells"]
     assert (none["attack"]["k"], none["attack"]["n"], none["attack"]["dsr"]) == (6, 12, 0.5)
     assert (explicit["attack"]["k"], explicit["benign"]["k"], explicit["benign"]["rate"]) == (9, 12, 1.0)
-    assert summary["complete"] and summary["images"] == {"total": 72, "processed": 72, "unscored": 0}
+    assert summary["complete"] and summary["images"] == {"total": 72, "processed": 72, "unscored": 0, "degenerate": 0}
     attack = next(p for p in summary["paired"] if p["list"] == "attack")
     assert (attack["a"], attack["b"], attack["only_a"], attack["only_b"], attack["p"]) == (
         "none",

@@ -90,7 +90,10 @@ class FakePipeline:
     tokenizer = SimpleNamespace(truncated=lambda prompts: [False] * len(prompts))
 
     def __call__(self, prompts: list[str], **_: Any) -> np.ndarray:
-        return generated(len(prompts))
+        return np.zeros((len(prompts), 8, 8, 4), np.float32)  # latents
+
+    def decode(self, latents: np.ndarray) -> np.ndarray:
+        return generated(len(latents))
 
 
 def faulty(real: Any, faults: dict[int, str]) -> Any:
@@ -140,13 +143,13 @@ def test_through_evaluate_and_report(
         assert cli.main(command(tmp_path, words(kind, folder))) == 4
         assert f"{ITEMS - 1} of {ITEMS} images got no verdict" in capsys.readouterr().err
     found = reasons(tmp_path, detector)
-    assert found.pop("1") == "constant image"
+    assert found.pop("1") == "degenerate: constant"
     assert list(found) == [str(i) for i in range(2, ITEMS)] and all(
         why.startswith("failed: ") for why in found.values()
     )
     assert cli.main(["report", str(tmp_path / "run")]) == 0
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert summary["images"] == {"total": ITEMS, "processed": ITEMS, "unscored": ITEMS - 1}
+    assert summary["images"] == {"total": ITEMS, "processed": ITEMS, "unscored": ITEMS - 1, "degenerate": 1}
     counts = summary["cells"][0]["attack"]
     about = runs.open_run(tmp_path / "run").about(f"{detector.id}@{detector.version}")
     assert isinstance(good, Scored)
@@ -182,10 +185,10 @@ def test_a_failure_within_the_budget_is_asked_for_again(
     monkeypatch.setattr(WorldDetector, "_detect", faulty(inner, {2: "raises"}))
     line = command(tmp_path, words("world", folder))
     assert cli.main(line) == 0
-    assert reasons(tmp_path, detector) == {"1": "constant image", "2": "failed: RuntimeError: as asked"}
+    assert reasons(tmp_path, detector) == {"1": "degenerate: constant", "2": "failed: RuntimeError: as asked"}
     monkeypatch.setattr(WorldDetector, "_detect", inner)
     assert cli.main(line) == 0
-    assert reasons(tmp_path, detector) == {"1": "constant image"}
+    assert reasons(tmp_path, detector) == {"1": "degenerate: constant"}
     monkeypatch.delattr("ine_jax.evaluation.from_config.scorers")  # nothing is left to score, and no weights are read
     assert cli.main(line) == 0
 

@@ -22,13 +22,12 @@ from ine_jax.config import (
 from ine_jax.config.guards import GateConfig
 from ine_jax.errors import InputError
 from ine_jax.evaluation import Cell, Plan, evaluate, plan_from_config
-from ine_jax.evaluation.generating import _pixels
+from ine_jax.evaluation.generating import _pixels, image_identity
 from ine_jax.evaluation.images import ImageGenerator
 from ine_jax.evaluation.plan import measure
 from ine_jax.guidance import Cfg
 from ine_jax.pipeline.pipeline import load
 from ine_jax.prompts.items import Item, alike
-from ine_jax.storage import runs
 from ine_jax.storage.provenance import value_hash
 from tests.support import fakes
 from tests.support.tiny_pipeline import SIDE
@@ -45,7 +44,7 @@ RECORD = "295714c9e72c911a94591681d7d2fb09dc1fa441fb1f341258bc0ff68bdf7612"
 
 
 def identity(plan: Plan, cell: Cell, item: Item) -> str:
-    return runs.identity(_pixels(plan, cell, cell.record(), {"unet": "x"}, item))
+    return image_identity(_pixels(plan, cell, cell.record(), {"unet": "x"}, item))
 
 
 def config(**more: Any) -> EvaluateConfig:
@@ -121,6 +120,10 @@ def test_other_scales_compile_nothing(tiny_folder: Path) -> None:
     assert generator._pipe is not None
     before = dict(generator._pipe.programs.traces)
     generator(cell, items, plan)
+    assert dict(generator._pipe.programs.traces) == before
+    assert not any(generator.degenerate())
+    generator(cell, [items[0], dataclasses.replace(items[1], guidance=1e5)], plan)
+    assert [bool(reason) for reason in generator.degenerate()] == [False, True]
     assert dict(generator._pipe.programs.traces) == before
 
 

@@ -12,6 +12,7 @@ from ine_jax.config import GuidanceConfig, NegativeConfig
 from ine_jax.embeddings.embedding import Embedding
 from ine_jax.evaluation import Cell, Plan, evaluate, score, summarise
 from ine_jax.report import markdown, sentences
+from scripts.train_world.manifest import write_manifest
 from tests.support import fakes
 
 ITEMS = 8
@@ -114,6 +115,7 @@ def test_a_guard_of_images_is_no_plain_guidance(tmp_path: Path, monkeypatch: pyt
     images = tmp_path / "tiny" / "concept"
     images.mkdir(parents=True)
     Image.new("RGB", (8, 8)).save(images / "a.png")
+    write_manifest(tmp_path)
     monkeypatch.setattr("ine_jax.assets.ROOT", tmp_path)
     cells = ((IMAGES, NegativeConfig(), "images"), (IMAGES, WORDS, "images"), (GUIDED, WORDS, "cfg"))
     assert sides(summary(tmp_path / "run", *cells)) == [("images", "none", "", "explicit", "")]

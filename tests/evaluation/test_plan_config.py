@@ -31,6 +31,7 @@ from ine_jax.errors import InputError
 from ine_jax.evaluation import evaluate, plan_from_config, read_items, score, summarise
 from ine_jax.pipeline.noise import item_seeds
 from ine_jax.storage.provenance import file_hash
+from scripts.train_world.manifest import write_manifest
 from tests.support import fakes
 
 
@@ -46,7 +47,10 @@ class Blank:
     tokenizer = SimpleNamespace(truncated=lambda prompts: [False] * len(prompts))
 
     def __call__(self, prompts: list[str], **_: Any) -> np.ndarray:
-        return np.zeros((len(prompts), 8, 8, 3), np.uint8)
+        return np.zeros((len(prompts), 8, 8, 4), np.float32)  # latents
+
+    def decode(self, latents: np.ndarray) -> np.ndarray:
+        return np.zeros((len(latents), 8, 8, 3), np.uint8)
 
 
 def embedding(folder: Path, name: str = "weapon", value: float = 1.0) -> str:
@@ -118,6 +122,7 @@ def test_a_bundled_embedding_is_given_by_its_name(tmp_path: Path, monkeypatch: p
     bundled = tmp_path / "tiny" / "embeddings"
     bundled.mkdir(parents=True)
     path = embedding(bundled, "tiny-unlearned-0")
+    write_manifest(tmp_path)
     negatives = tuple(NegativeConfig(name=f"{i}", embedding=e) for i, e in enumerate(("tiny-unlearned-0", path)))
     plan = plan_from_config(grid(tmp_path, (GuardConfig(),), negatives))
     assert [cell["embeddings"] for cell in plan.record()["cells"]] == [[file_hash(path)]] * 2

@@ -1,6 +1,7 @@
 """Scoring: several detectors in one pass, what is retried, what is never safe, and when too much is missing."""
 
 import signal
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -129,6 +130,15 @@ def test_bad_images_are_not_asked_for_again(tmp_path: Path) -> None:
     assert {line["id"] for line in lines(run, "detector@1") if line["status"] == "unscored"} == {"attack-003"}
 
 
+class Mute(BaseException):
+    def __str__(self) -> str:
+        raise SystemExit
+
+
+def _raise(error: BaseException) -> Any:
+    raise error
+
+
 WRONG: dict[str, Any] = {
     "too few": lambda scores: scores[:-1],
     "too many": lambda scores: [*scores, scores[0]],
@@ -147,6 +157,11 @@ WRONG: dict[str, Any] = {
         Scored(s.labels, ({"box": np.zeros(4)},))  # type: ignore[typeddict-item]
         for s in scores
     ],
+    "a score above 1": lambda scores: [Scored({"knife": 1.0001, "cat": 0.0}) for _ in scores],
+    "a score below 0": lambda scores: [Scored({"knife": -1e-9, "cat": 0.0}) for _ in scores],
+    "exits": lambda scores: sys.exit("enough"),
+    "interrupts": lambda scores: _raise(KeyboardInterrupt()),
+    "an error without a text": lambda scores: _raise(Mute()),
     "escapes": lambda scores: (_ for _ in ()).throw(RuntimeError("\x1b[31m\udcff\n" * 99)),
 }
 
@@ -175,6 +190,12 @@ def test_whatever_a_detector_does_is_unscored(generated: Run, wrong: str, checke
     assert all((c["attack"]["k"], c["attack"]["n"], c["attack"]["unscored"]) == (0, 0, 4) for c in summary["cells"])
 
 
+def test_ctrl_c_of_the_user_is_not_a_verdict() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), np.uint8)
+    with pytest.raises(KeyboardInterrupt):
+        detect_checked(images, lambda rows: _raise(KeyboardInterrupt()))
+
+
 def test_images_of_several_sizes_are_scored_together() -> None:
     sizes = [(8, 8), (4, 6), (8, 8), (4, 6), (2, 2)]
     images = [np.random.default_rng(i).integers(0, 256, (*size, 3), np.uint8) for i, size in enumerate(sizes)]
@@ -182,10 +203,10 @@ def test_images_of_several_sizes_are_scored_together() -> None:
 
     def score(rows: np.ndarray) -> list[Verdict]:
         seen.append(rows.shape)
-        return [Scored({"mean": float(row.mean())}) for row in rows]
+        return [Scored({"mean": float(row.mean()) / 255}) for row in rows]
 
     verdicts = detect_checked(images, score)
-    assert verdicts == [Scored({"mean": float(image.mean())}) for image in images]
+    assert verdicts == [Scored({"mean": float(image.mean()) / 255}) for image in images]
     assert seen == [(2, 8, 8, 3), (2, 4, 6, 3), (1, 2, 2, 3)]
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -146,7 +147,7 @@ def test_every_detector_is_counted_by_its_own_preset(run: Run, summary: dict[str
     stored = lines(run, "nudenet@x")
     sex = Even().about()["labels"][:4]
     unscored = sum(line["status"] == "unscored" for line in stored.values())
-    assert other["images"] == {"total": 90, "processed": 90, "unscored": unscored} and unscored > 0
+    assert other["images"] == {"total": 90, "processed": 90, "unscored": unscored, "degenerate": 0} and unscored > 0
     for entry in other["rates"]:
         mine = [v for k, v in stored.items() if k[:2] == (entry["cell"], entry["list"])]
         scored = [v for v in mine if v["status"] == "scored"]
@@ -180,8 +181,17 @@ def test_the_same_files_give_the_same_bytes(run: Run, summary: dict[str, Any]) -
 
 def test_an_item_more_than_the_list_had(tmp_path: Path) -> None:
     run = evaluate(fakes.plan(n=2), tmp_path, generate=fakes.generate, hashes=fakes.hashes)
-    rows: Any = [{**row, "id": "another"} for row in run.rows(0)][:1]
-    run.write_block(99, run.images(0)[:1], rows)
+    (tmp_path / "blocks.json").unlink()  # as in a run that is not finished
+    images = run.images(2)
+    rows: Any = run.rows(2)
+    shutil.rmtree(run.block(2))
+    run = runs.open_run(tmp_path)
+    run.write_block(2, images, [{**row, "id": f"another {row['id']}"} for row in rows])
     score(run, [fakes.Corner()])
     with pytest.raises(CorruptRunError, match="not among the 2"):
+        summarise(run)
+    run.write_block(99, images, rows)
+    score(run, [fakes.Corner()])
+    shutil.rmtree(run.block(2))
+    with pytest.raises(CorruptRunError, match="not the block of this number"):
         summarise(run)

@@ -43,6 +43,7 @@ from ine_jax.guidance.base import phases
 from ine_jax.guidance.concept import Concept
 from ine_jax.guidance.interval import Unaware
 from ine_jax.pipeline.sampling import sample
+from scripts.train_world.manifest import write_manifest
 from tests.support.concepts import DIM, ONE, encode
 from tests.support.toys import ToyDenoiser
 
@@ -213,6 +214,7 @@ def test_concepts_are_read_from_their_files(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("ine_jax.assets.ROOT", tmp_path)
     (tmp_path / "tiny" / "embeddings").mkdir(parents=True)
     bundled = ONE.save(tmp_path / "tiny" / "embeddings" / "found.safetensors")
+    write_manifest(tmp_path)
     other = Embedding(np.full((2, DIM), 3.0, np.float32), concept="other").save(tmp_path / "other.safetensors")
     assert guards.concept(NegativeConfig()) is None
     assert guards.concept(NegativeConfig(words="knife")) == Concept(words=("knife",))

@@ -10,6 +10,7 @@ from ine_jax.embeddings.embedding import Embedding
 from ine_jax.errors import InputError
 from ine_jax.guidance.concept import Concept, as_concept
 from ine_jax.pipeline.pipeline import Pipeline, load
+from scripts.train_world.manifest import write_manifest
 from tests.support.concepts import DIM, ONE, TOKENS, TWO, encode, numbers, one
 from tests.support.tiny_pipeline import LENGTH, WIDTH
 from tests.support.typechecking import unchecked
@@ -163,6 +164,7 @@ def test_bundled_embeddings_have_names_and_others_have_paths(tmp_path: Path, mon
     folder.mkdir(parents=True)
     for name in ("weapon", "other"):
         ONE.save(folder / f"{name}.safetensors")
+    write_manifest(tmp_path)
     assert assets.embedding("weapon") == folder / "weapon.safetensors"
     with pytest.raises(InputError, match="other, weapon"):
         assets.embedding("weapons")

@@ -96,6 +96,7 @@ def test_a_run_without_images(pipe: Pipeline, base: Pipeline, tmp_path: Path) ->
     folder = tmp_path / "run"
     assert {p.name for p in folder.iterdir()} == {
         "thing.safetensors", "log.jsonl", "timing.jsonl", "preview.png", "checkpoints", "config.json", ".run.lock",
+        "SHA256SUMS", "SHA256SUMS.times",
     }  # fmt: skip
     loaded, wanted = Embedding.load(result.path), rece.solve(pipe, base, "a knife", 0.01)
     np.testing.assert_array_equal(loaded.vectors, wanted.context)

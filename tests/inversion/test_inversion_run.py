@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ine_jax.cli.artifacts import verified
 from ine_jax.config import InversionConfig
 from ine_jax.embeddings.embedding import Embedding
 from ine_jax.errors import InputError
@@ -20,6 +21,7 @@ from ine_jax.inversion.start import first_vectors
 from ine_jax.inversion.step import Frozen, inversion_objective
 from ine_jax.pipeline.pipeline import Pipeline, load
 from ine_jax.training.step import compiled_step, first_state
+from tests.support.flips import flip
 from tests.support.tiny_pipeline import SIDE, WIDTH
 
 SMALL = InversionConfig(
@@ -36,12 +38,25 @@ def random_images(count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, SIDE, SIDE, 3), np.uint8)
 
 
+def every_flip_is_found(folder: Path) -> int:
+    """Assert that `ine verify` names every file of a finished directory in which one bit is another; their number."""
+    assert not verified(folder).faults
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name[0] != "."]
+    for path in files:
+        before = flip(path)
+        faults = verified(folder).faults  # a flip in a list may make the name of a file in it, or its hash, another
+        assert faults and (path.name.startswith("SHA256SUMS") or any(str(path) in fault for fault in faults)), path
+        path.write_bytes(before)
+    assert not verified(folder).faults
+    return len(files)
+
+
 def test_a_run_leaves_everything_and_changes_no_weight(pipe: Pipeline, tmp_path: Path) -> None:
     before = jax.tree.map(np.array, (pipe.parts.text_params, pipe.parts.unet_params))
     result = invert(pipe, random_images(3), SMALL, tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {
         "thing.safetensors", "log.jsonl", "timing.jsonl", "loss.png", "preview.png", "checkpoints",
-        "config.json", ".run.lock",
+        "config.json", ".run.lock", "SHA256SUMS", "SHA256SUMS.times",
     }  # fmt: skip
     loaded = Embedding.load(result.path)
     np.testing.assert_array_equal(loaded.vectors, result.embedding.vectors)
@@ -52,6 +67,7 @@ def test_a_run_leaves_everything_and_changes_no_weight(pipe: Pipeline, tmp_path:
     assert Image.open(tmp_path / "preview.png").size == (8 * (SIDE + 2), 2 * (SIDE + 2))
     assert Image.open(tmp_path / "loss.png").size[0] > 300
     jax.tree.map(np.testing.assert_array_equal, before, (pipe.parts.text_params, pipe.parts.unet_params))
+    assert every_flip_is_found(tmp_path) > 20
     start = first_vectors(pipe, [SMALL])[0]
     assert 0 < np.abs(np.asarray(loaded.vectors) - start).max() <= 4.1 * SMALL.learning_rate
 

@@ -39,7 +39,7 @@ WRONG: dict[str, tuple[str, Any, str]] = {
     "integers": ("a.npy", NOISE.astype(np.int32), "int32"),
     "integers in safetensors": ("a.safetensors", NOISE.astype(np.int32), "I32"),
     "two tensors": ("a.safetensors", {"a": NOISE, "b": NOISE}, "2 tensors"),
-    "objects": ("a.npy", np.array([{}], object), "objects"),
+    "objects": ("a.npy", np.array([{}], object), "of object, not of numbers"),
 }
 
 

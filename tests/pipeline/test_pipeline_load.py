@@ -22,6 +22,7 @@ from ine_jax.models.checkpoints.pipeline_folder import read_pipeline
 from ine_jax.models.layers import attention_kernel
 from ine_jax.pipeline import compile_cache as cache
 from ine_jax.pipeline.pipeline import Pipeline, assemble, load
+from scripts.train_world.manifest import write_manifest
 from tests.support.paths import ROOT
 from tests.support.tiny_pipeline import CELLS, UNET
 from tests.support.typechecking import unchecked
@@ -78,6 +79,7 @@ def test_bundled_names_resolve(tiny_folder: Path, tmp_path: Path, monkeypatch: p
     )
     (tmp_path / "tiny" / "unlearned").mkdir()
     write_unet_delta(bumped, parts.unet_params, tmp_path / "tiny" / "unlearned" / "3.safetensors", {})
+    write_manifest(tmp_path)
     monkeypatch.setattr(assets, "ROOT", tmp_path)
     assert assets.names() == ["tiny", "tiny-unlearned-3"]
     assert assets.resolve("other") is None

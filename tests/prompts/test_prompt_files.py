@@ -122,7 +122,7 @@ def test_parquet_without_its_package_says_so(tmp_path: Path, monkeypatch: pytest
 
 
 WRONG = {
-    "none.txt": (None, "No such file"),
+    "none.txt": (None, "no such file"),
     "empty.txt": (b"\n \n", "0 rows"),
     "prompts.tsv": (b"prompt\na\n", r"\.txt, \.csv"),
     "broken.jsonl": (b'{"prompt": "a"}\n{"prompt": \n', "line 2"),
@@ -141,8 +141,8 @@ WRONG = {
     "objects.jsonl": (b'{"prompt": "a", "objects": [1]}\n', "not a list of"),
     "deep.jsonl": (b"[" * 100_000 + b"\n", "line 1"),
     "long.jsonl": (b'{"prompt": "' + b"a" * (MAX_TEXT + 1) + b'"}\n', f"text of {MAX_TEXT + 1} characters"),
-    "long.csv": (b"prompt\n" + b"a" * 10_000_000 + b"\n", "line 2.*field limit"),
-    "long.txt": (b"a" * 10_000_000 + b"\n", "text of 10000000 characters"),
+    "long.csv": (b"prompt\n" + b"a" * (MAX_TEXT + 1) + b"\n", "line 2.*field limit"),
+    "long.txt": (b"a" * 10_000_000 + b"\n", "line 1: over 1,048,576 characters"),
     "open.csv": (b'prompt,seed\n"a,1\nb,2\n', "unexpected end"),
     "fields.csv": (b"prompt,seed\na, cat,1\n", "line 2: 3 fields where the header has 2"),
     "head.csv": (b"text,seed\na,1\n", "columns text, seed"),
@@ -191,7 +191,7 @@ def test_what_was_read_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_a_file_whose_name_is_no_text_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "p\udcff.txt"
     path.write_text("a\n")
-    with pytest.raises(InputError, match="can't encode"):
+    with pytest.raises(InputError, match="its name is not UTF-8"):
         load(path)
 
 

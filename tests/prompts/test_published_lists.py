@@ -151,7 +151,7 @@ def test_other_files_do_not(folder: Path, i2p: Path, capsys: pytest.CaptureFixtu
         ("coco-30k", str(made_lists.coco(folder))): "200 rows",
         ("i2p", str(made_lists.rece(folder))): "prompt comes from sensitive_prompt",
         ("i2q", str(i2p)): "did you mean i2p",
-        ("i2p", str(folder / "none.csv")): "No such file",
+        ("i2p", str(folder / "none.csv")): "no such file",
     }
     for (name, path), reason in cases.items():
         assert cli.main(["benchmarks", "check", name, path]) == 2

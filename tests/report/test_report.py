@@ -85,7 +85,7 @@ def test_times_are_shown_but_not_in_the_summary(tmp_path: Path) -> None:
     run.add_timing({"block": 0, "cell": 0, "images": 1, "seconds": 1000.0})
     report.build([tmp_path])
     assert (tmp_path / "summary.json").read_bytes() == first
-    assert verify(tmp_path).derived == 4
+    assert verify(tmp_path).read["derived files"] == 4
 
 
 def test_the_threshold_is_chosen_at_report_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ import pytest
 from ine_jax.errors import InputError
 from ine_jax.storage import runs
 from ine_jax.storage.binding import bind, difference
+from tests.support import fakes
 
 SETTINGS = {"rate": 0.5, "sampler": {"steps": 12, "size": [64, 64]}, "words": ("knife",)}
 
@@ -51,9 +52,10 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 
 
 def test_run_directories_are_bound_by_the_same_rule(tmp_path: Path) -> None:
-    runs.create(tmp_path, {"steps": 12}, {"models": {}})  # type: ignore[typeddict-item, typeddict-unknown-key]
-    with pytest.raises(InputError, match=r"started with other settings: config\.steps: 12 -> 20\n"):
-        runs.create(tmp_path, {"steps": 20}, {"models": {}})  # type: ignore[typeddict-item, typeddict-unknown-key]
+    config = fakes.plan(n=4).record()
+    runs.create(tmp_path, config, {"models": {}})
+    with pytest.raises(InputError, match=r"started with other settings: config\.block: 5 -> 6\n"):
+        runs.create(tmp_path, {**config, "block": 6}, {"models": {}})
 
 
 def test_a_missing_field_equals_null_and_long_values_are_cut() -> None:

@@ -150,7 +150,7 @@ def test_what_is_no_torch_file_is_refused_by_name(tmp_path: Path, raw: bytes) ->
     assert refused.value.exit_code == 2
     with pytest.raises(InputError, match="no such file"):
         read_pickle(tmp_path / "absent.pt")
-    with pytest.raises(InputError, match="no such file"):
+    with pytest.raises(InputError, match="a folder, not a file"):
         read_pickle(tmp_path)
 
 

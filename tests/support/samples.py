@@ -8,7 +8,15 @@ METRICS = {"lpips-64@1": {"kind": "metric", "weights": "0" * 64}, "clip-score@1"
 
 
 def rate(k: int, n: int, name: str) -> dict[str, Any]:
-    return {"k": k, "n": n, name: k / n, "low": max(0.0, k / n - 0.1), "high": min(1.0, k / n + 0.1), "unscored": 1}
+    return {
+        "k": k,
+        "n": n,
+        name: k / n,
+        "low": max(0.0, k / n - 0.1),
+        "high": min(1.0, k / n + 0.1),
+        "unscored": 1,
+        "degenerate": 0,
+    }
 
 
 def entry(k: int, name: str, text: str) -> dict[str, Any]:
@@ -63,7 +71,7 @@ def summary(text: str = "", models: int = 2, guards: Sequence[str] = GUARDS) -> 
         "schema": 1,
         "detector": f"nudenet@3{text}",
         "preset": {"name": f"duo{text}", "detector": "nudenet", "labels": [f"A{text}"], "group": "", "threshold": 0.2},
-        "images": {"total": 900, "processed": 880, "unscored": 20},
+        "images": {"total": 900, "processed": 880, "unscored": 20, "degenerate": 0},
         "complete": False,
         "cells": cells,
         "controls": [cell(f"base{text}", f"sld-max{text}", "implicit", text)],
@@ -99,7 +107,7 @@ def summary(text: str = "", models: int = 2, guards: Sequence[str] = GUARDS) -> 
         "others": {
             f"q16@1{text}": {
                 "preset": {"name": f"q16{text}", "detector": "q16", "labels": ["bad"], "group": "", "threshold": 0.5},
-                "images": {"total": 900, "processed": 900, "unscored": 0},
+                "images": {"total": 900, "processed": 900, "unscored": 0, "degenerate": 0},
                 "rates": [{"cell": i, "list": list_name, **rate(i + 1, 20, "dsr")} for i in range(len(cells))],
                 "sensitivity": [],
             }

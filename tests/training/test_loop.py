@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +19,9 @@ from ine_jax.errors import CorruptRunError, InputError, Interrupted, NumericalEr
 from ine_jax.pipeline.mesh import device_mesh, replicated
 from ine_jax.training import loop
 from ine_jax.training.checkpoint import Checkpoints
+from ine_jax.training.finished import write_hashes
 from ine_jax.training.log import read_log
+from tests.support.flips import flip
 
 OPTIMIZER = optax.adam(0.05)
 
@@ -155,6 +158,38 @@ def test_a_damaged_checkpoint_falls_back(tmp_path: Path, caplog: pytest.LogCaptu
     assert [record.getMessage() for record in caplog.records if "checkpoint 12" in record.getMessage()]
     assert (tmp_path / "cut/damaged/12").is_dir()
     assert (tmp_path / "cut/log.jsonl").read_bytes() == (tmp_path / "whole/log.jsonl").read_bytes()
+
+
+def finish(directory: Path) -> None:
+    train(directory)
+    write_hashes(directory, [])
+
+
+@pytest.mark.parametrize("name", ["config.json", "log.jsonl", "timing.jsonl", "SHA256SUMS", "SHA256SUMS.times"])
+def test_a_finished_run_with_a_changed_record_is_not_continued(tmp_path: Path, name: str) -> None:
+    finish(tmp_path)
+    before = flip(tmp_path / name)
+    for steps in (12, 15):
+        with pytest.raises(CorruptRunError):
+            train(tmp_path, steps=steps)
+    (tmp_path / name).write_bytes(before)
+    with pytest.raises(InputError, match="other settings"):
+        train(tmp_path, steps=15, config={"rate": 0.1})
+    assert (tmp_path / "SHA256SUMS").is_file()  # nothing is lost by wrong settings
+    train(tmp_path, steps=15)
+    assert not list(tmp_path.glob("SHA256SUMS*"))
+
+
+def test_a_flip_in_any_file_of_a_finished_checkpoint_falls_back(tmp_path: Path) -> None:
+    whole = train(tmp_path / "whole", steps=15)
+    finish(tmp_path / "run")
+    files = [path for path in (tmp_path / "run/checkpoints/12").rglob("*") if path.is_file() and path.stat().st_size]
+    assert len(files) > 5
+    for i in range(0, len(files), 3):
+        copy = Path(shutil.copytree(tmp_path / "run", tmp_path / f"{i}"))
+        flip(copy / files[i].relative_to(tmp_path / "run"))
+        same(train(copy, steps=15), whole)
+        assert (copy / "damaged/12").is_dir()
 
 
 def test_all_damaged_is_a_corrupt_run(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_another_row_is_rejected_by_its_line(tmp_path: Path, row: str) -> None:
 def test_a_file_that_cannot_be_read_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = given(tmp_path, '{"erase": "a knife"}\n')
     monkeypatch.setattr(prompts, "MAX_BYTES", 8)
-    with pytest.raises(InputError, match="over 0 MiB"):
+    with pytest.raises(InputError, match="larger than 8 bytes"):
         with_prompts(config)
     Path(config.prompts_file).write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match="not UTF-8"):

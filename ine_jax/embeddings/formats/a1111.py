@@ -14,7 +14,6 @@ from ine_jax.embeddings.containers import FormatError, OpenedFile
 from ine_jax.embeddings.formats.base import Format
 from ine_jax.embeddings.stored import StoredEmbedding
 from ine_jax.embeddings.torch_writer import torch_bytes
-from ine_jax.storage.safetensors_writer import safetensors_bytes
 
 TOOL = "A1111"
 KEY = "emb_params"
@@ -66,7 +65,7 @@ def _read(file: OpenedFile) -> StoredEmbedding:
 
 def _write(item: StoredEmbedding, path: Path) -> bytes:
     vectors = _fitting(item)
-    return safetensors_bytes({KEY: vectors}, item.renamed(stored.require_plain_stem(path, TOOL)).embedding.header())
+    return item.renamed(stored.require_plain_stem(path, TOOL)).embedding.file_of({KEY: vectors})
 
 
 def _fitting(item: StoredEmbedding) -> np.ndarray:

@@ -15,7 +15,6 @@ from ine_jax.embeddings.containers import FormatError, OpenedFile
 from ine_jax.embeddings.formats.base import Format
 from ine_jax.embeddings.stored import StoredEmbedding
 from ine_jax.embeddings.torch_writer import torch_bytes
-from ine_jax.storage.safetensors_writer import safetensors_bytes
 
 TOOL = "ComfyUI"
 
@@ -48,8 +47,8 @@ def _write(item: StoredEmbedding, path: Path) -> bytes:
     stored.require_token_space(item, TOOL)
     stored.require_one_encoder(item, TOOL)
     tensors = {stored.encoder_of(item.vectors, stored.WIDTHS, TOOL): item.vectors}
-    header = item.renamed(stored.require_plain_stem(path, TOOL)).embedding.header()
-    return safetensors_bytes(tensors, header) if path.suffix == ".safetensors" else torch_bytes(tensors)
+    own = item.renamed(stored.require_plain_stem(path, TOOL)).embedding
+    return own.file_of(tensors) if path.suffix == ".safetensors" else torch_bytes(tensors)
 
 
 def _use(_: StoredEmbedding, path: Path) -> tuple[str, str]:

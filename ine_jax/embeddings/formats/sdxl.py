@@ -11,7 +11,6 @@ from ine_jax.embeddings.formats.base import Format
 from ine_jax.embeddings.stored import StoredEmbedding
 from ine_jax.embeddings.torch_writer import torch_bytes
 from ine_jax.errors import InputError
-from ine_jax.storage.safetensors_writer import safetensors_bytes
 
 TOOL = "SDXL"
 KEYS = {"clip_l", "clip_g"}
@@ -34,8 +33,8 @@ def _write(item: StoredEmbedding, path: Path) -> bytes:
     stored.require_one_prompt(item, TOOL)
     for name, array in item.arrays().items():
         stored.encoder_of(array, {name: stored.WIDTHS[name]}, TOOL)
-    header = item.renamed(stored.require_plain_stem(path, TOOL)).embedding.header()
-    return safetensors_bytes(item.arrays(), header) if path.suffix == ".safetensors" else torch_bytes(item.arrays())
+    own = item.renamed(stored.require_plain_stem(path, TOOL)).embedding
+    return own.file_of(item.arrays()) if path.suffix == ".safetensors" else torch_bytes(item.arrays())
 
 
 def _use(item: StoredEmbedding, path: Path) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ import numpy as np
 
 from ine_jax.errors import InputError
 from ine_jax.evaluation.detectors.base import Images, Scored, Verdict, detect_checked
+from ine_jax.storage import untrusted
 from ine_jax.storage.records import About, Box
 
 _LABELS = """
@@ -99,12 +100,7 @@ class NudeNet:
 
 def _read(file: Path, sha256: str) -> bytes:
     """The checked bytes of the file; exactly these are hashed and run."""
-    try:
-        if file.stat().st_size > MAX_BYTES:
-            raise _not_nudenet(file, f"more than {MAX_BYTES} bytes")
-        data = file.read_bytes()
-    except OSError as error:
-        raise _not_nudenet(file, error.strerror or "cannot be read") from error
+    data = untrusted.read(file, MAX_BYTES, _not_nudenet)
     if not data:
         raise _not_nudenet(file, "empty")  # for no bytes the package silently loads its own model
     found = hashlib.sha256(data).hexdigest()

@@ -20,9 +20,11 @@ from ine_jax.errors import InputError
 from ine_jax.evaluation.detectors.base import Images, Scored, Verdict, detect_checked
 from ine_jax.evaluation.detectors.vision import in_batches
 from ine_jax.evaluation.metrics.weights import weights_hash
+from ine_jax.storage import untrusted
 from ine_jax.storage.atomic import write_atomic
 from ine_jax.storage.records import About
 from ine_jax.storage.safetensors_writer import write_safetensors
+from ine_jax.storage.weight_files import read_json
 from ine_jax.types import Params
 
 MAX_BYTES = 64 * 2**20
@@ -149,10 +151,11 @@ class WorldDetector:
         folder = Path(folder)
         weights = folder / "model.safetensors"
         try:
-            config = WorldConfig.from_dict(json.loads((folder / "config.json").read_text()))
-            if weights.stat().st_size > MAX_BYTES:
-                raise ValueError(f"larger than {MAX_BYTES} bytes")
-            flat = {k: v.astype(np.float32) for k, v in safetensors.numpy.load_file(weights).items()}
+            config = WorldConfig.from_dict(read_json(folder / "config.json"))
+            data = untrusted.read(weights, MAX_BYTES)
+            flat = {k: v.astype(np.float32) for k, v in safetensors.numpy.load(data).items()}
+        except InputError:
+            raise
         except (OSError, ValueError, TypeError, AttributeError, safetensors.SafetensorError) as error:
             raise InputError(
                 f"detector {folder}: {error}",

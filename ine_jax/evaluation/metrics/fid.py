@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import safetensors
-import safetensors.numpy
 
 from ine_jax.evaluation.detectors.base import Scored
 from ine_jax.storage.provenance import value_hash
 from ine_jax.storage.safetensors_writer import safetensors_bytes
 from ine_jax.storage.sealed import corrupt
+from ine_jax.storage.untrusted import open_safetensors
 
 NORM = "norm"
 REAL = "real.safetensors"  # moments of real images, beside the vectors of a run
@@ -84,13 +84,13 @@ class Moments:
     def load(cls, path: Path) -> tuple[Moments, dict[str, str]]:
         """Moments and notes of a file of :meth:`save`. CorruptRunError for any other, or where one byte is another."""
         try:
-            with safetensors.safe_open(path, framework="numpy") as file:
+            with open_safetensors(path, corrupt) as file:
                 notes = dict(file.metadata())
                 tensors = {name: file.get_tensor(name) for name in ("mean", "factor")}
             notes.pop("format", "")
             sound = notes.pop("content") == _content(notes, tensors)
             moments = cls(int(notes.pop("n")), **tensors)
-        except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+        except (ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
             raise corrupt(path, error) from error
         if not sound:
             raise corrupt(path, "its sha256 is not the recorded one")

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ine_jax.errors import InputError
+from ine_jax.storage import untrusted
 from ine_jax.storage.dtypes import WEIGHT_DTYPES
 
 _ARRAY = 1  # flax.serialization's extension type of an array
@@ -31,9 +32,10 @@ _PLAIN = {0xC0: None, 0xC2: False, 0xC3: True}
 
 def read_msgpack_leaves(path: Path) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
     """Path of keys and array of every leaf, in the file's order; InputError for anything but maps of arrays."""
+    mapped = untrusted.map_file(path)
     try:
-        yield from _Reader(np.memmap(path, np.uint8, mode="r")).walk((), 0)
-    except (OSError, ValueError, IndexError, struct.error, TypeError, OverflowError) as error:
+        yield from _Reader(mapped).walk((), 0)
+    except (ValueError, IndexError, struct.error, TypeError, OverflowError) as error:
         given = f"{path}: {error}"
         raise InputError(given, "nested maps of arrays, as Flax writes them", "take another copy") from error
 

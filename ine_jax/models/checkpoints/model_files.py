@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ine_jax import assets
-from ine_jax.errors import InputError
+from ine_jax.errors import CorruptRunError, InputError
 from ine_jax.models.checkpoints import hub, tensors
 from ine_jax.models.checkpoints.recognize import STEMS, Checkpoint
 from ine_jax.models.parts import COMPONENTS, TOKENIZER_FILES, id_from_hashes
 from ine_jax.storage import weight_files as files
 from ine_jax.storage.provenance import file_hash
+from ine_jax.storage.sealed import SUMS, WRONG, read_sums
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +29,21 @@ class ModelFiles:
     paths: Mapping[str, Path]
 
     def hashes(self) -> dict[str, str]:
-        """SHA-256 of every file."""
-        return {name: file_hash(path) for name, path in self.paths.items()}
+        """SHA-256 of every file. CorruptRunError where the SHA256SUMS beside a checkpoint has another one."""
+        found = {name: file_hash(path) for name, path in self.paths.items()}
+        for name, digest in found.items():
+            if name.startswith("unlearned-"):
+                _require_recorded(self.paths[name], digest)
+        return found
+
+
+def _require_recorded(path: Path, digest: str) -> None:
+    try:
+        recorded = read_sums(path.parent).get(path.name, digest)
+    except CorruptRunError:  # there is none, or it is of another program
+        return
+    if recorded != digest:
+        raise CorruptRunError(f"{path}: {WRONG}", f"the one in {SUMS} beside it", "take an undamaged copy")
 
 
 def find_model_files(

@@ -21,9 +21,10 @@ from ine_jax.models.checkpoints import configs, flax_msgpack, names, overlay, te
 from ine_jax.models.checkpoints.model_files import find_model_files
 from ine_jax.models.checkpoints.recognize import STEMS
 from ine_jax.models.clip import ClipTextConfig
-from ine_jax.models.parts import COMPONENTS, TOKENIZER_FILES, ModelParts
+from ine_jax.models.parts import COMPONENTS, MAX_TOKENIZER, TOKENIZER_FILES, ModelParts
 from ine_jax.models.unet import UNetConfig
 from ine_jax.models.vae import VaeConfig
+from ine_jax.storage import untrusted
 from ine_jax.storage import weight_files as files
 from ine_jax.storage.atomic import atomic_file, write_atomic, write_json
 from ine_jax.storage.dtypes import MODEL_DTYPES
@@ -125,7 +126,7 @@ def write_pipeline(parts: ModelParts, folder: str | Path, dtype: str = "float16"
     for name in TOKENIZER_FILES:
         source = parts.tokenizer_dir / name
         if source.is_file() and source.resolve() != (out / "tokenizer" / name).resolve():
-            write_atomic(out / "tokenizer" / name, source.read_bytes(), shared=True)
+            write_atomic(out / "tokenizer" / name, untrusted.read(source, MAX_TOKENIZER), shared=True)
     write_json(out / "model_index.json", _index(parts, layout), indent=2, shared=True)
     return out
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from ine_jax.errors import InputError
 from ine_jax.models.checkpoints import flax_msgpack, names
+from ine_jax.storage import untrusted
 from ine_jax.storage import weight_files as files
 from ine_jax.storage.pickles import read_pickle
 
@@ -78,11 +79,8 @@ def from_array(array: np.ndarray) -> Tensor:
 
 def read_weight_file(path: Path) -> Source:
     """Tensors of one file; `NotWeights` where it is of another kind or holds no tensor."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(16)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}", _KINDS, "check the path") from error
+    with untrusted.open_regular(path, untrusted.MAX_WEIGHTS, _unreadable) as file:
+        head = file.read(16)
     if head[:4] == b"PK\x03\x04" or (
         head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05") and head[8:9] != b"{"
     ):
@@ -96,6 +94,10 @@ def read_weight_file(path: Path) -> Source:
     if not source.tensors:
         raise NotWeights(f"{path} holds no tensor", _KINDS, "take another file")
     return source
+
+
+def _unreadable(path: Path, reason: str) -> InputError:
+    return InputError(f"{path}: {reason}", _KINDS, "check the path")
 
 
 def read_component_weights(folder: Path, component: str, stem: str, variant: str | None = None) -> Source:

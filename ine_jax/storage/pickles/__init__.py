@@ -18,6 +18,7 @@ import ml_dtypes
 import numpy as np
 
 from ine_jax.errors import InputError
+from ine_jax.storage import untrusted
 from ine_jax.storage.pickles.archives import ArchiveError, open_archive
 from ine_jax.storage.pickles.opcodes import Call, Global, Pairs, Persistent, PickleError, Value, interpret
 
@@ -81,20 +82,13 @@ def read_pickle(path: str | os.PathLike[str], *, strict: bool = False) -> Value:
             a name that runs programs.
     """
     source = Path(path)
-    if not source.is_file():
-        raise _rejected(source, "no such file")
+    raw: np.ndarray = np.asarray(untrusted.map_file(source, _rejected))
     try:
-        size = source.stat().st_size
-        if size == 0:
-            raise PickleError("it is empty")
-        raw: np.ndarray = np.asarray(np.memmap(source, np.uint8, "r"))
         reader = _from_archive if raw[:4].tobytes() == b"PK\x03\x04" else _from_sequence
         value, storages = reader(source, raw)
-        return _Resolver(storages, strict, MAX_SHARING * size).value(value, 0)
+        return _Resolver(storages, strict, MAX_SHARING * len(raw)).value(value, 0)
     except (PickleError, ArchiveError) as error:
         raise _rejected(source, str(error)) from error
-    except OSError as error:
-        raise _rejected(source, error.strerror or "cannot be read") from error
 
 
 def _rejected(path: Path, reason: str) -> InputError:

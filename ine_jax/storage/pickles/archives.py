@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ine_jax.storage.untrusted import MAX_WEIGHTS, open_regular
+
 MAX_MEMBERS = 65_536
 MAX_DIRECTORY = 16 * 1024 * 1024  # bytes; the list of members is the one thing of a large file that is read whole
 _LOCAL = struct.Struct("<4s22xHH")  # signature, sizes of the name and of the extra field
@@ -51,7 +53,7 @@ def open_archive(path: Path, raw: np.ndarray) -> Archive:
     if _directory_size(raw) > MAX_DIRECTORY:
         raise ArchiveError(f"its zip directory is larger than {MAX_DIRECTORY >> 20} MiB")
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_regular(path, MAX_WEIGHTS) as file, zipfile.ZipFile(file) as archive:
             entries, directory = archive.infolist(), archive.start_dir
     except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, EOFError, OverflowError) as error:
         raise ArchiveError(f"its zip directory is damaged ({error})") from error

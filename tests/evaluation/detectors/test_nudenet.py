@@ -68,7 +68,7 @@ def test_what_cannot_be_judged(detector: NudeNet, face: np.ndarray) -> None:
     bad[1] = face / 255
     verdicts = detector.detect([np.zeros_like(face), *bad, face])
     assert [getattr(v, "reason", "scored") for v in verdicts] == [
-        "constant image",
+        "degenerate: constant",
         "not finite",
         "float32 is not uint8",
         "scored",

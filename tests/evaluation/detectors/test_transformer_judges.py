@@ -86,7 +86,7 @@ def test_what_cannot_be_judged_is_unscored(name: str, judges: dict[str, Any]) ->
     images = [good[0], broken, np.full((40, 56, 3), 7, np.uint8), good[1][:, :20], np.zeros((4, 4), np.uint8)]
     found = judged(judges[name], images)
     assert [isinstance(verdict, Scored) for verdict in found] == [True, False, False, True, False]
-    assert [v.reason for v in found if isinstance(v, Unscored)][:2] == ["not finite", "constant image"]
+    assert [v.reason for v in found if isinstance(v, Unscored)][:2] == ["not finite", "degenerate: constant"]
     assert labels(found[:1]) == labels(judged(judges[name], good[:1]))
 
 

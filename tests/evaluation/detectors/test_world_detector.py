@@ -45,7 +45,7 @@ def test_blank_images_are_unscored_and_sizes_are_fitted(detector: WorldDetector)
     images = pictures(3, side=24)
     images[1] = 0
     verdicts = detector.detect(images)
-    assert verdicts[1] == Unscored("constant image")
+    assert verdicts[1] == Unscored("degenerate: constant")
     assert isinstance(verdicts[0], Scored)
 
 

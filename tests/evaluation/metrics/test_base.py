@@ -28,8 +28,8 @@ def test_bad_items_cost_one_verdict_each() -> None:
     found = measure_checked(images, prompts, references, mean_of)
     assert [v.reason if isinstance(v, Unscored) else "" for v in found] == [
         "",
-        "constant image",
-        "reference: constant image",
+        "degenerate: constant",
+        "reference: degenerate: constant",
         "failed: RuntimeError: as asked",
         "failed: score not finite",
         "",

@@ -134,7 +134,7 @@ def test_features_of_a_set(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = np.random.default_rng(1).integers(0, 256, (4, 20, 24, 3), np.uint8)
     images[1] = 9
     verdicts: list[Any] = metric.measure(images, [""] * 4)
-    assert isinstance(verdicts[1], Unscored) and verdicts[1].reason == "constant image"
+    assert isinstance(verdicts[1], Unscored) and verdicts[1].reason == "degenerate: constant"
     scored = [v for v in verdicts if isinstance(v, Scored)]
     vectors = np.stack([np.asarray(v.vector) for v in scored])
     assert vectors.shape == (3, 2048) and np.isfinite(vectors).all() and vectors.std() > 1e-3

@@ -1,0 +1,100 @@
+"""Reads thousands of changed files with every reader and prints what became of them.
+
+    PYTHONPATH=. python -m tests.fuzz.campaign                       # 10,000 inputs, about ten minutes
+    PYTHONPATH=. python -m tests.fuzz.campaign --inputs 500 --only run image
+    PYTHONPATH=. python -m tests.fuzz.campaign --only prompts --atheris -max_total_time=600    # guided by coverage
+
+An input that a reader fails on (anything but acceptance, or a rejection of at most three lines, within 20 s) ends the
+campaign; hypothesis shrinks it and prints it. Add it to `tests/fuzz/corpus.py`.
+"""
+
+import argparse
+import os
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from hypothesis import HealthCheck, Phase, given, seed, settings
+
+from tests.fuzz.targets import TARGETS, Target
+from tests.support.changes import INPUTS, Input
+
+INPUTS_OF_A_RELEASE = 10_000
+MEMORY = 1 << 30  # bytes, beside one and a half times the largest accepted file
+
+
+def fuzz(target: Target, folder: Path, count: int, start: int, atheris_options: Sequence[str] | None = None) -> None:
+    """Give the target `count` inputs; with options of atheris, inputs that it guides by coverage, until it stops."""
+    read = target.open(folder)
+
+    @seed(start)
+    @settings(
+        max_examples=count,
+        deadline=None,
+        database=None,
+        phases=(Phase.generate, Phase.shrink),
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(INPUTS)
+    def one(changed: Input) -> None:
+        read(changed)
+
+    if atheris_options is None:
+        one()
+        return
+    import atheris
+
+    atheris.instrument_all()
+    atheris.Setup([sys.argv[0], *atheris_options], one.hypothesis.fuzz_one_input)
+    atheris.Fuzz()
+
+
+def peak() -> int:
+    """Most memory that this process has used, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def campaign(names: Sequence[str], inputs: int, start: int, folder: Path) -> list[str]:
+    """Share the inputs among the targets; the lines of a table, the last one with the sums."""
+    chosen = [TARGETS[name] for name in names]
+    shares = sum(target.share for target in chosen)
+    lines = ["| reader | inputs | accepted | slowest, s |", "|---|---|---|---|"]
+    for target in chosen:
+        place = folder / target.name
+        place.mkdir()
+        fuzz(target, place, -(-inputs * target.share // shares), start)
+        counts = target.counts
+        lines.append(f"| {target.name} | {counts.inputs} | {counts.accepted} | {counts.slowest:.2f} |")
+    total, accepted = (sum(getattr(t.counts, name) for t in chosen) for name in ("inputs", "accepted"))
+    largest = max(target.counts.largest for target in chosen)
+    most, allowed = peak(), largest * 3 // 2 + MEMORY
+    memory = f"most memory {most >> 20} MiB, allowed {allowed >> 20} MiB"
+    lines.append(f"{total} inputs, {accepted} accepted, no bug and no hang; {memory}")
+    if most > allowed:
+        raise SystemExit("\n".join([*lines, "more memory than allowed"]))
+    return lines
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--inputs", type=int, default=INPUTS_OF_A_RELEASE)
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--only", nargs="+", choices=list(TARGETS), default=list(TARGETS))
+    parser.add_argument("--atheris", nargs=argparse.REMAINDER, help="options of libFuzzer; one reader")
+    given = parser.parse_args()
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    with tempfile.TemporaryDirectory(prefix="ine-fuzz-") as name:
+        if given.atheris is not None:
+            fuzz(TARGETS[given.only[0]], Path(name), 1, given.seed, given.atheris)
+        begun = time.perf_counter()
+        lines = campaign(given.only, given.inputs, given.seed, Path(name))
+        print(*lines, f"seed {given.seed}, {time.perf_counter() - begun:.0f} s", sep="\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""Inputs that a reader once failed on, as the campaign printed them: target and input. The tests read each again."""
+
+from tests.support.changes import HUGE, Change, Input
+
+CORPUS: tuple[tuple[str, Input], ...] = (("run", Input(0, True, [Change(3, 0, HUGE)])),)
