@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 from ine_jax.cli import receipt
 from ine_jax.cli.command import Command, Flat, Outcome
@@ -19,6 +19,7 @@ from ine_jax.storage.weight_files import read_json
 
 if TYPE_CHECKING:
     from ine_jax.evaluation import Cell, Plan
+    from ine_jax.evaluation.records import Summary
 
 Counts = tuple[tuple[str, int], ...]
 Role = Literal["main", "control"]
@@ -72,7 +73,7 @@ def run(config: DemoConfig, command: Sequence[str] = ()) -> Outcome:
         stored = evaluation.evaluate(plan, out / "evaluation", progress=progress, command=command)
     evaluation.score(stored, [detector(DetectorConfig())])
     page = report.build([out])
-    summary = read_json(out / "summary.json")
+    summary = cast("Summary", read_json(out / "summary.json"))
     lines = (*report.plain(summary), *report.sentences(summary), *_measured(world), str(page))
     return Outcome(lines, {"out": str(out), "report": str(page), "summary": str(out / "summary.json")})
 

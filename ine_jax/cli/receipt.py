@@ -39,7 +39,8 @@ def read(folder: Path) -> Receipt | None:
         old = _old(path)
         if old is None:
             raise
-        record, embedding, digest = old, folder / Path(old["file"]).name, old["sha256"]
+        record = {"key": old["key"], "file": old["file"], "embedding": old["sha256"]}
+        embedding, digest = folder / Path(old["file"]).name, old["sha256"]
     if not embedding.is_file():
         return None
     if not has_hash(embedding, digest):

@@ -3,12 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import tyro
 
 from ine_jax.cli.command import Command, Outcome
 from ine_jax.errors import InputError
 from ine_jax.storage.weight_files import read_json
+
+if TYPE_CHECKING:
+    from ine_jax.evaluation.records import Summary
 
 
 @dataclass(frozen=True)
@@ -37,5 +41,5 @@ class Report(Command):
         preset = choose(self.preset) if self.preset else None
         detector = self.detector or None
         page = report.build(self.directories, target, preset, detector=detector, threshold=self.threshold)
-        lines = report.plain(read_json(target / "summary.json"))
+        lines = report.plain(cast("Summary", read_json(target / "summary.json")))
         return Outcome((*lines, str(page)), {"out": str(target), "report": str(page)})

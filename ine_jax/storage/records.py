@@ -152,11 +152,10 @@ class UnscoredLine(TypedDict):
 VerdictLine = ScoredLine | UnscoredLine  # one line of scores/<scorer>/<block>.jsonl
 
 
-class About(TypedDict, total=False):
-    """A detector's or metric's own description. `features` is the vector length of a metric that stores vectors."""
+class ScorerFacts(TypedDict, total=False):
+    """What the scores of a detector or metric depend on. `features` is the length of a metric's vectors."""
 
     kind: Literal["detector", "metric"]
-    labels: Required[list[str]]
     groups: dict[str, list[str]]
     features: int
     form: str
@@ -171,6 +170,12 @@ class About(TypedDict, total=False):
     weights_sha256: str
     files: dict[str, str]
     w: float
+
+
+class About(ScorerFacts):
+    """A detector's or metric's own description."""
+
+    labels: list[str]
 
 
 class ScorerRecord(About, total=False):

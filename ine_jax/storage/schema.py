@@ -40,14 +40,15 @@ def records(kind: Any, found: list[Any], path: Path, *, open_ended: bool = False
 
 def record(kind: type[R], found: object, path: Path, *, open_ended: bool = False) -> R:
     """Return a value as a record of `kind`; `open_ended` allows further keys. CorruptRunError names file and field."""
-    if (wrong := _record(kind, open_ended)(found)) is not None:
+    check: Check = _record(typing.cast(Any, kind), open_ended)
+    if (wrong := check(found)) is not None:
         raise _corrupt(path, wrong.removeprefix(": ").removeprefix("."))
     return typing.cast(R, found)
 
 
 def is_valid(kind: type[R], found: object) -> typing.TypeGuard[R]:
     """Whether a value is a record of `kind`."""
-    return _record(kind, False)(found) is None
+    return _record(typing.cast(Any, kind), False)(found) is None
 
 
 def _corrupt(path: Path, why: str) -> CorruptRunError:

@@ -186,7 +186,7 @@ def test_an_item_more_than_the_list_had(tmp_path: Path) -> None:
     rows: Any = run.rows(2)
     shutil.rmtree(run.block(2))
     run = runs.open_run(tmp_path)
-    run.write_block(2, images, [{**row, "id": f"another {row['id']}"} for row in rows])
+    run.write_block(2, images, [row | {"id": f"another {row['id']}"} for row in rows])
     score(run, [fakes.Corner()])
     with pytest.raises(CorruptRunError, match="not among the 2"):
         summarise(run)

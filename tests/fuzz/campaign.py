@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
@@ -48,7 +49,8 @@ def fuzz(target: Target, folder: Path, count: int, start: int, atheris_options: 
     import atheris
 
     atheris.instrument_all()
-    atheris.Setup([sys.argv[0], *atheris_options], one.hypothesis.fuzz_one_input)
+    body = cast(Any, one).hypothesis.fuzz_one_input
+    atheris.Setup([sys.argv[0], *atheris_options], body)
     atheris.Fuzz()
 
 

@@ -85,18 +85,20 @@ def special_files_of(folder: Path) -> list[Path]:
     return [folder / "zeros", folder / "pipe"]
 
 
+ROW_VALUES: tuple[Any, ...] = (HUGE, "\ud800", [])
+SCORE_VALUES: tuple[Any, ...] = (HUGE, None)
+RUN_VALUES: tuple[Any, ...] = (HUGE, None, {})
+TIME_VALUES: tuple[Any, ...] = (HUGE, "x", float("nan"))
+
+
 @pytest.mark.parametrize(
     ("file", "change"),
     [
         ("blocks/00000/rows.jsonl", Change(10, 3, None)),
-        *(
-            ("blocks/00000/rows.jsonl", Change(place, 0, value))
-            for place in (3, 5, 7)
-            for value in (HUGE, "\ud800", [])
-        ),
-        *(("scores/corner@1/00000.jsonl", Change(place, 0, value)) for place in (2, 3, 4) for value in (HUGE, None)),
-        *(("run.json", Change(place, 0, value)) for place in (3, 9, 12) for value in (HUGE, None, {})),
-        *(("timing.jsonl", Change(place, 0, value)) for place in (1, 2, 3) for value in (HUGE, "x", float("nan"))),
+        *(("blocks/00000/rows.jsonl", Change(place, 0, value)) for place in (3, 5, 7) for value in ROW_VALUES),
+        *(("scores/corner@1/00000.jsonl", Change(place, 0, value)) for place in (2, 3, 4) for value in SCORE_VALUES),
+        *(("run.json", Change(place, 0, value)) for place in (3, 9, 12) for value in RUN_VALUES),
+        *(("timing.jsonl", Change(place, 0, value)) for place in (1, 2, 3) for value in TIME_VALUES),
         ("scores/corner@1/detector.json", Change(2, 2, None)),
     ],
 )

@@ -12,15 +12,9 @@ VALUES: tuple[Any, ...] = (
     *("", "x" * 5000, "\ud800", "a\0b", "../../x", "/dev/zero", "²", "\x1b[2J", "\u202e", "'\"<script>", "{}"),
     *([], {}, [[]], {"a": {}}, ["a"] * 3, [HUGE], {"\ud800": 1}, [["id", 1]]),
 )
-TEXTS = (b"\xff\xfe", b"\xef\xbb\xbf", b"\0", b"\r", b"\n", b'"', b",", b"{", b"]", b"[" * 3000, b"9" * 5000, b"NaN")
-TEXTS += (
-    b"\\u0000",
-    b"\\ud800",
-    b"0x" + b"f" * 5000,
-    b"1:" * 3000,
-    b"&a [*a, *a]",
-    b"!!python/object:os.system x",
-    b": ",
+TEXTS: tuple[bytes, ...] = (
+    *(b"\xff\xfe", b"\xef\xbb\xbf", b"\0", b"\r", b"\n", b'"', b",", b"{", b"]", b"[" * 3000, b"9" * 5000, b"NaN"),
+    *(b"\\u0000", b"\\ud800", b"0x" + b"f" * 5000, b"1:" * 3000, b"&a [*a, *a]", b"!!python/object:os.system x", b": "),
 )
 
 

@@ -15,7 +15,7 @@ from ine_jax.evaluation.detectors.vision import CLIP, Preprocessing, in_batches,
 from ine_jax.models.checkpoints import networks
 from ine_jax.models.clip_vision import Clip, ClipConfig
 from ine_jax.models.text import Tokenizer
-from ine_jax.storage.records import About
+from ine_jax.storage.records import ScorerFacts
 from ine_jax.types import Params
 
 _TEXT_PARAMS = ("text_model", "text_projection")
@@ -52,7 +52,7 @@ class ClipEncoder:
         """The learned factor of the cosines, exp(logit_scale)."""
         return float(np.exp(np.asarray(self.network.params["logit_scale"])))
 
-    def facts(self) -> About:
+    def facts(self) -> ScorerFacts:
         """What the vectors depend on: hashes of every file that was read, and the preprocessing."""
         return {"weights": self.network.hashes, "preprocessing": self.preprocessing.about()}
 

@@ -13,7 +13,7 @@ from ine_jax.evaluation.detectors.base import Images, Scored, Verdict, detect_ch
 from ine_jax.evaluation.detectors.vision import VIT, Preprocessing, in_batches, read_preprocessing, version_of
 from ine_jax.models.checkpoints import networks
 from ine_jax.models.vit import Vit, VitConfig
-from ine_jax.storage.records import About
+from ine_jax.storage.records import About, ScorerFacts
 from ine_jax.types import Params
 
 
@@ -36,7 +36,7 @@ class VitClassifier:
         """A hash of weights and preprocessing."""
         return version_of(self._facts())
 
-    def _facts(self) -> About:
+    def _facts(self) -> ScorerFacts:
         return {"weights": self.network.hashes, "preprocessing": self.preprocessing.about()}
 
     def about(self) -> About:
