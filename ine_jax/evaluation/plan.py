@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import cast
 
 from ine_jax import assets
-from ine_jax.config import EvaluateConfig, GuardConfig, GuidanceConfig, ModelConfig, NegativeConfig
+from ine_jax.config import EvaluateConfig, GuardConfig, GuidanceConfig, ModelConfig, NegativeConfig, SamplerConfig
 from ine_jax.config.checks import MAX_SEED
 from ine_jax.config.guards import phrases
 from ine_jax.config.methods import LatentsLayout, NoiseMode, UnetImpl
@@ -77,7 +77,7 @@ class Plan:
 
     cells: tuple[Cell, ...]
     lists: Mapping[str, tuple[Item, ...]]
-    steps: int = 25
+    steps: int = SamplerConfig.steps
     scheduler: str | None = None
     height: int | None = None
     width: int | None = None
@@ -90,6 +90,7 @@ class Plan:
     noise: NoiseMode = "jax"
     latents: str = ""  # file of initial noise
     latents_layout: LatentsLayout = "NCHW"
+    detector: str = ""  # `<id>@<version>` of the one that fills the tables of a report
 
     @cached_property
     def starts(self) -> Latents | None:
@@ -136,13 +137,16 @@ class Plan:
 
     def record(self) -> RunConfig:
         """The config that a run directory is bound to."""
-        return {
+        found: RunConfig = {
             "cells": [cell.record() for cell in self.cells],
             "lists": {name: self._entry(name) for name in self.lists},
             "sampler": {**self.pixels(), "batch": self.batch},
             "block": self.block,
             "blocks": len(self.units()),
         }
+        if self.detector:
+            found["detector"] = self.detector
+        return found
 
     def _entry(self, name: str) -> ListEntry:
         items = self.lists[name]

@@ -13,7 +13,7 @@ compares its rows with another inside the network implements `Referring`.
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import ClassVar, Protocol, TypeAlias, runtime_checkable
 
 import jax
@@ -116,6 +116,27 @@ class Referring(Protocol):
         """Return that row, or None where this guard needs none."""
 
 
+class Checked:
+    """Base of guards: their numbers are checked when one is made."""
+
+    def __post_init__(self) -> None:
+        for each in fields(self):  # type: ignore[arg-type]  # guards are dataclasses
+            if not each.metadata.get("static"):
+                check_number(f"{type(self).__name__} {each.name}", getattr(self, each.name))
+
+
+def check_number(name: str, value: object) -> None:
+    """Raise `InputError` for text, a list, NaN or infinity; what JAX puts in a guard's leaves passes."""
+    if isinstance(value, tuple):
+        for each in value:
+            check_number(name, each)
+    wrong = isinstance(value, str | bytes | list)
+    if isinstance(value, int | float | np.generic | np.ndarray) and not wrong:
+        wrong = np.asarray(value).dtype.kind in "USO" or not np.isfinite(value).all()
+    if wrong:
+        raise InputError(f"{name}: {value!r}", "a finite number, or an array with one per prompt", "change it")
+
+
 def is_per_item(leaf: Scale) -> bool:
     """Return whether a guard's leaf holds one number per item: [batch].
 
@@ -169,7 +190,7 @@ class NoGuidance:
         return eps[:, 0], state
 
 
-class ThreeRows:
+class ThreeRows(Checked):
     """The part that guards of three rows share: unconditional, prompt, negative."""
 
     branches: ClassVar[int] = 3
@@ -192,7 +213,7 @@ class ThreeRows:
 
 
 @dataclass(frozen=True)
-class Wrapper:
+class Wrapper(Checked):
     """A guard around another, `inner`; a subclass changes what it does not pass on."""
 
     inner: Guidance
@@ -221,7 +242,15 @@ class Wrapper:
 
 def as_arrays(guidance: Guidance) -> Guidance:
     """Return the guard with float32 arrays: a number in one call and an array in the next would compile twice."""
-    arrays: Guidance = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), guidance)
+
+    def array(path: tuple[object, ...], leaf: Scale) -> np.ndarray:
+        name = f"{type(guidance).__name__} {jax.tree_util.keystr(path, simple=True, separator='.')}"
+        check_number(name, leaf)
+        value = np.asarray(leaf, np.float32)
+        check_number(name, value)
+        return value
+
+    arrays: Guidance = jax.tree_util.tree_map_with_path(array, guidance)
     return arrays
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int
 
 from ine_jax.errors import InputError
-from ine_jax.guidance.base import Guidance, Moment, State, Texts, phases, rows
+from ine_jax.guidance.base import Checked, Guidance, Moment, State, Texts, phases, rows
 from ine_jax.types import Array, BranchContext, BranchLatents, Latents, Step
 
 _TINY = 1e-12  # as in the released code
@@ -17,7 +17,7 @@ _TINY = 1e-12  # as in the released code
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Casg:
+class Casg(Checked):
     """A guard that avoids one of the K texts of `texts.bank`, chosen anew at every step and for every item.
 
         h* = argmax_i cos(ε_{h_i} - ε_u, ε_c - ε_u)

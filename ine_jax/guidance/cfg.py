@@ -5,13 +5,13 @@ from typing import ClassVar
 
 import jax
 
-from ine_jax.guidance.base import Moment, State, Texts, in_float32, per_item, rows
+from ine_jax.guidance.base import Checked, Moment, State, Texts, in_float32, per_item, rows
 from ine_jax.types import BranchContext, BranchLatents, Latents, Scale, Step
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Cfg:
+class Cfg(Checked):
     """ε = ε_u + w (ε_c - ε_u), two rows: unconditional, prompt.
 
     A negative text takes the unconditional slot, ε = ε_n + w (ε_c - ε_n): the usual negative prompt. Its strength is

@@ -47,6 +47,7 @@ class Gated(ThreeRows):
     window: int = field(default=0, metadata=STATIC)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.window and (self.window < 0 or self.window % 2 == 0):
             raise InputError(f"window {self.window}", "0, or an odd number of cells", "3 or 5 are usual")
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
-from ine_jax.guidance.base import Guidance, Moment, State, ThreeRows, in_float32, per_item
+from ine_jax.guidance.base import Guidance, Moment, State, ThreeRows, check_number, in_float32, per_item
 from ine_jax.guidance.cfg import Cfg
 from ine_jax.types import BranchLatents, Latents, Scale
 
@@ -37,9 +37,11 @@ def negative_guidance(scale: Scale, negative_scale: Scale | None = None) -> Guid
     With per-item scales the two-row form is used only where the equality holds for every item. Traced scales have no
     value to compare and take three rows.
     """
+    guard = Cfg(scale)
     if negative_scale is None:
-        return Cfg(scale)
+        return guard
+    check_number("negative_scale", negative_scale)
     if isinstance(scale, jax.core.Tracer) or isinstance(negative_scale, jax.core.Tracer):
         return Negative(scale, negative_scale)
     tied = np.isclose(np.asarray(negative_scale), np.asarray(scale) - 1.0, rtol=1e-6, atol=1e-6)
-    return Cfg(scale) if bool(np.all(tied)) else Negative(scale, negative_scale)
+    return guard if bool(np.all(tied)) else Negative(scale, negative_scale)

@@ -113,6 +113,7 @@ class Safree(Wrapper):
     negative_in_cfg: bool = field(default=False, metadata=STATIC)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         known = get_args(Reattention)
         if self.reattention not in known:
             raise InputError(f"reattention {self.reattention!r}", ", ".join(known), "choose one of them")

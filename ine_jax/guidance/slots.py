@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from ine_jax.config import GuidanceConfig
 from ine_jax.errors import InputError
 from ine_jax.guidance.base import Guidance, NoGuidance
 from ine_jax.guidance.casg import Casg
@@ -75,7 +76,7 @@ def _padded(columns: Float[np.ndarray, "column dim"]) -> Float[np.ndarray, "padd
 
 def resolve(guidance: Guidance | None, negative: Concept | None, negative_scale: float | None) -> Guidance:
     """Return the guard of a call: CFG by default; with a negative scale, CFG with a negative row of its own."""
-    guard = Cfg(7.5) if guidance is None else guidance
+    guard = Cfg(GuidanceConfig.scale) if guidance is None else guidance
     if negative_scale is None:
         return guard
     if negative is None:

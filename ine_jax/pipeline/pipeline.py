@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from ine_jax import schedulers
-from ine_jax.config.methods import LatentsLayout, NoiseMode, UnetImpl
+from ine_jax.config.methods import LatentsLayout, NoiseMode, SamplerConfig, UnetImpl
 from ine_jax.embeddings.embedding import Embedding
 from ine_jax.errors import InputError
 from ine_jax.guidance import slots as conditioning
@@ -32,7 +32,7 @@ from ine_jax.storage.weight_files import read_json
 from ine_jax.types import Array, HostArray, HostContext, HostImages, HostLatents, LatentShape, Params, TokenIds
 
 Output: TypeAlias = Literal["uint8", "latents"]
-STEPS = 50
+STEPS = SamplerConfig.steps  # the command line's default
 
 
 @dataclass(frozen=True)
@@ -133,9 +133,9 @@ class Pipeline:
 
         Args:
             prompts: one prompt or several.
-            guidance: the guard; `Cfg(7.5)` by default.
-            negative: the concept to avoid: a phrase, an embedding, several of either, or a `Concept`. It fills the
-                guard's slots; under CFG it replaces the empty prompt.
+            guidance: the guard; by default CFG at the guidance scale of the command line, 7.5.
+            negative: the concept to avoid: a phrase, an embedding or its file, several of either, or a `Concept`. It
+                fills the guard's slots; under CFG it replaces the empty prompt.
             negative_scale: s, under CFG: gives the negative a row and a scale of its own,
                 ε_u + w (ε_c - ε_u) - s (ε_n - ε_u).
             seeds: one per prompt, or a number s for s, s + 1, ...

@@ -1,11 +1,14 @@
 """Which slots of a guard are filled, with what, and which guard a call means."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
+from ine_jax.config import GuidanceConfig
 from ine_jax.errors import InputError
 from ine_jax.guidance import (
     Casg,
@@ -19,10 +22,13 @@ from ine_jax.guidance import (
     SafeDenoiser,
     Safree,
     Sld,
+    negative_guidance,
 )
+from ine_jax.guidance.base import as_arrays
 from ine_jax.guidance.concept import Concept
 from ine_jax.guidance.slots import COLUMNS, fill, layers, projection, resolve
 from tests.support.concepts import DIM, ONE, TOKENS, TWO, encode, one
+from tests.support.typechecking import unchecked
 
 IMAGES = np.zeros((2, 4, 4, 2), np.float32)
 PLAIN = {
@@ -46,7 +52,34 @@ AROUND: dict[str, Any] = {
     "interval": lambda guard: Interval(guard, Cfg(3.0), 0.2, 0.8),
     "both": lambda guard: Interval(Safree(guard), Cfg(3.0), 0.2, 0.8),
 }
+WRONG = [float("nan"), float("inf"), "3", [3.0, 4.0], np.asarray([3.0, np.nan])]
+MADE: dict[str, Any] = {
+    **{kind.__name__: kind for kind in (Cfg, Negative, Gated, Sld, DynamicNegative)},
+    "negative scale": lambda number: Negative(3.0, number),
+    "tied": lambda number: negative_guidance(3.0, number),
+    "safree": lambda number: Safree(Cfg(3.0), alpha=number),
+    "images": lambda number: SafeDenoiser(Cfg(3.0), IMAGES, number),
+}
 BOTH = Concept(("knife", "a gun"), (ONE, TWO), blend=0.5)
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=str)
+@pytest.mark.parametrize("name", MADE)
+def test_a_scale_that_is_no_number_is_rejected_where_it_is_given(name: str, wrong: object) -> None:
+    with unchecked(), pytest.raises(InputError, match=r"a finite number, or an array with one per prompt"):
+        MADE[name](wrong)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), "3", 1e39], ids=str)
+def test_the_numbers_of_a_users_guard_are_checked_before_a_run(wrong: Any) -> None:
+    @jax.tree_util.register_dataclass
+    @dataclass(frozen=True)
+    class Own:
+        scale: Any
+
+    own: Any = Own(wrong)
+    with unchecked(), np.errstate(over="ignore"), pytest.raises(InputError, match=r"Own scale: ('3'|nan|.*inf)"):
+        as_arrays(own)
 
 
 def test_layers_go_inwards() -> None:
@@ -123,7 +156,7 @@ def test_the_layer_that_projects_does_so_whatever_it_wraps() -> None:
 
 def test_the_guard_that_a_call_means() -> None:
     knife = Concept(words=("knife",))
-    assert resolve(None, None, None) == Cfg(7.5)
+    assert resolve(None, None, None) == Cfg(7.5) == Cfg(GuidanceConfig().scale)  # that of the command line
     assert resolve(Sld(3.0), None, None) == Sld(3.0)
     assert resolve(Cfg(4.0), knife, None) == Cfg(4.0)
     assert resolve(Cfg(4.0), knife, 3.0) == Cfg(4.0)  # s = w - 1 takes two rows

@@ -1,5 +1,6 @@
 """The pipeline on random weights: images belong to items, one program per shape, negatives in their slots."""
 
+import inspect
 from pathlib import Path
 from typing import Any, cast
 
@@ -8,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ine_jax.config import SamplerConfig
 from ine_jax.embeddings.embedding import Embedding
 from ine_jax.errors import InputError
+from ine_jax.evaluation import Plan
 from ine_jax.guidance import Cfg, Negative, NoGuidance, Texts
 from ine_jax.guidance.concept import Concept
 from ine_jax.models.clip import ClipText
@@ -35,6 +38,11 @@ def pipe(tiny_folder: Path) -> Pipeline:
 @pytest.fixture(scope="module")
 def learned() -> Embedding:
     return Embedding(np.random.default_rng(0).standard_normal((2, WIDTH)).astype(np.float32), concept="weapon")
+
+
+def test_python_samples_as_the_command_line_does_by_default() -> None:
+    steps = inspect.signature(Pipeline.__call__).parameters["steps"].default
+    assert steps == SamplerConfig().steps == Plan((), {}).steps
 
 
 def test_images_have_the_models_shape_and_depend_on_prompt_and_seed(pipe: Pipeline) -> None:

@@ -144,7 +144,8 @@ class Parts(NoGuidance):
 
 def test_phases_are_the_whole_run_unless_a_guard_says_otherwise() -> None:
     assert phases(Cfg(3.0), 7) == [(Cfg(3.0), 7)]
-    assert phases(Halved(3.0, 1.0), 7) == [(Cfg(3.0), 2), (Negative(3.0, 1.0), 5)]
+    parts: list[tuple[Guidance, int]] = [(Cfg(3.0), 2), (Negative(3.0, 1.0), 5)]
+    assert phases(Halved(3.0, 1.0), 7) == parts
     assert phases(Halved(3.0, 1.0), 2) == [(Negative(3.0, 1.0), 2)]  # a part of no calls is left out
     assert [count for _, count in phases(Parts((2, 0, 3, 0)), 5)] == [2, 3]
 
