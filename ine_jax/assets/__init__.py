@@ -73,6 +73,11 @@ def names() -> list[str]:
     return ["tiny", *(f"tiny-unlearned-{n}" for n in numbers)]
 
 
+def embeddings() -> list[str]:
+    """Names of the bundled embeddings."""
+    return sorted(path.stem for path in (ROOT / "tiny" / "embeddings").glob("*.safetensors"))
+
+
 def embedding(name: str) -> Path:
     """File of an embedding: the bundled one where `name` has neither a suffix nor a folder, else the path itself.
 
@@ -80,9 +85,8 @@ def embedding(name: str) -> Path:
     """
     if Path(name).suffix or "/" in name or "\\" in name:
         return Path(name)
-    held = ROOT / "tiny" / "embeddings"
-    if not (held / f"{name}.safetensors").is_file():
-        known = ", ".join(sorted(p.stem for p in held.glob("*.safetensors"))) or "none in this installation"
+    if not (ROOT / "tiny" / "embeddings" / f"{name}.safetensors").is_file():
+        known = ", ".join(embeddings()) or "none in this installation"
         raise InputError(f"embedding {name}", f"a .safetensors file, or a bundled one: {known}", "check the name")
     return folder() / "embeddings" / f"{name}.safetensors"
 

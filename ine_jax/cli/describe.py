@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ine_jax.config.checks import EMBEDDING_SUFFIXES
 from ine_jax.embeddings import read_embedding
-from ine_jax.embeddings.containers import SUFFIXES
 from ine_jax.embeddings.nearest_words import nearest_words
 from ine_jax.embeddings.stored import WIDTHS
 from ine_jax.errors import InputError
@@ -54,9 +54,9 @@ def describe(path: str | Path, base: str = "") -> Facts:
         try:
             return {"path": str(path), **checkpoint_facts(path, base)}
         except NotWeights:
-            if path.suffix not in SUFFIXES:
+            if path.suffix not in EMBEDDING_SUFFIXES:
                 raise
-    if path.suffix in SUFFIXES and path.is_file():
+    if path.suffix in EMBEDDING_SUFFIXES and path.is_file():
         return {"path": str(path), **_embedding(path, base)}
     raise InputError(f"{path}: unknown kind of file", KINDS, "check the path")
 

@@ -1,11 +1,13 @@
 """Range checks of records: one line per rule, one three-line `InputError` per violation."""
 
 import math
+import os
 
 from ine_jax.errors import InputError, shown
 
 MAX_SEED = 2**32 - 1  # every random generator here takes one unsigned 32-bit word
 MAX_WHOLE = 2**31 - 1  # of any other whole number: none comes near, and libraries take no larger ones
+EMBEDDING_SUFFIXES = (".safetensors", ".pt", ".bin", ".pth", ".npy", ".npz")
 
 
 def check(record: object, name: str, ok: bool, allowed: str) -> None:
@@ -28,6 +30,11 @@ def check_seed(record: object) -> None:
     """Raise `InputError` unless the seed is 0 to 2^32 - 1."""
     seed: int = getattr(record, name := "seed")
     check(record, name, 0 <= seed <= MAX_SEED, f"0 to {MAX_SEED}")
+
+
+def is_file_name(text: str) -> bool:
+    """Whether a text names an existing file or ends like an embedding file: as a phrase it would guard nothing."""
+    return text.strip().lower().endswith(EMBEDDING_SUFFIXES) or os.path.isfile(text)
 
 
 def check_template(record: object) -> None:

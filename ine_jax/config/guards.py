@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ine_jax.config.checks import check, check_min, check_template
+from ine_jax.config.checks import check, check_min, check_template, is_file_name
 
 Method = Literal["negative", "gated", "sld", "safree", "dng", "casg", "safe-denoiser"]
 Inner = Literal["cfg", "negative", "gated", "sld", "dng"]
@@ -209,6 +209,7 @@ class NegativeConfig:
     def __post_init__(self) -> None:
         words, files = phrases(self.words), phrases(self.embedding)
         check(self, "words", all(w.strip() for w in words), "phrases that are not empty")
+        check(self, "words", not any(map(is_file_name, words)), "phrases; a file belongs to embedding")
         check(self, "embedding", all(f.strip() for f in files), "files or names that are not empty")
         held = (self.blend is not None) == bool(words and files)
         check(self, "blend", held, "a weight where both words and an embedding are given, else empty")

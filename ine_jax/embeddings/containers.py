@@ -24,7 +24,6 @@ SCHEMA = "ine_jax.embedding/2"  # 1 had no hash
 HASH = "content_sha256"
 MAX_BYTES = 64 * 1024 * 1024
 MAX_TENSORS = 64
-SUFFIXES = (".safetensors", ".pt", ".bin", ".pth", ".npy", ".npz")
 _STORED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, OSError, NotImplementedError, RuntimeError, EOFError)
 _NPZ_ERRORS = (*_ZIP_ERRORS, struct.error, ValueError, OverflowError)

@@ -5,6 +5,7 @@ unconditional or safety row, a *bank* of sequences to choose among, and *columns
 concept's subspace (SAFREE).
 """
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -12,6 +13,8 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Float
 
+from ine_jax import assets
+from ine_jax.config.checks import is_file_name
 from ine_jax.embeddings.embedding import Embedding
 from ine_jax.errors import InputError
 
@@ -31,7 +34,7 @@ class Concept:
 
     Raises:
         InputError: neither words nor embeddings; both without `blend`, or `blend` without both; β outside [0, 1]; a
-            template that does not have exactly one {}.
+            template that does not have exactly one {}; words that are the name of a file.
     """
 
     words: tuple[str, ...] = ()
@@ -46,6 +49,9 @@ class Concept:
         if both != (self.blend is not None) or not 0 <= (self.blend or 0.0) <= 1:
             given = f"words {bool(self.words)}, embeddings {bool(self.embeddings)}, blend {self.blend}"
             raise InputError(given, "blend from 0 (words) to 1 (embeddings), with both and only then", "change blend")
+        file = next(filter(is_file_name, self.words), None)
+        if file is not None:
+            raise InputError(f"negative words {file!r}: a file", "phrases", f"give Embedding.load({file!r})")
         if self.template.count("{}") != 1:
             given = f"negative template {self.template[:60]!r}"
             raise InputError(given, "text with one {}", "for example 'a photo of a {}'")
@@ -101,22 +107,32 @@ class Concept:
         return np.asarray((1 - beta) * forms[0] + beta * forms[1], np.float32)
 
 
-NegativeLike: TypeAlias = str | Sequence[str] | Embedding | Sequence[Embedding] | Concept | None
+Part: TypeAlias = str | os.PathLike[str] | Embedding
+NegativeLike: TypeAlias = Part | Sequence[Part] | Concept | None
 
 
 def as_concept(negative: NegativeLike) -> Concept | None:
-    """Return a phrase, several, an embedding or several as a `Concept`; None stays None."""
-    match negative:
-        case None | Concept():
-            return negative
-        case str():
-            return Concept(words=(negative,))
-        case Embedding():
-            return Concept(embeddings=(negative,))
-    given = tuple(negative) if isinstance(negative, Sequence) else (negative,)
+    """Return a phrase, several, an embedding or several as a `Concept`; None stays None.
+
+    A path, a text that names a file, and the name of a bundled embedding are loaded, or rejected as `Embedding.load`
+    does: as a phrase the name of a file would guard nothing.
+    """
+    if negative is None or isinstance(negative, Concept):
+        return negative
+    several = isinstance(negative, Sequence) and not isinstance(negative, str)
+    given = tuple(map(_loaded, negative if several else (negative,)))  # type: ignore[arg-type]
     if all(isinstance(each, str) for each in given):
         return Concept(words=given)  # type: ignore[arg-type]
     if all(isinstance(each, Embedding) for each in given):
         return Concept(embeddings=given)  # type: ignore[arg-type]
     kinds = ", ".join(sorted({type(each).__name__ for each in given}))
     raise InputError(f"a negative of {kinds}", "phrases, or embeddings", "use Concept to give both, with a blend")
+
+
+def _loaded(part: Part) -> str | Embedding:
+    """Return the embedding that a path or name means, and anything else as it is."""
+    if isinstance(part, os.PathLike):
+        return Embedding.load(part)
+    if isinstance(part, str) and (part in assets.embeddings() or is_file_name(part)):
+        return Embedding.load(assets.embedding(part) if part in assets.embeddings() else part)
+    return part

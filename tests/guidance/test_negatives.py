@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ine_jax import assets
+from ine_jax.config import NegativeConfig
 from ine_jax.embeddings.embedding import Embedding
 from ine_jax.errors import InputError
 from ine_jax.guidance.concept import Concept, as_concept
@@ -126,6 +127,37 @@ def test_concepts_that_contradict_themselves_are_refused(fields: dict, reason: s
 def test_what_names_no_concept_is_refused(given: object, reason: str) -> None:
     with unchecked(), pytest.raises(InputError, match=reason):
         as_concept(given)  # type: ignore[arg-type]
+
+
+def test_a_text_that_names_a_file_is_loaded_or_rejected_and_never_a_phrase(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for given in ("weapon.safetensors", ["./weapon.safetensors"], "runs/Weapon.PT", "weapon.bin ", Path("weapon")):
+        with pytest.raises(InputError, match="embedding file"):
+            as_concept(given)
+    ONE.save("weapon.safetensors")
+    Path("knife").write_bytes(Path("weapon.safetensors").read_bytes())
+    Path("gun").write_text("no embedding")
+    for given in ("weapon.safetensors", tmp_path / "weapon.safetensors", ["weapon.safetensors"], "knife"):
+        found = as_concept(given)
+        assert found is not None and not found.words
+        np.testing.assert_array_equal(found.embeddings[0].vectors, ONE.vectors)
+    with pytest.raises(InputError, match="embedding file gun"):
+        as_concept("gun")
+    for words in ("weapon.safetensors", "other.pt", "knife"):
+        with pytest.raises(InputError, match=f"negative words '{words}': a file"):
+            Concept(words=(words,))
+        with pytest.raises(InputError, match="a file belongs to embedding"):
+            NegativeConfig(words=("a sword", words))
+
+
+def test_the_name_of_a_bundled_embedding_is_loaded() -> None:
+    if not assets.embeddings():
+        pytest.skip("the family is not installed")
+    name = assets.embeddings()[0]
+    found = as_concept(name)
+    assert found is not None and found.embeddings[0].concept == Embedding.load(assets.embedding(name)).concept
 
 
 @pytest.mark.parametrize("form", ["sequence", "bank", "columns"])
