@@ -1,6 +1,7 @@
 """What to look at after an inversion: the loss curve, and images generated from the embedding."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -8,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
 
 from ine_jax.embeddings.embedding import Embedding
+from ine_jax.errors import clean
 from ine_jax.guidance.base import Texts
 from ine_jax.guidance.cfg import Cfg
 from ine_jax.pipeline.noise import item_noise
@@ -17,6 +20,7 @@ from ine_jax.pipeline.pipeline import Pipeline
 from ine_jax.storage.atomic import write_atomic
 
 GAP = 2  # pixels between the images of a grid
+LABEL = 18  # pixels of a label above a row
 
 
 def smooth(values: np.ndarray, window: int) -> np.ndarray:
@@ -31,14 +35,15 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
 
 
 def plot_losses(path: Path, steps: np.ndarray, losses: np.ndarray, title: str) -> None:
-    """Write the loss over steps as a PNG: every logged value faintly, and its running mean over a tenth of the run."""
+    """Write the loss over steps as a PNG: as logged, and above that its running mean over a tenth of the run."""
     figure = Figure(figsize=(6.4, 3.6), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    window = max(1, len(losses) // 10)
+    window = len(losses) // 10
     axes.plot(steps, losses, color="tab:blue", alpha=0.35, linewidth=0.8, label="as logged")
-    if len(losses):
-        axes.plot(steps, smooth(losses, window), color="tab:blue", linewidth=1.8, label=f"mean of {window} lines")
+    if window > 1:
+        label = f"mean of the last {window} values"
+        axes.plot(steps, smooth(losses, window), color="tab:blue", linewidth=1.8, label=label)
     axes.set(xlabel="step", ylabel="denoising loss")
     axes.set_title(title.replace("$", r"\$"), fontsize=10)  # a name is text, never a formula
     axes.spines[["top", "right"]].set_visible(False)
@@ -48,15 +53,24 @@ def plot_losses(path: Path, steps: np.ndarray, losses: np.ndarray, title: str) -
     write_atomic(path, buffer.getvalue())
 
 
-def grid(rows: list[np.ndarray]) -> np.ndarray:
-    """Rows of uint8 images [n, H, W, 3] as one image on white; rows may differ in length and size."""
+def grid(rows: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
+    """Rows of uint8 images [n, H, W, 3] as one image on white, each below its label; they may differ in n and size."""
     strips = []
-    for images in rows:
+    for label, images in rows:
         padded = np.pad(images, ((0, 0), (0, GAP), (0, GAP), (0, 0)), constant_values=255)
-        strips.append(np.concatenate(list(padded), axis=1))
+        strips += [_label(label), np.concatenate(list(padded), axis=1)]
     width = max(strip.shape[1] for strip in strips)
     full = [np.pad(s, ((0, 0), (0, width - s.shape[1]), (0, 0)), constant_values=255) for s in strips]
     return np.concatenate(full, axis=0)
+
+
+def _label(text: str) -> np.ndarray:
+    """One line of text, uint8 [LABEL, width, 3]."""
+    font = ImageFont.load_default(size=12)
+    line = clean(text, 100)
+    image = Image.new("RGB", (int(font.getlength(line)) + 2 * GAP + 1, LABEL), "white")
+    ImageDraw.Draw(image).text((GAP, 1), line, "black", font)
+    return np.asarray(image)
 
 
 def preview_images(

@@ -17,6 +17,7 @@ from ine_jax.embeddings.embedding import Embedding
 from ine_jax.errors import InputError
 from ine_jax.guidance.cfg import Cfg
 from ine_jax.inversion import derive, invert, rece
+from ine_jax.inversion.preview import LABEL
 from ine_jax.inversion.start import first_vectors
 from ine_jax.pipeline.pipeline import Pipeline
 from tests.support.tiny_pipeline import CELLS, LENGTH, SIDE, WIDTH
@@ -109,7 +110,7 @@ def test_a_run_without_images(pipe: Pipeline, base: Pipeline, tmp_path: Path) ->
     assert float(notes["residual"]) == pytest.approx(wanted.residual, abs=1e-6)
     log = json.loads((folder / "log.jsonl").read_text())
     assert log["loss"] == pytest.approx(wanted.residual) and log["explicit"] == pytest.approx(wanted.explicit)
-    assert Image.open(folder / "preview.png").size == (8 * (SIDE + 2), 2 * (SIDE + 2))
+    assert Image.open(folder / "preview.png").height == 2 * (LABEL + SIDE + 2)
     assert describe(folder)["kind"] == "training directory"
     assert describe(result.path)["space"] == "context"
 

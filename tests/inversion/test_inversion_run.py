@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from PIL import Image
 
 from ine_jax.cli.artifacts import verified
@@ -16,7 +17,7 @@ from ine_jax.config import InversionConfig
 from ine_jax.embeddings.embedding import Embedding
 from ine_jax.errors import InputError
 from ine_jax.inversion import invert, invert_many, run
-from ine_jax.inversion.preview import grid, smooth
+from ine_jax.inversion.preview import LABEL, grid, plot_losses, smooth
 from ine_jax.inversion.start import first_vectors
 from ine_jax.inversion.step import Frozen, inversion_objective
 from ine_jax.pipeline.pipeline import Pipeline, load
@@ -64,7 +65,9 @@ def test_a_run_leaves_everything_and_changes_no_weight(pipe: Pipeline, tmp_path:
     assert set(loaded.provenance) == {"model_id", "images_sha256", "config", "final_loss"}
     assert json.loads(loaded.provenance["config"])["templates"] == ["a {}", "the red {}"]
     assert list(result.steps) == [1, 2, 3, 4] and np.isfinite(result.losses).all()
-    assert Image.open(tmp_path / "preview.png").size == (8 * (SIDE + 2), 2 * (SIDE + 2))
+    preview = np.asarray(Image.open(tmp_path / "preview.png"))
+    assert preview.shape[0] == 2 * (LABEL + SIDE + 2) and preview.shape[1] >= 8 * (SIDE + 2)
+    assert all((preview[top : top + LABEL] < 128).any() for top in (0, LABEL + SIDE + 2))  # each row has its label
     assert Image.open(tmp_path / "loss.png").size[0] > 300
     jax.tree.map(np.testing.assert_array_equal, before, (pipe.parts.text_params, pipe.parts.unet_params))
     assert every_flip_is_found(tmp_path) > 20
@@ -171,5 +174,16 @@ def test_only_the_vectors_have_optimizer_state(pipe: Pipeline, tmp_path: Path) -
 
 def test_smooth_and_grid() -> None:
     np.testing.assert_allclose(smooth(np.array([1.0, 3.0, np.nan, 5.0]), 2), [1, 2, 3, 5])
-    image = grid([np.zeros((2, 4, 4, 3), np.uint8), np.zeros((1, 4, 4, 3), np.uint8)])
-    assert image.shape == (12, 12, 3) and (image[6:10, 6:] == 255).all()
+    image = grid([("", np.zeros((2, 4, 4, 3), np.uint8)), ("", np.zeros((1, 4, 4, 3), np.uint8))])
+    assert image.shape == (2 * LABEL + 12, 12, 3) and (image[2 * LABEL + 6 :, 6:] == 255).all()
+    assert (image[:LABEL] == 255).all() and not image[LABEL : LABEL + 4, :4].any()
+
+
+@pytest.mark.parametrize(("count", "lines"), [(1, 1), (19, 1), (20, 2), (30, 2)])
+def test_the_legend_of_the_losses_names_a_mean_only_where_there_is_one(
+    count: int, lines: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    legends = []
+    monkeypatch.setattr(Axes, "legend", lambda axes, **_: legends.append(axes.get_legend_handles_labels()[1]))
+    plot_losses(tmp_path / "loss.png", np.arange(count), np.ones(count), "title")
+    assert legends == [["as logged", f"mean of the last {count // 10} values"][:lines]]
