@@ -19,7 +19,6 @@ from ine_jax.evaluation.verify import verify
 from ine_jax.storage.atomic import write_atomic
 from ine_jax.storage.runs import Run
 from ine_jax.storage.sealed import pretty
-from scripts.train_world.grid import grid
 from tests.support import fakes
 
 
@@ -111,15 +110,3 @@ def test_nothing_to_report(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not scored"):
         report.build([tmp_path])
     assert not (tmp_path / "summary.json").exists()
-
-
-def test_grid() -> None:
-    image = np.zeros((32, 32, 3), np.uint8)
-    image[..., 0] = 200
-    data = grid([[image, image], [image, image]], ["none", "implicit"], ["a", "b"], title="t", cell=64)
-    written = Image.open(io.BytesIO(data))
-    assert written.width > 128
-    assert np.asarray(written)[-40, -40].tolist() == [200, 0, 0]
-    for rows, columns in (([[image], [image, image]], ["x"]), ([], []), ([[image]], ["x", "y"])):
-        with pytest.raises(InputError):
-            grid(rows, columns)
