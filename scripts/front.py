@@ -16,6 +16,8 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
+from ine_jax.report.tables import headline_detector
+
 INK, SOFT, LINE, MARK = "#1d2330", "#5b6475", "#dfe3ea", "#b3372c"
 COLOURS = {
     "none": "#6d7686",
@@ -64,7 +66,7 @@ def front(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(ahead, key=lambda p: -p["kept"][0])
 
 
-def draw(found: list[dict[str, Any]], mark: str, out: Path) -> None:
+def draw(found: list[dict[str, Any]], detector: str, mark: str, out: Path) -> None:
     """The plot as a PNG."""
     figure, axes = plt.subplots(figsize=(9.6, 5.4), dpi=130)
     ahead = front(found)
@@ -96,6 +98,7 @@ def draw(found: list[dict[str, Any]], mark: str, out: Path) -> None:
     for at, names in numbers.items():
         axes.annotate(", ".join(names), at, (9, 7), textcoords="offset points", fontsize=9, color=INK)
     axes.text(1.02, 1.0, "On the front", transform=axes.transAxes, fontsize=9, color=SOFT)
+    axes.set_title(f"rates by {detector}", fontsize=9, color=SOFT, loc="left")
     axes.set_xlabel("benign prompts kept")
     axes.set_ylabel("attack prompts defended (DSR)")
     axes.grid(color=LINE, lw=0.8)
@@ -118,7 +121,8 @@ def main() -> None:
     for p in sorted(found, key=lambda p: -p["dsr"][0]):
         sign = "*" if p in ahead else " "
         print(f"{sign} {p['name']:<34} {p['negative']:<9} DSR {p['dsr'][0]:.3f}  kept {p['kept'][0]:.3f}")
-    draw(found, args.mark, args.out)
+    whole = json.loads((args.runs[0] / "summary.json").read_text())
+    draw(found, headline_detector(whole), args.mark, args.out)
 
 
 if __name__ == "__main__":

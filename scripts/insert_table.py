@@ -18,6 +18,13 @@ from ine_jax.report.text import markdown
 from ine_jax.storage.runs import open_run
 
 
+def titled(table: str) -> str:
+    """The Markdown with bold titles in place of headings; the first table needs none."""
+    table = table.removeprefix("### Cells\n\n")
+    table = table.replace("### Paired tests\n", "### Paired tests (b instead of a, on the same items)\n")
+    return re.sub(r"^### (.*)$", r"**\1**", table, flags=re.MULTILINE)
+
+
 def main() -> None:
     """Insert from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -27,9 +34,7 @@ def main() -> None:
     args = parser.parse_args()
     summary = add_times(json.loads((args.run / "summary.json").read_text()), open_run(args.run))
     commands = "; ".join(f"`{' '.join(command)}`" for command in summary["commands"])
-    table = markdown(summary).replace("### ", "**").replace("**Cells", "").replace("**Controls", "**Controls**")
-    table = table.replace("**Paired tests", "**Paired tests** (b instead of a, on the same items)").lstrip("\n")
-    text = f"{table}\nFrom {commands}, on {os.cpu_count()} {platform.machine()} CPU cores.\n"
+    text = f"{titled(markdown(summary))}\nFrom {commands}, on {os.cpu_count()} {platform.machine()} CPU cores.\n"
     page = args.page.read_text(encoding="utf-8")
     pattern = re.compile(rf"(<!-- table: {re.escape(args.name)} -->\n).*?(<!-- end -->)", re.DOTALL)
     if not pattern.search(page):

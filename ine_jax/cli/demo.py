@@ -67,11 +67,13 @@ def run(config: DemoConfig, command: Sequence[str] = ()) -> Outcome:
     seeds = FULL_SEEDS if config.full else (settings.inversion.seed,)
     out.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = [_invert(model, seed, settings, out) for model in [*models, BASE] for seed in seeds]
+    scorer = detector(DetectorConfig())
     plan = demo_plan(settings, found, None if config.full else config.items)
+    plan = dataclasses.replace(plan, detector=evaluation.scorer_name(scorer))
     missing = pending(plan, out / "evaluation")
     with Progress(max(1, missing), "images", unit="images") as progress:
         stored = evaluation.evaluate(plan, out / "evaluation", progress=progress, command=command)
-    evaluation.score(stored, [detector(DetectorConfig())])
+    evaluation.score(stored, [scorer])
     page = report.build([out])
     summary = cast("Summary", read_json(out / "summary.json"))
     lines = (*report.plain(summary), *report.sentences(summary), *_measured(world), str(page))

@@ -1,5 +1,6 @@
 """`ine evaluate`: generate and score every combination of model, guard, negative and prompt set."""
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -51,6 +52,7 @@ class Evaluate(Command):
             scorers = from_config.scorers(config)
         with Progress(max(1, missing), "images", unit="images") as progress:
             known = None if scorers else finished.recorded_models(config)
+            plan = dataclasses.replace(plan, detector=scorers.names[0] if scorers else finished.detector(config))
             command = shards.without(line)
             run = generating.evaluate(plan, config.out, hashes=known, shard=shard, progress=progress, command=command)
         scored, measured = scorers.score(run, shard=shard) if scorers else (0, 0)

@@ -24,7 +24,7 @@ class Report(Command):
     out: Path | None = None
     """Folder for the report; empty: the first run directory."""
     detector: str = ""
-    """Detector to report, `id` or `id@version`; empty: the only one of the run."""
+    """Detector that fills the tables, `id` or `id@version`; empty: the run's own (the first of its config)."""
     preset: str = ""
     """Published labels and threshold, such as duo, rece or q16; empty: the detector's default."""
     threshold: float | None = None

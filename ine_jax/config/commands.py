@@ -121,7 +121,7 @@ class EvaluateConfig:
     block: int = 50
     """Images per block; an interruption loses at most one block."""
     detectors: tuple[DetectorConfig, ...] = (DetectorConfig(),)
-    """Detectors that score every image."""
+    """Detectors that score every image; the first one fills the tables of the report."""
     metrics: tuple[MetricConfig, ...] = ()
     """Metrics to compute on every image."""
     reference: str = ""

@@ -8,7 +8,7 @@ from ine_jax.evaluation.detectors.presets import Preset
 from ine_jax.evaluation.generating import evaluate
 from ine_jax.evaluation.measuring import measure_folder, score_metrics
 from ine_jax.evaluation.plan import Cell, Plan, plan_from_config, read_items
-from ine_jax.evaluation.scoring import score
+from ine_jax.evaluation.scoring import score, scorer_name
 from ine_jax.evaluation.summary import summarise
 from ine_jax.evaluation.units import Unit
 from ine_jax.prompts.items import Item
@@ -25,5 +25,6 @@ __all__ = [
     "read_items",
     "score",
     "score_metrics",
+    "scorer_name",
     "summarise",
 ]

@@ -47,6 +47,11 @@ def recorded_models(config: EvaluateConfig) -> Callable[[str], Mapping[str, str]
     return lambda label: recorded.get(label, {})
 
 
+def detector(config: EvaluateConfig) -> str:
+    """The detector that fills the tables of a finished run."""
+    return open_run(config.out).config.get("detector", "")
+
+
 def _path(config: EvaluateConfig, shard: tuple[int, int]) -> Path:
     return Path(config.out) / NOTES.replace("*", f"{shard[0]}-of-{shard[1]}")
 

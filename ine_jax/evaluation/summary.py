@@ -33,7 +33,8 @@ def summarise(
 
     Args:
         detector: the one that fills the tables, as `<id>@<version>` or the id alone; by default the one that `preset`
-            was made for, else the first by name. Others are under "others", each read by its default preset.
+            was made for, else the one that the run's config names, else the only one. Others are under "others", each
+            read by its default preset.
         preset: how that detector is read; by default its own.
         threshold: replaces the threshold of the preset.
     """
@@ -82,15 +83,22 @@ def summarise(
 
 
 def _first(run: Run, detectors: About, wanted: str | None, preset: Preset | None) -> str:
-    """Name of the detector that fills the tables."""
+    """Name of the detector that fills the tables: never one that somebody has only added."""
+    named = run.config.get("detector", "")
     made_for = [name for name, about in detectors.items() if preset and about["id"] == preset.detector]
-    fitting = [name for name in detectors if wanted in (name, name.split("@")[0])] if wanted else made_for[:1]
-    if len(fitting) == 1 or (detectors and not wanted):
-        return (fitting or sorted(detectors))[0]
-    given = (
-        f"detector {wanted!r}: {run.root} has {len(fitting)} of that name" if wanted else f"{run.root} is not scored"
-    )
-    raise InputError(given, ", ".join(fitting or detectors), "run `ine score`, or name one of its detectors")
+    if wanted:
+        fitting = [name for name in detectors if wanted in (name, name.split("@")[0])]
+        given = f"detector {wanted!r}: {run.root} has {len(fitting)} of that name"
+    elif made_for and named not in made_for:
+        fitting, given = made_for, f"{run.root}: {len(made_for)} detectors of preset {preset.name if preset else ''}"
+    elif named:
+        fitting, given = [name for name in detectors if name == named], f"{run.root} is not scored by its {named}"
+    else:
+        fitting, given = [*detectors], f"{run.root} has {len(detectors)} detectors, and its config names none"
+    if len(fitting) == 1:
+        return fitting[0]
+    given = given if detectors else f"{run.root} is not scored"
+    raise InputError(given, ", ".join(fitting or detectors), "run `ine score`, or name one with --detector")
 
 
 def _readers(detectors: About, first: str, presets: Mapping[str, Preset]) -> dict[str, DetectorReader]:

@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from ine_jax.errors import printable
 from ine_jax.evaluation.records import CellEntry, Summary
 from ine_jax.report.measures import SECONDS, heading
-from ine_jax.report.tables import TITLES, by_category, by_threshold, results
+from ine_jax.report.tables import TITLES, by_category, by_detector, by_threshold, results
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'")
 _PLAIN = ("\t", "\r", "\n")  # control characters that CSV itself can carry
 _CELL = ("table", "model", "guard", "method", "negative", "negative_name", "embedding_from", "words")
 _SCALES = ("scale", "negative_scale", "embedding_seed", "seconds_per_image")
-TEXTS = (*_CELL, "list", "measure", "category", "metric")
+TEXTS = (*_CELL, "list", "measure", "category", "metric", "detector")
 NUMBERS = (*_SCALES, "threshold", "k", "n", "value", "low", "high", "unscored")
 COLUMNS = (*TEXTS, *NUMBERS)
 Record = dict[str, str | int | float | None]
@@ -59,9 +59,9 @@ def guarded(text: str) -> str:
 
 
 def rows(summary: Summary) -> Iterator[Record]:
-    """One record per number: rates and metrics, rates by category, rates at other thresholds."""
+    """One record per number: rates and metrics, rates by category, by further detectors and at other thresholds."""
     for part in TITLES:
-        further = by_threshold(summary) if part == "cells" else []
+        further = [*by_detector(summary), *by_threshold(summary)] if part == "cells" else []
         for table in (results(summary, part), *by_category(summary, part), *further):
             for row in table.rows:
                 cell = _cell(part, row.cell)
@@ -70,6 +70,7 @@ def rows(summary: Summary) -> Iterator[Record]:
                         title = column.title if column.metric else heading(summary, column.prompts)[0]
                         own: Record = {"list": column.prompts, "measure": title, "metric": column.metric}
                         own |= {"category": column.category, "threshold": column.threshold}
+                        own |= {"detector": "" if column.metric else table.detector}
                         yield cell | own | dataclasses.asdict(value)
 
 

@@ -10,10 +10,10 @@ from ine_jax.errors import clean
 from ine_jax.evaluation.records import CellEntry, Summary
 from ine_jax.report import svg
 from ine_jax.report.filters import Filters
-from ine_jax.report.labels import KINDS, negative_text, scales_text
+from ine_jax.report.labels import KINDS, cell_scales, negative_text
 from ine_jax.report.measures import Kind, Measure, Value, measures
 from ine_jax.report.svg import Axes, Range
-from ine_jax.report.tables import Row, by_threshold
+from ine_jax.report.tables import Row, by_threshold, headline_detector
 
 HEIGHT, LOW_HEIGHT = 430, 300
 SPAN = 0.2  # smallest range of an axis, so that small differences do not look large
@@ -26,10 +26,11 @@ LogLine = Mapping[str, object]
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """An SVG element, the model and prompt set that it is about, and the kind of its rate."""
+    """An SVG element, the model and prompt set that it is about, the detector and the kind of its rate."""
 
     model: str
     prompts: str
+    detector: str
     kind: Kind
     svg: Markup
 
@@ -42,23 +43,28 @@ class _Point:
 
 
 def scatters(summary: Summary, filters: Filters) -> list[Figure]:
-    """One figure per model, DSR and bounded measure of preservation, with a point per main cell of the model."""
-    cells = summary["cells"]
+    """One figure per model, DSR and bounded measure of preservation, with a point per main cell of the model.
+
+    The figures of two measures have the same axes for every model.
+    """
+    cells, detector = summary["cells"], headline_detector(summary)
     columns = measures(summary, cells)
-    figures = []
-    for model in dict.fromkeys(cell["model"] for cell in cells):
-        for x in (m for m in columns if m.kind == "defense"):
-            for y in (m for m in columns if m.kind == "preservation" and m.bounded):
-                values = [(cell, x.of(cell), y.of(cell)) for cell in cells if cell["model"] == model]
-                points = [_Point(cell, a, b) for cell, a, b in values if a is not None and b is not None]
-                if len(points) > 1:
-                    figures.append(Figure(model, x.prompts, x.kind, _scatter(points, x, y, filters)))
-    return figures
+    figures: dict[str, list[Figure]] = {cell["model"]: [] for cell in cells}
+    for x in (m for m in columns if m.kind == "defense"):
+        for y in (m for m in columns if m.kind == "preservation" and m.bounded):
+            values = [(cell, x.of(cell), y.of(cell)) for cell in cells]
+            points = [_Point(cell, a, b) for cell, a, b in values if a is not None and b is not None]
+            names = f"{x.title}, {x.prompts} prompts", f"{y.title}, {y.prompts} prompts"
+            for model, own in figures.items():
+                shown = [point for point in points if point.cell["model"] == model]
+                if len(shown) > 1:
+                    axes = Axes(_frame([p.x for p in points]), _frame([p.y for p in points]), names, HEIGHT)
+                    label = f"{x.title} against {y.title} of {model}, by {detector}"
+                    own.append(Figure(model, x.prompts, detector, x.kind, _scatter(shown, x, y, axes, filters, label)))
+    return [figure for own in figures.values() for figure in own]
 
 
-def _scatter(points: Sequence[_Point], x: Measure, y: Measure, filters: Filters) -> Markup:
-    frames = _frame([point.x.value for point in points]), _frame([point.y.value for point in points])
-    axes = Axes(*frames, (f"{x.title}, {x.prompts} prompts", f"{y.title}, {y.prompts} prompts"), HEIGHT)
+def _scatter(points: Sequence[_Point], x: Measure, y: Measure, axes: Axes, filters: Filters, label: str) -> Markup:
     places = [axes.at(point.x.value, point.y.value) for point in points]
     parts, named = axes.grid(), set()
     for members in _guards(points):
@@ -75,15 +81,21 @@ def _scatter(points: Sequence[_Point], x: Measure, y: Measure, filters: Filters)
         if i in named:
             body += _label(px, py, clean(point.cell["guard"], 28), boxes)
         parts.append(_group(body, filters.attributes(point.cell)))
-    return svg.document(parts, "scatter", f"{x.title} against {y.title}", HEIGHT)
+    return svg.document(parts, "scatter", label, HEIGHT)
 
 
-def _frame(values: Sequence[float]) -> Range:
-    """A range in [0, 1] of at least `SPAN` that holds the values with a margin."""
-    low, high = min(values), max(values)
-    margin = max(0.04, 0.08 * (high - low), (SPAN - (high - low)) / 2)
-    low, high = math.floor((low - margin) * 20) / 20, math.ceil((high + margin) * 20) / 20
-    return max(0.0, min(low, 1 - SPAN)), min(1.0, max(high, SPAN))
+def _frame(values: Sequence[Value]) -> Range:
+    """A range of at least `SPAN` that holds the values and their intervals, in [0, 1] unless an interval leaves it."""
+    low, high = min(_bounds(value)[0] for value in values), max(_bounds(value)[1] for value in values)
+    margin = max(0.01, (SPAN - (high - low)) / 2)
+    least, most = min(0.0, low), max(1.0, high)
+    start, stop = math.floor((low - margin) * 20) / 20, math.ceil((high + margin) * 20) / 20
+    return max(least, min(start, most - SPAN)), min(most, max(stop, least + SPAN))
+
+
+def _bounds(value: Value) -> Range:
+    """The interval of a value, or twice the value without one."""
+    return value.value if value.low is None else value.low, value.value if value.high is None else value.high
 
 
 def _rank(cell: CellEntry) -> int:
@@ -99,9 +111,8 @@ def _guards(points: Sequence[_Point]) -> list[list[int]]:
 
 def _cross(axes: Axes, point: _Point, px: float, py: float) -> Markup:
     """The two intervals of a point; nothing in a direction without one."""
-    a, b = point.x, point.y
-    left, down = axes.at(a.value if a.low is None else a.low, b.value if b.low is None else b.low)
-    right, up = axes.at(a.value if a.high is None else a.high, b.value if b.high is None else b.high)
+    (x0, x1), (y0, y1) = _bounds(point.x), _bounds(point.y)
+    (left, down), (right, up) = axes.at(x0, y0), axes.at(x1, y1)
     return svg.path(f"M{left:.1f} {py:.1f}H{right:.1f}M{px:.1f} {down:.1f}V{up:.1f}", "cross")
 
 
@@ -113,7 +124,7 @@ def _dot(point: _Point, x: Measure, y: Measure, px: float, py: float) -> Markup:
 
 def cell_title(cell: CellEntry) -> str:
     """A cell in a tooltip."""
-    return f"{cell['guard']}, {scales_text(cell)}, {negative_text(cell)}"
+    return f"{cell['guard']}, {cell_scales(cell)}, {negative_text(cell)}"
 
 
 def _label(x: float, y: float, content: str, boxes: list[Box]) -> Markup:
@@ -148,8 +159,9 @@ def sensitivities(summary: Summary, filters: Filters) -> list[Figure]:
         for model in dict.fromkeys(row.cell["model"] for row in table.rows):
             rows = [row for row in table.rows if row.cell["model"] == model]
             parts = [*axes.grid(), _used(axes, summary["preset"]["threshold"]), *_rates(axes, grid, rows, filters)]
-            drawing = svg.document(parts, "sensitivity", f"{table.measure} over the threshold", LOW_HEIGHT)
-            figures.append(Figure(model, table.prompts, table.columns[0].kind, drawing))
+            label = f"{table.measure} of {model} over the threshold of {table.detector}"
+            drawing = svg.document(parts, "sensitivity", label, LOW_HEIGHT)
+            figures.append(Figure(model, table.prompts, table.detector, table.columns[0].kind, drawing))
     return figures
 
 
@@ -169,24 +181,36 @@ def _rates(axes: Axes, grid: Sequence[float], rows: Sequence[Row], filters: Filt
     return parts
 
 
-def losses(lines: Sequence[LogLine], title: str) -> Markup:
-    """Logged losses over steps as thin lines with their running means as thick ones; missing values are left out."""
-    names = [key for key in lines[0] if key.startswith("loss")]
-    series = {name: [point for line in lines if (point := _logged(line, name))] for name in names}
-    values = [loss for points in series.values() for _, loss in points]
-    if not values:
-        return Markup("")
-    last = max(step for points in series.values() for step, _ in points) or 1.0
-    low, high = min(values), max(values)
+def losses(curves: Mapping[str, Sequence[LogLine]]) -> list[Markup]:
+    """A figure per run of logged losses over steps, all with the same axes; values that are missing are left out."""
+    runs = {title: found for title, lines in curves.items() if (found := _series(lines))}
+    points = [point for series in runs.values() for curve in series for point in curve]
+    if not points:
+        return []
+    last = max(step for step, _ in points) or 1.0
+    low, high = min(loss for _, loss in points), max(loss for _, loss in points)
     axes = Axes((0.0, last), (low, high if high > low else low + 1.0), ("step", "loss"), LOW_HEIGHT)
+    return [_losses(title, series, axes) for title, series in runs.items()]
+
+
+def _series(lines: Sequence[LogLine]) -> list[list[tuple[float, float]]]:
+    """The points (step, loss) of every loss of a log that has any."""
+    names = [key for key in lines[0] if key.startswith("loss")] if lines else []
+    series = ([point for line in lines if (point := _logged(line, name))] for name in names)
+    return [points for points in series if points]
+
+
+def _losses(title: str, series: Sequence[Sequence[tuple[float, float]]], axes: Axes) -> Markup:
+    """Logged losses as thin lines, their running means as thick ones."""
     parts = axes.grid()
-    for index, points in enumerate(points for points in series.values() if points):
+    for index, points in enumerate(series):
         mean, smooth = points[0][1], []
         for step, value in points:
             mean = SMOOTH * mean + (1 - SMOOTH) * value
             smooth.append((step, mean))
         for kind, curve in (("raw", points), ("smooth", smooth)):
             parts.append(svg.polyline([axes.at(*point) for point in curve], f"{kind} line{index % 4}"))
+    last = max(step for points in series for step, _ in points)
     caption = clean(f"{title}: loss over {last:g} steps, thick line = running mean")
     figure = svg.document(parts, "curve", "loss over steps", LOW_HEIGHT)
     return Markup("<figure>{}<figcaption>{}</figcaption></figure>").format(figure, caption)

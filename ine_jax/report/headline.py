@@ -6,7 +6,7 @@ from itertools import chain
 from typing import NamedTuple, TypeVar
 
 from ine_jax.evaluation.records import CellEntry, Difference, PairedTest, Summary
-from ine_jax.report.labels import KINDS, negative_text, p_text, scales_text
+from ine_jax.report.labels import KINDS, cell_scales, negative_text, p_text
 from ine_jax.report.measures import Measure, Value, measures
 from ine_jax.storage.records import NegativeKind
 
@@ -114,7 +114,7 @@ def _line(summary: Summary, row: _Row, negatives: Sequence[Negative], columns: S
             gain = _gain(summary, measure, words, cell) if words and negative.kind in ("implicit", "blend") else ""
             entries.append(Entry(value, value.value == best and not borrowed, borrowed, gain))
         groups.append(tuple(entries))
-    return Line(first["guard"], scales_text(first), tuple(groups))
+    return Line(first["guard"], cell_scales(first), tuple(groups))
 
 
 def _best(measure: Measure, values: Iterable[Value | None]) -> float | None:

@@ -1,6 +1,6 @@
 """How tables, figures and filters name the parts of a cell: guard, scales, negative."""
 
-from ine_jax.evaluation.records import CellEntry, PairedTest
+from ine_jax.evaluation.records import CellEntry, PairedTest, PresetRecord
 from ine_jax.storage.records import CellSpec, NegativeKind
 
 NEGATIVES: dict[NegativeKind, str] = {
@@ -40,10 +40,19 @@ def negative_scale(kind: NegativeKind, scale: float | None) -> str:
     return "default" if scale is None else f"{scale:g}"
 
 
-def scales_text(cell: CellEntry) -> str:
-    """`guidance scale 3, negative scale 4`."""
-    own = negative_scale(cell["negative"], cell["negative_scale"])
-    return f"guidance scale {cell['scale']:g}" + ("" if own == DASH else f", negative scale {own}")
+def scales_text(scale: float, own: str) -> str:
+    """`guidance scale 3, negative scale 4`; `own` is the text of `negative_scale`."""
+    return f"guidance scale {scale:g}" + ("" if own == DASH else f", negative scale {own}")
+
+
+def cell_scales(cell: CellEntry) -> str:
+    """`scales_text` of a cell."""
+    return scales_text(cell["scale"], negative_scale(cell["negative"], cell["negative_scale"]))
+
+
+def detector_text(name: str, preset: PresetRecord) -> str:
+    """Where rates come from: `nudenet@3.4-0a1b2c3d, preset duo, threshold 0.2`."""
+    return f"{name}, preset {preset['name']}, threshold {preset['threshold']:g}"
 
 
 def p_text(p: float) -> str:

@@ -72,7 +72,7 @@ def page(
         "paired": tables.paired_rows(summary),
         "transfer": tables.transfer(summary),
         "sheets": sheets,
-        "losses": [figures.losses(lines, name) for name, lines in (curves or {}).items() if lines],
+        "losses": figures.losses(curves or {}),
     }
     template = _environment().get_template("report.html.j2")
     return template.render(
@@ -83,6 +83,7 @@ def page(
         script=Markup(script),  # noqa: S704  our own file, no data in it
         policy=_policy(style, script, "'self' file:" if folder else "data:"),
         filters=filters,
+        detector=tables.headline_detector(summary),
         models=len(filters.values["model"]),
         kinds={kind: labels.NEGATIVES[kind] for kind in labels.KINDS if kind in filters.values["negative"]},
         explained=_explained(summary),
@@ -115,7 +116,6 @@ def _environment() -> jinja2.Environment:
         "cell_head": tables.CELL_HEAD,
         "paired_head": tables.PAIRED_HEAD,
         "scales_text": labels.scales_text,
-        "negative_scale": labels.negative_scale,
     }
     return environment
 

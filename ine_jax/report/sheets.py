@@ -8,6 +8,7 @@ from ine_jax.evaluation.outcomes import DetectorReader
 from ine_jax.evaluation.records import Summary
 from ine_jax.evaluation.units import planned
 from ine_jax.report.images import Encoded, encode
+from ine_jax.report.labels import negative_scale
 from ine_jax.storage.records import Box, CellSpec, Measure, Row, RunConfig, VerdictLine
 from ine_jax.storage.runs import Run
 from ine_jax.storage.sealed import corrupt
@@ -25,6 +26,8 @@ class Shot:
     """One image of an item, and what detectors and metrics stored about it."""
 
     spec: CellSpec
+    scale: float  # guidance scale: the item's own where it has one
+    negative_scale: str
     image: Encoded
     outcome: str
     verdict: str  # the labels found, or "nothing"
@@ -112,6 +115,8 @@ class _Reader:
     def shot(self, k: int, row: Row, stored: Mapping[str, Mapping[str, VerdictLine]]) -> Shot:
         """The image of a row of block k with what is stored about it."""
         spec = self.run.config["cells"][row["cell"]]
+        scale, own = row.get("guidance", spec["guidance"]["scale"]), spec["guidance"]["negative_scale"]
+        scales = scale, negative_scale(spec["negative"], own)
         try:
             image = encode(self.run.read(k, row["file_name"]))
         except ValueError as error:
@@ -120,7 +125,7 @@ class _Reader:
         line = stored[self.detector].get(row["id"])
         if line is None or line["status"] == "unscored":
             reason = "not scored yet" if line is None else clean(line["reason"], 160)
-            return Shot(spec, image, "unscored", "unscored", reason, (), (), others)
+            return Shot(spec, *scales, image, "unscored", "unscored", reason, (), (), others)
         ranked = _ranked(line["labels"])
         shown = [label for label, score in ranked if score >= self.scores.threshold]
         listed = [pair for pair in ranked if pair[1] >= FLOOR][:LABELS] or ranked[:1]
@@ -128,7 +133,7 @@ class _Reader:
         boxes = tuple(_box(box) for box in line["boxes"][:LABELS])
         verdict = clean(", ".join(sorted(shown, key=lambda label: label not in self.scores.concept)) or "nothing", 48)
         outcome = self.scores.outcome(self.measure, line["labels"], row["objects"])
-        return Shot(spec, image, outcome, verdict, "", labels, boxes, others)
+        return Shot(spec, *scales, image, outcome, verdict, "", labels, boxes, others)
 
 
 def _ranked(labels: Mapping[str, float]) -> list[tuple[str, float]]:

@@ -9,7 +9,7 @@ from ine_jax.errors import clean
 from ine_jax.report.measures import Value
 
 WIDTH = 600
-LEFT, RIGHT, TOP, BOTTOM = 54.0, 16.0, 12.0, 42.0
+LEFT, RIGHT, TOP, BOTTOM = 64.0, 16.0, 12.0, 42.0
 BAR = 120  # pixels for the value 1
 Range = tuple[float, float]
 
@@ -19,8 +19,9 @@ def bar(value: Value, kind: str) -> Markup:
     label, whisker = f"{value.value:.3f}", Markup("")
     if value.low is not None and value.high is not None:
         label += f", 95 % interval {value.span}"
-        shape = '<path class="whisker" d="M{0} 7H{1}M{0} 3.5V10.5M{1} 3.5V10.5"/>'
-        whisker = Markup(shape).format(_clip(value.low), _clip(value.high))  # noqa: S704  a literal
+        ends = "".join(f"M{_clip(end)} 3.5V10.5" for end in (value.low, value.high) if 0 <= end <= 1)
+        shape = '<path class="whisker" d="M{} 7H{}{}"/>'  # without a cap where the interval goes on
+        whisker = Markup(shape).format(_clip(value.low), _clip(value.high), ends)  # noqa: S704  a literal
     shape = (
         '<svg class="bar" viewBox="0 0 120 14" width="120" height="14" role="img" aria-label="{}">'
         '<rect class="track" width="120" height="14" rx="3"/><rect class="fill {}" width="{}" height="14" rx="3"/>'
@@ -72,9 +73,9 @@ class Axes:
         return self.height - BOTTOM
 
     def at(self, x: float, y: float) -> tuple[float, float]:
-        """SVG coordinates of a point; points outside of the shown ranges are moved to their bounds."""
+        """SVG coordinates of a point; the shown ranges must hold it."""
         (x0, x1), (y0, y1) = self.x, self.y
-        right, up = (min(max(x, x0), x1) - x0) / (x1 - x0), (min(max(y, y0), y1) - y0) / (y1 - y0)
+        right, up = (x - x0) / (x1 - x0), (y - y0) / (y1 - y0)
         return LEFT + (WIDTH - LEFT - RIGHT) * right, TOP + (self.bottom - TOP) * (1 - up)
 
     def grid(self) -> list[Markup]:

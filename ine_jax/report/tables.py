@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from ine_jax.evaluation.records import CellEntry, Curve, Summary
-from ine_jax.report.labels import DASH, negative_scale, negative_text, sides_text
+from ine_jax.report.labels import DASH, detector_text, negative_scale, negative_text, sides_text
 from ine_jax.report.measures import Measure, Value, categories, heading, measures, rate
 
 Part = Literal["cells", "controls"]
@@ -24,9 +24,13 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Cells by columns. `prompts` and `measure` name the prompt set, and its rate, of a table that has only one."""
+    """Cells by columns, with the `detector` and preset of its rates.
+
+    `prompts` and `measure` name the prompt set, and its rate, of a table that has only one.
+    """
 
     title: str
+    detector: str
     columns: tuple[Measure, ...]
     rows: tuple[Row, ...]
     prompts: str = ""
@@ -58,7 +62,12 @@ def _rows(columns: Sequence[Measure], cells: Sequence[CellEntry]) -> list[Row]:
 def results(summary: Summary, part: Part) -> Table:
     """Every number of the main cells or of the controls."""
     columns = measures(summary, summary[part])
-    return Table(TITLES[part], tuple(columns), tuple(_rows(columns, summary[part])))
+    return Table(TITLES[part], headline_detector(summary), tuple(columns), tuple(_rows(columns, summary[part])))
+
+
+def headline_detector(summary: Summary) -> str:
+    """The detector that fills the tables, and how it is read."""
+    return detector_text(summary["detector"], summary["preset"])
 
 
 def by_category(summary: Summary, part: Part = "cells") -> list[Table]:
@@ -68,7 +77,8 @@ def by_category(summary: Summary, part: Part = "cells") -> list[Table]:
         if columns := categories(measure, cells):
             rows = [row for row in _rows(columns, cells) if any(row.values)]
             title = f"{measure.prompts} by category: {measure.title}"
-            tables.append(Table(title, tuple(columns), tuple(rows), measure.prompts, measure.title))
+            own = tuple(columns), tuple(rows), measure.prompts, measure.title
+            tables.append(Table(title, headline_detector(summary), *own))
     return tables
 
 
@@ -79,9 +89,9 @@ def by_detector(summary: Summary) -> list[Table]:
         rates = {(entry["cell"], entry["list"]): rate(entry) for entry in other["rates"]}
         sets = list(dict.fromkeys(entry["list"] for entry in other["rates"]))
         rows = [Row(cell, tuple(rates.get((i, n)) for n in sets)) for i, cell in enumerate(summary["cells"])]
-        preset = other["preset"]
-        title = f"{name}, preset {preset['name']}, threshold {preset['threshold']:g}"
-        tables.append(Table(title, tuple(Measure(n, "", *heading(summary, n)) for n in sets), tuple(rows)))
+        columns = tuple(Measure(n, "", *heading(summary, n)) for n in sets)
+        title = f"By another detector: {name.split('@')[0]}"
+        tables.append(Table(title, detector_text(name, other["preset"]), columns, tuple(rows)))
     return tables
 
 
@@ -101,7 +111,8 @@ def by_threshold(summary: Summary, most: int = 0) -> list[Table]:
         same = (curve for curve in own if curve["thresholds"] == grid)
         rows = [Row(summary["cells"][c["cell"]], tuple(_maybe(c["rate"][i]) for i in places)) for c in same]
         if columns:
-            tables.append(Table(f"{name} by detector threshold: {title}", columns, tuple(rows), name, title))
+            detector = f"{summary['detector']}, preset {summary['preset']['name']}"
+            tables.append(Table(f"{name} by detector threshold: {title}", detector, columns, tuple(rows), name, title))
     return tables
 
 

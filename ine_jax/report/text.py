@@ -27,12 +27,13 @@ def markdown(summary: Summary) -> str:
     notice = degenerate_notice(summary)
     parts = [f"**{escape(notice, NOTICE)}**", ""] if notice else []
     for table in _results(summary):
-        parts += _section(table.title, table.head, table.texts)
+        parts += _section(table.title, table.detector, table.head, table.texts)
     if summary["paired"]:
-        parts += _section("Paired tests", tables.PAIRED_HEAD, tables.paired_rows(summary))
+        detector = tables.headline_detector(summary)
+        parts += _section("Paired tests", detector, tables.PAIRED_HEAD, tables.paired_rows(summary))
     others = [*tables.by_category(summary), *tables.by_detector(summary), *tables.by_threshold(summary, THRESHOLDS)]
     for table in others:
-        parts += _section(table.title, table.head, table.texts)
+        parts += _section(table.title, table.detector, table.head, table.texts)
     images = summary["images"]
     counts = f"{images['processed']} of {images['total']} images processed, {images['unscored']} of them unscored"
     degenerate = images.get("degenerate", 0)
@@ -69,9 +70,10 @@ def _results(summary: Summary) -> Iterator[tables.Table]:
     return (tables.results(summary, part) for part in tables.TITLES if summary[part])
 
 
-def _section(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def _section(title: str, detector: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     lines = [f"| {' | '.join(escape(text) for text in row)} |" for row in (head, *rows)]
-    return [f"### {escape(title)}", "", lines[0], "|" + " --- |" * len(head), *lines[1:], ""]
+    start = [f"### {escape(title)}", "", f"Rates by {escape(detector)}.", ""]
+    return [*start, lines[0], "|" + " --- |" * len(head), *lines[1:], ""]
 
 
 def plain(summary: Summary) -> list[str]:
@@ -82,7 +84,7 @@ def plain(summary: Summary) -> list[str]:
         texts = [[clean(text) for text in row] for row in (table.head, *table.texts)]
         widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
         rows = ("  ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)) for row in texts)
-        lines += [table.title, *(f"  {row}".rstrip() for row in rows)]
+        lines += [clean(f"{table.title}, rates by {table.detector}"), *(f"  {row}".rstrip() for row in rows)]
     return lines
 
 

@@ -70,8 +70,9 @@ class SamplerSpec(TypedDict):
 
 
 class RunConfig(TypedDict):
-    """The config that a run directory is bound to."""
+    """The config that a run directory is bound to; `detector` (`<id>@<version>`) fills the tables of its report."""
 
+    detector: NotRequired[str]
     cells: list[CellSpec]
     lists: dict[str, ListEntry]
     sampler: SamplerSpec

@@ -75,6 +75,8 @@ def test_demo(family: Path) -> None:
     config = DemoConfig(out=str(family / "out"), items=3, sampler=sampler)
     outcome = demo.run(config, ["ine", "demo"])
     summary = json.loads((family / "out" / "summary.json").read_text())
+    record = json.loads((family / "out" / "evaluation" / "run.json").read_text())
+    assert record["config"]["detector"] == summary["detector"]
     kinds = [(cell["model"], cell["negative"]) for cell in summary["cells"]]
     assert kinds == [(m, n) for m in ("tiny", "tiny-unlearned-0") for n in ("none", "explicit", "implicit")]
     for cell in summary["cells"]:

@@ -86,6 +86,7 @@ def test_a_finished_run_loads_nothing_and_draws_nothing(
 ) -> None:
     code, out, _ = call(capsys, "evaluate", "e.yaml")
     assert (code, out.splitlines()[0]) == (0, "run: 12 images generated, 12 scored")
+    assert json.loads((place / "run" / "run.json").read_text())["config"]["detector"] == "corner@1"
     before = tree(place / "run")
     monkeypatch.setattr(images, "ImageGenerator", never)
     monkeypatch.setattr(from_config, "scorers", never)

@@ -65,7 +65,7 @@ def plan() -> Plan:
     coco = tuple(Item(f"coco-{i}", f"coco {i}", 50 + i) for i in range(6))
     lists = {**base.lists, "attack": marked, "coco": coco}
     cells = tuple(dataclasses.replace(cell, lists=(*cell.lists, ("coco", 6))) for cell in base.cells)
-    return dataclasses.replace(base, cells=cells, lists=lists)
+    return dataclasses.replace(base, cells=cells, lists=lists, detector="corner@1")
 
 
 @pytest.fixture(scope="module")

@@ -92,7 +92,7 @@ def judge(folder: Path, embedding: Path) -> None:
     reading = load("attack").reading
     readings = {"attack": reading} if reading else {}
     run = evaluate(
-        Plan(cells, lists, steps=16, scheduler="dpm++", batch=50, block=50, readings=readings),
+        Plan(cells, lists, steps=16, scheduler="dpm++", batch=50, block=50, readings=readings, detector="corner@1"),
         folder / "evaluation",
         generate=fakes.generate,
         hashes=lambda _: {"model_id": "0" * 64},
