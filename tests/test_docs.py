@@ -194,6 +194,30 @@ def test_every_field_of_the_summary_is_explained(made: Path) -> None:
     assert keys(json.loads(text(made / "demo" / "summary.json"))) - {"attack", "benign"} <= told
 
 
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "ine_jax/assets/tiny/CARD.md"], ids=lambda page: page.name)
+def test_every_bold_text_ends(page: Path) -> None:
+    prose = re.sub(r"`[^`\n]*`", "", FENCE.sub("", text(page)))
+    for paragraph in prose.split("\n\n"):
+        assert paragraph.count("**") % 2 == 0, paragraph
+
+
+SAID_ONCE = {  # a claim that is true under a condition -> the section that states it exactly
+    "performance.md#what-a-negative-costs": r"costs?\s+(the\s+same|nothing|what\s+words)",
+    "scale.md#what-changes-an-image": r"same\s+bits|bit-identical|change[sd]?\s+(no|any)\s+pixel|only\s+by\s+rounding",
+}
+
+
+@pytest.mark.parametrize(("place", "claim"), SAID_ONCE.items(), ids=lambda value: value.partition("#")[0])
+def test_a_claim_with_a_condition_is_stated_in_one_place_and_linked_elsewhere(place: str, claim: str) -> None:
+    name, _, _ = place.partition("#")
+    found = [(page.name, part) for page in PAGES for part in text(page).split("\n\n") if re.search(claim, part)]
+    assert len([part for _, part in found if place in part]) >= 1
+    for page, part in found:
+        assert page == name or place in part, f"{page}: {part}"
+    for path in (ROOT / "ine_jax").rglob("*.py"):
+        assert "do not depend on it" not in text(path) and "Batch size, device count" not in text(path), path
+
+
 def test_the_examples_say_how_they_were_made() -> None:
     assert "tests/support/format_examples.py" in text(EXAMPLE)
     assert len(EXAMPLES) >= 15

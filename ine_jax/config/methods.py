@@ -28,7 +28,7 @@ class SamplerConfig:
     width: int | None = None
     """Width in pixels; empty: the model's own size."""
     batch: int = 32
-    """Images per batch; images do not depend on it."""
+    """Images per batch; another number changes images by rounding (docs/scale.md)."""
     unet_impl: UnetImpl = "native"
     """native; or diffusers, its 0.39 Flax UNet on the same weights, as a check (needs the extra `diffusers`)."""
     noise: NoiseMode = "jax"
