@@ -12,6 +12,7 @@ from ine_jax import report
 from ine_jax.cli import main as cli
 from ine_jax.errors import InputError
 from ine_jax.evaluation import Plan, evaluate, score, summarise
+from ine_jax.evaluation.detectors.base import Scored
 from ine_jax.report import csvfile, figures, svg
 from ine_jax.report.filters import Filters
 from ine_jax.report.headline import headline
@@ -30,8 +31,7 @@ class Blind(fakes.Corner):
     id = "blind"
 
     def _score(self, images: Any) -> Any:
-        found = super()._score(images)
-        return [dataclasses.replace(each, labels=dict.fromkeys(each.labels, 0.0)) for each in found]
+        return [Scored(dict.fromkeys(fakes.ABOUT["labels"], 0.0)) for _ in images]
 
 
 def generated(root: Path, plan: Plan = NAMED) -> Run:
