@@ -136,7 +136,8 @@ def notes(run: Run) -> list[str]:
 def image_identity(pixels: Mapping[str, object]) -> str:
     """Hash of what changes an image's pixels: model hashes, prompt, seed, sampler, guard.
 
-    Batch size, device count, paths and order change no pixel, so equal images of different runs have equal names.
+    Paths and order change no pixel, batch size and device count only by rounding (docs/scale.md): they are left out, so
+    that equal settings have equal names in different runs.
     """
     return value_hash({"identity": IDENTITY_VERSION, **pixels})
 

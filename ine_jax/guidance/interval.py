@@ -50,6 +50,7 @@ class Interval(Wrapper):
 
     def __post_init__(self) -> None:
         """Check the window."""
+        super().__post_init__()
         if not 0 <= self.start < self.stop <= 1:
             given = f"the interval {self.start} to {self.stop}"
             raise InputError(given, "0 <= start < stop <= 1, fractions of a run", "change it")
