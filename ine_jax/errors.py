@@ -91,6 +91,12 @@ class CorruptRunError(IneError):
     exit_code = 5
 
 
+class StorageError(IneError):
+    """The disk is full or failing; everything finished is kept, and the same command continues it."""
+
+    exit_code = 74
+
+
 class Interrupted(IneError):  # noqa: N818  a request to stop, not a fault
     """The run was asked to stop and saved its state; the same command continues it."""
 

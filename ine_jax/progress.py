@@ -2,25 +2,31 @@
 
 On a terminal a bar, elsewhere one plain line every ten seconds; only process 0 of a multi-host run shows anything. The
 first step is compilation and is not part of the rate.
+
+Nothing heavy is imported here: the program handles signals before it imports anything else.
 """
 
 import contextlib
 import io
+import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
-from typing import SupportsFloat, TextIO
+from typing import TYPE_CHECKING, SupportsFloat, TextIO
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-from rich.progress import Progress as Bar
+from ine_jax.errors import Interrupted, clean
 
-from ine_jax.errors import clean
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+else:
+    Bar = object  # rich is loaded where a bar is opened
 
 LINE_SECONDS = 10.0
+STOPPED = ("interrupted", "", "run the same command again to continue")
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def duration(seconds: float) -> str:
@@ -97,24 +103,91 @@ class Progress:
 
 
 def _open_bar(stream: TextIO | io.StringIO, label: str, total: int) -> Bar:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as RichBar
+
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-    bar = Bar(*columns, TextColumn("{task.fields[info]}", markup=False), console=Console(file=stream))
+    bar = RichBar(*columns, TextColumn("{task.fields[info]}", markup=False), console=Console(file=stream))
     bar.add_task(label, total=total, info="")
     bar.start()
     return bar
 
 
+class _Receiver:
+    """What `receive_signals` started: whether it did, and the event of the loop that takes requests, if one runs."""
+
+    active = False
+    loop: threading.Event | None = None
+
+
+def receive_signals(last_words: bytes = b"") -> None:
+    """From now on SIGINT and SIGTERM end this process with code 75 at once, unless a loop takes them as requests.
+
+    A thread receives them: a handler of Python's waits until the main thread returns from native code, where a program
+    compiles for minutes, and an exception from it ends in whatever library happens to run. Outside the loops nothing is
+    to be saved, so the process leaves without unwinding. Ignored signals (`nohup`) stay ignored.
+
+    Args:
+        last_words: written to standard output before the process leaves (the line of `--json`).
+    """
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    numbers = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+
+    def receive() -> None:
+        while True:
+            if os.read(read_end, 1)[0] not in numbers:
+                continue
+            loop = _Receiver.loop
+            if loop is not None and not loop.is_set():
+                loop.set()
+                continue
+            for handle, text in ((2, f"{Interrupted(*STOPPED)}\n".encode()), (1, last_words)):
+                with contextlib.suppress(OSError):
+                    os.write(handle, text)
+            os._exit(Interrupted.exit_code)
+
+    _Receiver.active = True
+    threading.Thread(target=receive, name="signals", daemon=True).start()
+    signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+    for number in numbers:
+        signal.signal(number, _nothing)
+
+
+def _nothing(_: int, __: FrameType | None) -> None:
+    """The handler while a thread receives the signals."""
+
+
 @contextlib.contextmanager
 def stop_requests() -> Iterator[threading.Event]:
-    """Yield an event that the first SIGINT or SIGTERM sets; the second signal acts as usual.
+    """Yield an event that the first SIGINT or SIGTERM sets; the second signal acts as it does outside.
 
-    Signals can be handled only in the main thread; elsewhere the event is never set.
+    A loop that ends by itself after a request raises `Interrupted` here, so that what follows it does not begin.
+    Without `receive_signals`, signals are handled in the main thread only; elsewhere the event is never set.
     """
     asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
+    with _receiving(asked) if _Receiver.active else _handling(asked):
         yield asked
+    if asked.is_set():
+        raise Interrupted(*STOPPED)
+
+
+@contextlib.contextmanager
+def _receiving(asked: threading.Event) -> Iterator[None]:
+    before, _Receiver.loop = _Receiver.loop, asked
+    try:
+        yield
+    finally:
+        _Receiver.loop = before
+
+
+@contextlib.contextmanager
+def _handling(asked: threading.Event) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
 
     def restore() -> None:
         for number, handler in before.items():
@@ -127,6 +200,6 @@ def stop_requests() -> Iterator[threading.Event]:
     for number in before:
         signal.signal(number, note)
     try:
-        yield asked
+        yield
     finally:
         restore()

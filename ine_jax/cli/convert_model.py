@@ -38,6 +38,7 @@ class ConvertModel(Command):
 
     def _convert(self, dry_run: bool) -> Outcome:
         from ine_jax.models.checkpoints import pipeline_folder
+        from ine_jax.storage.atomic import atomic_folder
 
         if self.target.exists() and (self.target.is_file() or any(self.target.iterdir())):
             raise InputError(f"{self.target} exists", "a new folder", "name another, or remove it")
@@ -46,9 +47,13 @@ class ConvertModel(Command):
         head = f"{parts.name} -> {self.target} ({self.to}, {self.dtype})"
         if dry_run:
             return Outcome((f"{head}: not written (dry run)", *parts.changes), values)
-        out = pipeline_folder.write_pipeline(parts, self.target, self.dtype, self.to)
-        if not pipeline_folder.same_weights(parts, pipeline_folder.read_pipeline(out, dtype=self.dtype)):
-            raise NumericalError(f"{out} does not read back as written", "", "check the disk and write it again")
+        with atomic_folder(self.target) as temporary:
+            pipeline_folder.write_pipeline(parts, temporary, self.dtype, self.to)
+            if not pipeline_folder.same_weights(parts, pipeline_folder.read_pipeline(temporary, dtype=self.dtype)):
+                raise NumericalError(
+                    f"{self.target} does not read back as written", "", "check the disk; write it again"
+                )
+        out = self.target
         pipe = "StableDiffusionPipeline" if self.to == "diffusers" else "FlaxStableDiffusionPipeline"
         use = (f"diffusers: {pipe}.from_pretrained({str(out)!r})", f"ine_jax: ine_jax.load({str(out)!r})")
         return Outcome((f"{head}: read back equal", *parts.changes, *use), {**values, "use": list(use)})

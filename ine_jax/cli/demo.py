@@ -38,7 +38,10 @@ class Demo(Command):
 
     def run(self, line: Sequence[str]) -> Outcome:
         """Run or continue the demo in `config.out`."""
-        return run(self.config, line)
+        from ine_jax.storage.atomic import lock
+
+        with lock(self.config.out):
+            return run(self.config, line)
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,6 @@ def run(config: DemoConfig, command: Sequence[str] = ()) -> Outcome:
         raise InputError("the bundled family has no unlearned model", "an installation with its assets", "reinstall")
     models = unlearned if config.full else unlearned[:1]
     seeds = FULL_SEEDS if config.full else (settings.inversion.seed,)
-    out.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = [_invert(model, seed, settings, out) for model in [*models, BASE] for seed in seeds]
     scorer = detector(DetectorConfig())
     plan = demo_plan(settings, found, None if config.full else config.items)

@@ -16,11 +16,12 @@ class Generate(Command):
     config: Annotated[GenerateConfig, Flat] = field(default_factory=GenerateConfig)
 
     def plan(self) -> Outcome:
-        """Check the model, read the prompts and count the images."""
-        from ine_jax.pipeline.generation import wanted_items
+        """Read and check everything that `run` reads, and count the images."""
+        from ine_jax.pipeline import generation
 
         work = sources([self.config.model], self.config.unlearned)
-        return self.planned(**work, images=len(wanted_items(self.config)))
+        wanted = generation.wanted_items(self.config) if work else generation.prepare(self.config).wanted
+        return self.planned(**work, images=len(wanted))
 
     def run(self, line: Sequence[str]) -> Outcome:
         """Generate the images that the folder does not hold yet."""

@@ -1,46 +1,49 @@
 """`ine`: parse the words, run one command, print its outcome.
 
 Every failure ends with a documented exit code and at most three lines: 0 done, 2 wrong input, 3 numerical failure,
-4 too many failed items, 5 damaged files, 75 interrupted (the same command continues), 1 a bug (its traceback
-is written to a file).
+4 too many failed items, 5 damaged files, 74 a full or failing disk, 75 interrupted (after both the same command
+continues), 1 a bug (its traceback is written to a file).
 """
 
+import contextlib
 import errno
 import json
 import logging
 import os
-import signal
 import sys
 import tempfile
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Mapping, Sequence
 
 from ine_jax import __version__
-from ine_jax.errors import IneError, InputError, Interrupted, clean, printable
+from ine_jax.errors import IneError, InputError, Interrupted, StorageError, clean, printable
+from ine_jax.progress import STOPPED
+from ine_jax.storage.atomic import DISK
 
-# A full disk or a missing permission is for the user to solve; it is not a bug.
-_MACHINE = {errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
-_MACHINE |= {errno.EEXIST, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENAMETOOLONG, errno.ENOTEMPTY}
+# A missing permission is for the user to solve; it is not a bug.
+_MACHINE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
+_MACHINE |= {errno.EMFILE, errno.ENAMETOOLONG, errno.ENOTEMPTY}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; only a request for help raises (`SystemExit`)."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        with _termination_interrupts():
-            return _command(words)
+        code = _command(words)
+        _flush()
+        return code
     except BrokenPipeError:
         # The reader of the output is gone, so nothing can be reported.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        return _fail(Interrupted("interrupted", "", "run the same command again to continue"), words)
+        return _fail(Interrupted(*STOPPED), words)
     except IneError as error:
         return _fail(error, words)
     except OSError as error:
+        if error.errno in DISK:
+            return _fail(_disk(error), words)
         if error.errno not in _MACHINE:
             return _crash(error, words)
         given = f"{error.filename or 'the system'}: {error.strerror}"
@@ -48,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MemoryError:
         return _fail(_out_of_memory("the host"), words)
     except Exception as error:
-        if "RESOURCE_EXHAUSTED" in str(error):
+        if type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError") and "RESOURCE_EXHAUSTED" in str(error):
             return _fail(_out_of_memory("the device"), words)
         return _crash(error, words)
 
@@ -78,8 +81,26 @@ def _print_json(values: Mapping[str, object]) -> None:
     print(json.dumps(values, default=str, ensure_ascii=True), flush=True)
 
 
+def _flush() -> None:
+    """Write out what was printed; a full disk behind standard output is reported, and not again at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        error.filename = "standard output"
+        raise
+
+
+def _disk(error: OSError) -> StorageError:
+    given = f"{error.filename or 'the system'}: {error.strerror}"
+    return StorageError(given, "", "make room or repair the disk, then run the same command again to continue")
+
+
 def _fail(error: IneError, words: Sequence[str]) -> int:
-    sys.stdout.flush()
+    with contextlib.suppress(OSError):
+        _flush()
     print(str(error), file=sys.stderr)
     if "--json" in words:
         _print_json({"ok": False, "exit_code": error.exit_code, "error": str(error).splitlines()})
@@ -89,9 +110,12 @@ def _fail(error: IneError, words: Sequence[str]) -> int:
 def _crash(error: Exception, words: Sequence[str]) -> int:
     """Write the traceback of a bug to a private file and print its path in one line."""
     text = "".join(traceback.format_exception(error))
-    handle, path = tempfile.mkstemp(prefix="ine-crash-", suffix=".txt")
-    with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
-        file.write(f"ine {__version__}\npython {sys.version}\ncommand: {list(words)!r}\n\n{text}")
+    try:
+        handle, path = tempfile.mkstemp(prefix="ine-crash-", suffix=".txt")
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(f"ine {__version__}\npython {sys.version}\ncommand: {list(words)!r}\n\n{text}")
+    except OSError as full:
+        path = f"no file: {full.strerror}"
     print(clean(f"bug: {type(error).__name__}; the traceback is in {path}"), file=sys.stderr)
     if "--json" in words:
         _print_json({"ok": False, "exit_code": 1, "error": [type(error).__name__], "traceback": path})
@@ -102,6 +126,12 @@ def _out_of_memory(where: str) -> InputError:
     return InputError(f"{where} has too little memory for this run", "", "use a smaller batch, or a smaller image")
 
 
+def _uncaught(found: "sys.UnraisableHookArgs") -> None:
+    """Drop what native writers that end after a failed checkpoint print: the failure has been reported."""
+    if str(found.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(found)
+
+
 def _silence_libraries() -> None:
     """Keep the libraries' own warnings off the terminal: this program prints what the user must know."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -109,23 +139,8 @@ def _silence_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     warnings.filterwarnings("ignore")
-    for name in ("absl", "orbax", "jax", "transformers", "huggingface_hub"):
+    for name in ("jax", "transformers", "huggingface_hub"):
         logging.getLogger(name).setLevel(logging.ERROR)
-
-
-@contextmanager
-def _termination_interrupts() -> Iterator[None]:
-    """Treat SIGTERM like Ctrl-C outside the loops that handle it themselves."""
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # only the main thread may set signal handlers
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    for name in ("absl", "orbax", "asyncio"):  # orbax logs the traceback of what it then raises
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    sys.unraisablehook = _uncaught

@@ -52,8 +52,8 @@ A command with a config takes a YAML file first; flags override it: ine invert c
 --inversion.steps 100. Every command has --help, --dry-run (print the plan, write nothing) and --json (print one
 machine-readable line last).
 
-Exit codes: 0 done, 2 wrong input, 3 numerical failure, 4 failed items, 5 damaged files,
-75 interrupted (the same command continues), 1 a bug."""
+Exit codes: 0 done, 2 wrong input, 3 numerical failure, 4 failed items, 5 damaged files, 74 a full or failing disk,
+75 interrupted (after both the same command continues), 1 a bug."""
 _YAML = (".yaml", ".yml")
 _SHORTHANDS = (ModelConfig, PromptsConfig, DetectorConfig, MetricConfig)
 _KINDS: dict[object, str] = {int: "a whole number", float: "a number", bool: "true or false"}

@@ -23,12 +23,15 @@ class Score(Command):
     def run(self, line: Sequence[str]) -> Outcome:
         """Score what has no score yet, or every image with `rescan`."""
         from ine_jax.evaluation import from_config
-        from ine_jax.storage.runs import open_run
+        from ine_jax.storage.runs import open_run, writing
 
         config = self.config
         if not (config.detectors or config.metrics):
             config = dataclasses.replace(config, detectors=(DetectorConfig(),))
         run = open_run(self.directory)  # a wrong directory is reported before weights are loaded
-        scored, measured = from_config.scorers(config).score(run, rescan=config.rescan)
+        scorers = from_config.scorers(config)
+        with writing(self.directory):
+            run.clean()
+            scored, measured = scorers.score(run, rescan=config.rescan)
         done = f"{self.directory}: {scored} images scored" + (f", {measured} measured" if measured else "")
         return Outcome((done,), {"out": str(self.directory), "scored": scored, "measured": measured})

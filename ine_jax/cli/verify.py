@@ -18,7 +18,9 @@ class Verify(Command):
     def run(self, line: Sequence[str]) -> Outcome:
         """Report the counts of what was checked; a fault is a `CorruptRunError`."""
         from ine_jax.cli import artifacts
+        from ine_jax.storage.atomic import lock
 
-        found = artifacts.sound(self.path)
+        with lock(self.path, reading=True):
+            found = artifacts.sound(self.path)
         values = {"out": self.path, "kind": found.kind, "faults": found.faults, **found.read}
         return Outcome((f"{self.path}: {found}",), values)

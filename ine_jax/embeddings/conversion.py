@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from ine_jax.embeddings.containers import FormatError, OpenedFile, not_an_embedding, open_file
-from ine_jax.embeddings.embedding import slug, write_shared
+from ine_jax.embeddings.embedding import slug
 from ine_jax.embeddings.formats import FORMATS
 from ine_jax.embeddings.formats.base import Format
 from ine_jax.embeddings.formats.plain_arrays import widened
 from ine_jax.embeddings.stored import CLIP_WORDS, StoredEmbedding
 from ine_jax.errors import InputError
+from ine_jax.storage.atomic import clear, write_atomic
 
 
 @dataclass(frozen=True)
@@ -113,13 +114,21 @@ def _target(path: Path, form: Format, item: StoredEmbedding) -> Path:
         allowed = f"a name that ends in {' or '.join(form.suffixes)}, or a folder"
         raise InputError(f"{path.name} for format {form.name}", allowed, "change the name")
     if path.exists() or path.is_symlink():
-        raise InputError(f"{path} exists", "a new file", "choose another name, or move the file away")
+        raise _exists(path)
     return path
+
+
+def _exists(path: Path) -> InputError:
+    return InputError(f"{path} exists", "a new file", "choose another name, or move the file away")
 
 
 def _written(path: Path, data: bytes, form: Format, item: StoredEmbedding) -> StoredEmbedding:
     """Write the bytes and return what the file holds; a file that reads back differently is removed."""
-    write_shared(path, data)
+    clear(path.parent, path.name)
+    try:
+        write_atomic(path, data, shared=True, new=True)
+    except FileExistsError as error:  # written by another process meanwhile
+        raise _exists(path) from error
     try:
         file = open_file(path, "" if form.name in ("native", "npz") else item.embedding.space)
         back = form.read(file)

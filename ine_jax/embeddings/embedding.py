@@ -94,7 +94,7 @@ class Embedding:
             if not isinstance(key, str) or not isinstance(value, str):
                 given = f"provenance {key!r}: {type(value).__name__}"
                 raise InputError(given, "text keys and text values", "convert the value to text")
-        write_shared(target, self.to_bytes())
+        write_atomic(target, self.to_bytes(), shared=True)
         return target
 
     def file_of(self, tensors: Mapping[str, np.ndarray]) -> bytes:
@@ -143,15 +143,6 @@ class Embedding:
         if not 0 < len(concept) <= MAX_CONCEPT or (space == "token" and slug(concept) != slug(bare)):
             concept = bare  # the header cannot rename the tensor
         return cls(np.atleast_2d(arrays[name]), space, concept, metadata.get("base_model", ""), provenance)
-
-
-def write_shared(path: Path, data: bytes) -> None:
-    """Write a complete file with the umask's mode."""
-    try:
-        write_atomic(path, data, shared=True)
-    except OSError as error:
-        given = f"cannot write {path}: {error.strerror}"
-        raise InputError(given, "a writable folder", "choose another place") from error
 
 
 def _rejected(path: Path, reason: FormatError) -> InputError:

@@ -16,7 +16,8 @@ from ine_jax.evaluation.metrics import inception, lpips
 from ine_jax.evaluation.metrics.base import Metric
 from ine_jax.evaluation.metrics.clip_score import ClipScore
 from ine_jax.pipeline.from_config import process_index
-from ine_jax.storage.runs import Run
+from ine_jax.storage.images import image_files
+from ine_jax.storage.runs import Run, writing
 
 
 def detector(config: DetectorConfig) -> Detector:
@@ -58,6 +59,10 @@ class Scorers:
 
         Missing verdicts of detectors are raised (ItemErrors) after the metrics have run.
         """
+        with writing(run.root, shard):
+            return self._score(run, rescan, shard)
+
+    def _score(self, run: Run, rescan: bool, shard: tuple[int, int]) -> tuple[int, int]:
         process = process_index()
         scored = measured = 0
         failed = None
@@ -89,6 +94,9 @@ class Scorers:
 
 
 def scorers(config: EvaluateConfig | ScoreConfig) -> Scorers:
-    """Load all detectors and metrics, so that missing weights are reported before any image is generated."""
+    """Load all detectors and metrics, so that what is missing is reported before any image is generated."""
+    for each in config.metrics:
+        if each.images:
+            image_files(each.images, measuring.MOST_REAL)
     detectors = tuple(detector(each) for each in config.detectors)
     return Scorers(detectors, tuple((metric(each), each.images) for each in config.metrics), config.reference)

@@ -16,7 +16,6 @@ from ine_jax.evaluation.units import Unit
 from ine_jax.progress import stop_requests
 from ine_jax.prompts.items import Item
 from ine_jax.storage import marks, runs
-from ine_jax.storage.atomic import lock
 from ine_jax.storage.provenance import value_hash
 from ine_jax.storage.records import CellSpec, GuidanceSpec, NewRow
 from ine_jax.storage.runs import Run
@@ -80,10 +79,13 @@ def evaluate(
     check(plan)
     find = hashes or (lambda label: model_record(plan.model(label)))
     models = {label: dict(find(label)) for label in dict.fromkeys(cell.model for cell in plan.cells)}
-    with lock(root, f"generate-{i}-of-{total}"), stop_requests() as stop:
+    runs.check(root, plan.record(), {"models": models})
+    with runs.writing(root, shard), stop_requests() as stop:
         readings = {name: reading.record() for name, reading in plan.readings.items()}
         config = plan.record()
         run = runs.create(root, config, {"models": models}, command, readings)
+        if total == 1:
+            run.clean()
         todo = _missing(plan, root, shard)
         if todo:
             run = _unlisted(run)
@@ -103,8 +105,6 @@ def evaluate(
         if run.blocks() == list(range(config["blocks"])):
             marks.write_blocks(run.root, run.content, [run.block(k) for k in run.blocks()])
             write_metadata(run)
-        if total == 1:
-            run.clean()
     return run
 
 

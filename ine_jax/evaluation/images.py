@@ -13,6 +13,7 @@ from ine_jax.evaluation.plan import Cell, Plan
 from ine_jax.guidance import Guidance, from_config
 from ine_jax.guidance.concept import Concept
 from ine_jax.pipeline import pipeline
+from ine_jax.pipeline.checking import check_call
 from ine_jax.pipeline.pipeline import Pipeline
 from ine_jax.prompts.items import Item, alike
 
@@ -61,6 +62,14 @@ class ImageGenerator:
             images.update(zip(places, np.asarray(pipe.decode(latents)), strict=True))
         self._outside = reasons
         return [images[i] for i in range(len(items))]
+
+    def check(self, cell: Cell, plan: Plan) -> None:
+        """Read all that the images of a cell need; InputError where something is damaged or does not fit."""
+        pipe = self._load(cell, plan)
+        items = [item for name, count in cell.lists for item in plan.lists[name][:count]]
+        for (scale, height, width), places in alike(items, (cell.guidance.scale, plan.height, plan.width)):
+            guard, group = self._guard(pipe, cell, scale), [items[i] for i in places]
+            check_call(pipe, guard, self._concept, group, plan.starts, steps=plan.steps, height=height, width=width)
 
     def truncated(self, items: Sequence[Item]) -> list[bool]:
         """Whether each prompt is longer than the text encoder of the last cell reads."""

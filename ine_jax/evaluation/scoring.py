@@ -20,7 +20,7 @@ from ine_jax.evaluation.detectors.base import (
 )
 from ine_jax.progress import Progress, stop_requests
 from ine_jax.storage.records import Box, Row, ScorerRecord, VerdictLine
-from ine_jax.storage.runs import Run
+from ine_jax.storage.runs import Run, writing
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -67,6 +67,11 @@ def score(
         ItemErrors: more than 1 % of a detector's images got no verdict (the scores are kept).
         Interrupted: asked to stop; finished blocks are kept.
     """
+    with writing(run.root, shard):
+        return _score(run, detectors, rescan, shard, process)
+
+
+def _score(run: Run, detectors: Sequence[Detector], rescan: bool, shard: tuple[int, int], process: int) -> int:
     scorers = {scorer_name(detector): detector for detector in detectors}
     labels = {name: frozenset(write_about(run, detector)["labels"]) for name, detector in scorers.items()}
     counts = {name: Count() for name in scorers}

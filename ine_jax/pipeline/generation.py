@@ -24,13 +24,14 @@ from ine_jax.guidance import Guidance
 from ine_jax.guidance import from_config as guards
 from ine_jax.guidance.concept import Concept
 from ine_jax.pipeline import from_config
+from ine_jax.pipeline.checking import check_call
 from ine_jax.pipeline.latents import Latents
 from ine_jax.pipeline.pipeline import STEPS, Pipeline
 from ine_jax.progress import Progress, stop_requests
 from ine_jax.prompts import PromptSet
 from ine_jax.prompts.items import Item, alike, named
-from ine_jax.storage.atomic import lock, write_atomic
-from ine_jax.storage.binding import bind
+from ine_jax.storage.atomic import clear, lock, write_atomic
+from ine_jax.storage.binding import bind, require_bound
 from ine_jax.storage.images import png, read_image
 from ine_jax.storage.provenance import value_hash, versions
 from ine_jax.storage.sealed import jsonl
@@ -44,7 +45,7 @@ BATCHES_PER_CALL = 4
 
 @dataclass(frozen=True)
 class Generated:
-    """The outcome of a run: images `made` now, and `found` complete before; `read` is how the prompt file was read.
+    """Images `made` now, and `found` complete before; `read` is how the prompt file was read.
 
     `truncated` are prompts longer than the text encoder reads, `seconds_per_image` is of those made now.
     """
@@ -57,31 +58,58 @@ class Generated:
     read: str = ""
 
 
-def generate(config: GenerateConfig, progress: Progress | None = None) -> Generated:
-    """Generate the images of a config that its folder does not hold yet."""
+@dataclass(frozen=True)
+class Prepared:
+    """A complete plan: nothing that the user gave can stop it any more."""
+
+    pipe: Pipeline
+    asked: PromptSet
+    wanted: Mapping[str, Item]
+    concept: Concept | None
+    guard: Callable[[float], Guidance]
+    size: Size
+    noise: NoiseMode | Latents
+
+
+def prepare(config: GenerateConfig) -> Prepared:
+    """Read prompts, model, embeddings and images; InputError where they do not fit together or to the folder."""
     asked = prompt_list(config)
-    concept = guards.concept(config.negative)
-    pipe = from_config.pipeline(config.model, config.revision, config.sampler, config.unlearned)
-    size = {"steps": config.sampler.steps, "height": config.sampler.height, "width": config.sampler.width}
-    wanted, sampler = named(asked.items, config.per_prompt), config.sampler
-    rows = list(wanted.values())
+    concept, sampler = guards.concept(config.negative), config.sampler
+    _check_folder(Path(config.out))
+    wanted = named(asked.items, config.per_prompt)
+    items, usual = list(wanted.values()), config.guidance.scale
+    noise = Latents(sampler.latents, items, sampler.latents_layout) if sampler.latents else sampler.noise
+    pipe = from_config.pipeline(config.model, config.revision, sampler, config.unlearned)
 
     @functools.cache
     def scaled(scale: float) -> Guidance:
         return guards.guidance(dataclasses.replace(config.guidance, scale=scale), concept is not None, pipe)
 
+    latents = noise if isinstance(noise, Latents) else None
+    for (scale, height, width), places in alike(items, (usual, sampler.height, sampler.width)):
+        guard, group = scaled(usual if scale is None else scale), [items[i] for i in places]
+        check_call(pipe, guard, concept, group, latents, steps=sampler.steps, height=height, width=width)
+    size = {"steps": sampler.steps, "height": sampler.height, "width": sampler.width}
+    settings = _settings(pipe, wanted, scaled(usual), concept, size) | _start(noise)
+    require_bound(Path(config.out), settings, SETTINGS)
+    return Prepared(pipe, asked, wanted, concept, scaled, size, noise)
+
+
+def generate(config: GenerateConfig, progress: Progress | None = None) -> Generated:
+    """Generate the images of a config that its folder does not hold yet."""
+    ready = prepare(config)
     done = write_images(
-        pipe,
-        wanted,
+        ready.pipe,
+        ready.wanted,
         config.out,
-        guidance=scaled(config.guidance.scale),
-        concept=concept,
-        size=size,
+        guidance=ready.guard(config.guidance.scale),
+        concept=ready.concept,
+        size=ready.size,
         progress=progress,
-        scaled=scaled,
-        noise=Latents(sampler.latents, rows, sampler.latents_layout) if sampler.latents else sampler.noise,
+        scaled=ready.guard,
+        noise=ready.noise,
     )
-    return dataclasses.replace(done, read=asked.reading.line() if asked.reading else "")
+    return dataclasses.replace(done, read=ready.asked.reading.line() if ready.asked.reading else "")
 
 
 def prompt_list(config: GenerateConfig) -> PromptSet:
@@ -125,20 +153,19 @@ def write_images(
     settings = _settings(pipe, wanted, guidance, concept, size or {}) | _start(noise)
     _check_folder(folder)
     cut = dict(zip(wanted, pipe.tokenizer.truncated([item.prompt for item in wanted.values()]), strict=True))
-    with lock(folder, "generate"):
+    with lock(folder):
+        clear(folder, alone=True)
         bind(folder, settings, SETTINGS)
         todo = {name: item for name, item in wanted.items() if not complete(folder / name)}
         begun = time.perf_counter()
         try:
             guard = functools.partial(_guard, guidance, scaled)
             made = _make(pipe, todo, folder, guard, concept, size or {}, noise, progress)
-        finally:
-            done = [name for name in wanted if (folder / name).is_file()]
-            rows = [_row(folder / name, wanted[name], cut[name]) for name in done]
-            write_atomic(folder / METADATA, jsonl(rows))
+        except Interrupted:
+            _write_metadata(folder, wanted, cut)
+            raise
+        _write_metadata(folder, wanted, cut)
         seconds = time.perf_counter() - begun
-    if made < len(todo):
-        raise Interrupted(f"stopped after {len(done)} of {len(wanted)} images", todo="the same command continues")
     return Generated(str(folder), made, len(wanted) - len(todo), sum(cut.values()), seconds / made if made else None)
 
 
@@ -170,7 +197,7 @@ def _make(
     noise: NoiseMode | Latents,
     progress: Progress | None,
 ) -> int:
-    """Generate the images, writing those of one call while the next one runs; return how many before a stop."""
+    """Generate the images, writing those of one call while the next one runs; return how many."""
     per_call, steps = BATCHES_PER_CALL * pipe.rows(), size.get("steps")
     names, items = list(todo), list(todo.values())
     calls = alike(items, (None, size.get("height"), size.get("width")), per_call)
@@ -200,6 +227,8 @@ def _make(
                 progress.update(done)
         for task in pending:
             task.result()
+        if done < len(todo):
+            raise Interrupted(f"stopped with {len(todo) - done} images to go", todo="the same command continues")
     return done
 
 
@@ -211,6 +240,11 @@ def _record(name: str, item: Item) -> dict[str, object]:
     """Return an item as `metadata.jsonl` and the settings store it."""
     record: dict[str, object] = {"file_name": name, **item.record()}
     return record if item.objects else {key: value for key, value in record.items() if key != "objects"}
+
+
+def _write_metadata(folder: Path, wanted: Mapping[str, Item], cut: Mapping[str, bool]) -> None:
+    done = [name for name in wanted if (folder / name).is_file()]
+    write_atomic(folder / METADATA, jsonl([_row(folder / name, wanted[name], cut[name]) for name in done]))
 
 
 def _row(path: Path, item: Item, truncated: bool) -> dict[str, object]:

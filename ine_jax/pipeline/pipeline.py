@@ -156,7 +156,7 @@ class Pipeline:
             InputError: arguments that do not fit together or to the model.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        shape = self._latent_shape(height, width)
+        shape = self.latent_shape(height, width)
         starts = starts_of(noise, seeds, len(prompts), shape, noise_layout)
         tables = self._tables(steps)
         concept = as_concept(negative)
@@ -197,7 +197,8 @@ class Pipeline:
 
         return encode
 
-    def _latent_shape(self, height: int | None, width: int | None) -> LatentShape:
+    def latent_shape(self, height: int | None = None, width: int | None = None) -> LatentShape:
+        """Return [h, w, c] of the latents of an image; InputError for a size that the model does not make."""
         unet, cell = self.parts.unet_config, self.parts.vae_config.downscale
         unit = cell * 2 ** (len(unet.block_out_channels) - 1)
         sides = [unet.sample_size * cell if side is None else side for side in (height, width)]

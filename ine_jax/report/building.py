@@ -1,6 +1,7 @@
 """From run directories to the files of a report: summary.json, report.md, report.csv, report.html and its images."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Mapping, Sequence
 from itertools import accumulate, chain
 from pathlib import Path
 from typing import TypeVar
@@ -11,9 +12,9 @@ from ine_jax.evaluation.records import Curve, ImageCounts, OtherDetector, Placed
 from ine_jax.evaluation.summary import add_times, summarise
 from ine_jax.report.csvfile import write_csv
 from ine_jax.report.page import page
-from ine_jax.report.sheets import Sheet, sheets
+from ine_jax.report.sheets import sheets
 from ine_jax.report.text import markdown
-from ine_jax.storage.atomic import write_atomic
+from ine_jax.storage.atomic import clear, lock, write_atomic
 from ine_jax.storage.runs import open_run
 from ine_jax.storage.sealed import pretty, read_log, require_sums, write_sums
 
@@ -42,6 +43,23 @@ def build(
     if not folders:
         raise InputError("no run directory", "one or more", "name a run directory")
     target = Path(out) if out is not None else folders[0]
+    with contextlib.ExitStack() as stack:
+        for folder in dict.fromkeys(folders):
+            if folder.is_dir() and folder.resolve() != target.resolve():
+                stack.enter_context(lock(folder, reading=True))
+        if target.is_dir():
+            stack.enter_context(lock(target))
+        return _build(folders, target, preset, limit, detector, threshold)
+
+
+def _build(
+    folders: Sequence[Path],
+    target: Path,
+    preset: Preset | None,
+    limit: int,
+    detector: str | None,
+    threshold: float | None,
+) -> Path:
     inner = [root / "evaluation" for root in folders]
     runs = [open_run(a if (a / "run.json").is_file() else b) for a, b in zip(inner, folders, strict=True)]
     summaries: list[Summary] = [summarise(run, detector, preset, threshold) for run in runs]
@@ -53,30 +71,29 @@ def build(
     timed = merge([add_times(one, run) for one, run in zip(summaries, runs, strict=True)], names)
     anchors = [f"{i}-" if len(runs) > 1 else "" for i in range(len(runs))]
     shown = [*flat(map(sheets, summaries, runs, anchors))]
-    html = page(timed, shown, curves, _write_images(target, shown, limit))
+    images = {shot.image.file_name: shot.image.data for sheet in shown for shot in sheet.shots}
+    large = sum(len(data) for data in images.values()) > limit
+    html = page(timed, shown, curves, FOLDER if large else "")
     # without clock times: the same bytes however often the run was interrupted, and on any machine
-    write_atomic(target / "summary.json", pretty(merge(summaries, names)))
-    write_atomic(target / "report.md", markdown(timed))
-    write_atomic(target / "report.csv", write_csv(timed))
-    write_atomic(target / "report.html", html)
+    summary = pretty(merge(summaries, names))
+    texts = dict(zip(DERIVED, (summary, markdown(timed), write_csv(timed), html), strict=True))
+    clear(target, alone=True)
+    _write_images(target / FOLDER, images if large else {})
+    for name, text in texts.items():
+        write_atomic(target / name, text)
     write_sums(target, DERIVED)
     return target / "report.html"
 
 
-def _write_images(target: Path, shown: Sequence[Sheet], limit: int) -> str:
-    """Name of the folder that the images were written to; empty where they are few enough to be in the page."""
-    images = {shot.image.file_name: shot.image.data for sheet in shown for shot in sheet.shots}
-    folder = target / FOLDER
-    large = sum(len(data) for data in images.values()) > limit
+def _write_images(folder: Path, images: Mapping[str, bytes]) -> None:
+    """Write the images that are too large for the page; those of an earlier page are removed."""
     for path in folder.glob("*") if folder.is_dir() else ():
-        if path.suffix in (".png", ".webp") and not (large and path.name in images):
-            path.unlink()  # of an earlier page
-    if large:
-        for name, data in images.items():
-            write_atomic(folder / name, data)
-    elif folder.is_dir() and not any(folder.iterdir()):
+        if path.suffix in (".png", ".webp") and path.name not in images:
+            path.unlink()
+    for name, data in images.items():
+        write_atomic(folder / name, data)
+    if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
-    return FOLDER if large else ""
 
 
 def merge(summaries: Sequence[Summary], names: Sequence[str]) -> Summary:

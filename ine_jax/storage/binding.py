@@ -27,9 +27,16 @@ def bind(
         write: whether this process may store them; in a multi-host run only process 0 does.
     """
     path = directory / name
-    if fresh or not path.is_file():
-        if write:
-            write_json(path, settings)
+    if not fresh and path.is_file():
+        require_bound(directory, settings, name)
+    elif write:
+        write_json(path, settings)
+
+
+def require_bound(directory: Path, settings: Mapping[str, object], name: str = "config.json") -> None:
+    """Raise InputError where `directory` is that of a run with other settings."""
+    path = directory / name
+    if not path.is_file():
         return
     data = untrusted.read(path, untrusted.MAX_JSON)
     try:

@@ -14,12 +14,13 @@ No index, no database: a killed run leaves at most hidden temporary files, which
 """
 
 import dataclasses
+import errno
 import hashlib
 import json
 import os
 import re
-import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 
@@ -27,7 +28,7 @@ import numpy as np
 
 from ine_jax.errors import CorruptRunError, InputError
 from ine_jax.storage import marks, provenance, run_record, schema, score_files, timing, untrusted
-from ine_jax.storage.atomic import sync, write_atomic, write_durable
+from ine_jax.storage.atomic import atomic_folder, clear, lock, write_atomic, write_durable
 from ine_jax.storage.binding import require_same
 from ine_jax.storage.images import decode, png
 from ine_jax.storage.records import NewRow, Row, RunConfig, RunHashes, RunRecord, ScorerRecord, TimingEntry, VerdictLine
@@ -86,19 +87,13 @@ class Run:
         files["rows.jsonl"] = jsonl(named).encode()
         sums = checksums(files)
         folder = self.block(k)
-        temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)  # process ids are used again
-        temporary.mkdir(mode=0o700, parents=True)
-        for name, data in [*files.items(), (SUMS, sums.encode())]:
-            write_durable(temporary / name, data)
-        sync(temporary)
         try:
-            temporary.rename(folder)
-        except OSError:  # another host finished the same block first, with the same bytes
-            if not folder.is_dir():
+            with atomic_folder(folder, 0o700) as temporary:
+                for name, data in [*files.items(), (SUMS, sums.encode())]:
+                    write_durable(temporary / name, data)
+        except OSError as error:  # another host finished the same block first, with the same bytes
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY) or not folder.is_dir():
                 raise
-            shutil.rmtree(temporary)
-        sync(folder.parent)
 
     def sums(self, k: int) -> dict[str, str]:
         """File name -> sha256 of block k. CorruptRunError where SHA256SUMS is damaged or not the one in blocks.json."""
@@ -229,9 +224,9 @@ class Run:
         return entries
 
     def clean(self) -> None:
-        """Remove temporary files that killed runs left; call only where no other run writes here."""
-        for path in [*self.root.glob("blocks/.*.tmp"), *self.root.glob("scores/*/.*.tmp"), *self.root.glob(".*.tmp")]:
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        """Remove temporary files that killed processes left; call while holding the directory's lock alone."""
+        for folder in (self.root, self.root / "blocks", *self.root.glob("scores/*")):
+            clear(folder, alone=True)
 
 
 def finished_blocks(root: str | Path) -> list[int]:
@@ -248,6 +243,24 @@ def open_run(root: str | Path) -> Run:
     return Run(Path(root), run_record.read(path))
 
 
+def check(root: str | Path, config: RunConfig, hashes: RunHashes) -> Run | None:
+    """The run that is in `root`, or None; InputError if its config or hashes differ, or `root` is no directory."""
+    root = Path(root)
+    if root.exists() and not root.is_dir():
+        raise InputError(f"{root} is a file", "a directory", "choose another one")
+    if not (root / "run.json").exists():
+        return None
+    run = open_run(root)
+    fixed = json.loads(provenance.canonical({"config": config, "hashes": hashes}))
+    require_same(root, {"config": run.record["config"], "hashes": run.record["hashes"]}, fixed)
+    return run
+
+
+def writing(root: str | Path, shard: tuple[int, int] = (0, 1)) -> AbstractContextManager[None]:
+    """The lock of a run directory, for all of it or for one of several shards."""
+    return lock(root, part=f"{shard[0]}-of-{shard[1]}" if shard[1] > 1 else "")
+
+
 def create(
     root: str | Path,
     config: RunConfig,
@@ -262,9 +275,8 @@ def create(
     """
     root = Path(root)
     fixed = json.loads(provenance.canonical({"config": config, "hashes": hashes}))
-    if (root / "run.json").exists():
-        run = open_run(root)
-        require_same(root, {"config": run.record["config"], "hashes": run.record["hashes"]}, fixed)
+    run = check(root, config, hashes)
+    if run:
         return run
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     record: RunRecord = {

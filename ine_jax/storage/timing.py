@@ -10,7 +10,8 @@ import os
 from pathlib import Path
 from typing import cast
 
-from ine_jax.storage import schema, untrusted
+from ine_jax.storage import atomic, schema, untrusted
+from ine_jax.storage.atomic import naming
 from ine_jax.storage.records import TimingEntry
 from ine_jax.storage.sealed import corrupt, jsonl
 
@@ -20,13 +21,15 @@ _DIGITS = 16
 
 def append(root: Path, entry: TimingEntry) -> None:
     """Append one line; a line that a crash cut off is removed first."""
-    with open(root / NAME, "ab+") as file:
-        size = file.tell()
-        file.seek(max(0, size - 4096))
-        tail = file.read()
-        if tail and not tail.endswith(b"\n"):
-            os.truncate(file.fileno(), size - len(tail) + tail.rfind(b"\n") + 1)
-        file.write(_line(entry))
+    path = root / NAME
+    if path.exists():
+        with naming(path), open(path, "rb+") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 4096))
+            tail = file.read()
+            if tail and not tail.endswith(b"\n"):
+                file.truncate(size - len(tail) + tail.rfind(b"\n") + 1)
+    atomic.append(path, _line(entry))
 
 
 def read(root: Path, checked: bool = True) -> tuple[list[TimingEntry], list[int]]:
@@ -39,7 +42,7 @@ def read(root: Path, checked: bool = True) -> tuple[list[TimingEntry], list[int]
     for number, text in enumerate(lines, start=1):
         try:
             entry = dict(json.loads(text))
-            sound = text + b"\n" == _line(entry) or not checked
+            sound = text + b"\n" == _line(entry).encode() or not checked
             sound &= schema.is_valid(TimingEntry, {key: value for key, value in entry.items() if key != "sha256"})
         except (ValueError, TypeError, RecursionError):
             sound = False
@@ -50,7 +53,7 @@ def read(root: Path, checked: bool = True) -> tuple[list[TimingEntry], list[int]
     return entries, changed
 
 
-def _line(entry: TimingEntry | dict[str, object]) -> bytes:
+def _line(entry: TimingEntry | dict[str, object]) -> str:
     plain = {key: value for key, value in entry.items() if key != "sha256"}
     digest = hashlib.sha256(jsonl([plain]).encode()).hexdigest()[:_DIGITS]
-    return jsonl([{**plain, "sha256": digest}]).encode()
+    return jsonl([{**plain, "sha256": digest}])

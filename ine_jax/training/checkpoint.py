@@ -4,10 +4,14 @@ Orbax does the writing: a checkpoint appears under its step number only when it 
 its arrays; a checkpoint that does not reproduce its hash is moved aside and the one before it is used.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, TypedDict, TypeVar, cast
 
@@ -17,10 +21,12 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
 from ine_jax.errors import CorruptRunError, InputError
+from ine_jax.storage.atomic import DISK
 from ine_jax.storage.sealed import has_hash
 
 logger = logging.getLogger(__name__)
 
+ATTEMPTS = 20
 Leaf = jax.Array | np.ndarray
 State = TypeVar("State")
 
@@ -84,7 +90,7 @@ def abstract(state: State) -> State:
 
 
 class Checkpoints:
-    """The newest `keep` checkpoints of a run in `directory`; as a context manager it waits for the last write.
+    """The newest `keep` checkpoints of a run in `directory`.
 
     `hashes` maps `checkpoints/<step>/...` to the SHA-256 of files that a finished run recorded.
     """
@@ -92,8 +98,12 @@ class Checkpoints:
     def __init__(self, directory: Path, hashes: Mapping[str, str] | None = None, keep: int = 3) -> None:
         self._directory = Path(directory).absolute()
         self._hashes = dict(hashes or {})
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True, create=True)
-        self._manager = ocp.CheckpointManager(self._directory, options=options)
+        # Not in the background: orbax's threads go on writing, and even commit, after one of them has failed.
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, cleanup_tmp_directories=True, create=True, enable_async_checkpointing=False
+        )
+        with self._reported():
+            self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -101,20 +111,39 @@ class Checkpoints:
     def __exit__(self, *_: object) -> None:
         self._manager.close()
 
+    @contextlib.contextmanager
+    def _reported(self) -> Iterator[None]:
+        """Raise what orbax and its native writers make of a full or failing disk as an OSError on the folder.
+
+        The half-written checkpoint is removed, so that it does not keep the disk full.
+        """
+        try:
+            yield
+        except Exception as error:
+            code = _disk_error(error)
+            if code is None:
+                raise
+            for _ in range(ATTEMPTS):  # native writes that were under way make files meanwhile
+                left = list(self._directory.glob("*.orbax-checkpoint-tmp*"))
+                for path in left:
+                    shutil.rmtree(path, ignore_errors=True)
+                if left:
+                    time.sleep(0.05)
+            raise OSError(code, os.strerror(code), str(self._directory)) from error
+
     def steps(self) -> list[int]:
         """Step numbers of the complete checkpoints, ascending."""
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, state: PyTree[Leaf], extra: Window) -> None:
-        """Start writing `state` and the JSON values `extra` under `step`; returns before the disk has finished."""
+        """Write `state` and the JSON values `extra` under `step`; the checkpoint is complete or absent."""
         if step in self._manager.all_steps():
             return
         named = named_leaves(state)
         meta = {"sha256": content_hash(named), "layout": _layout(named), "extra": extra}
-        # A copy, because the next step may donate the buffers while the file is still being written.
-        copy = jax.tree.map(lambda leaf: leaf.copy(), state)
-        args = ocp.args.Composite(state=ocp.args.StandardSave(copy), meta=ocp.args.JsonSave(meta))
-        self._manager.save(step, args=args)
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
+        with self._reported():
+            self._manager.save(step, args=args)
 
     def restore(self, like: PyTree[Leaf]) -> Restored | None:
         """Return the newest checkpoint that reproduces its hash, or None where there is none yet.
@@ -179,6 +208,18 @@ class Checkpoints:
                 target = target.with_name(target.name + "_")
             (self._directory / str(step)).rename(target)
         self._manager.reload()
+
+
+def _disk_error(error: BaseException | None) -> int | None:
+    """The number of the disk's error behind an exception, which native writers give in their message only."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in DISK:
+            return error.errno
+        for code in DISK:
+            if os.strerror(code) in str(error):
+                return code
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _layout(named: Mapping[str, np.ndarray]) -> dict[str, str]:

@@ -3,18 +3,20 @@
 log.jsonl holds what the steps computed; timing.jsonl beside it holds what depends on the clock.
 """
 
+import contextlib
 import json
 import math
 import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TextIO
 
 import jax
 import numpy as np
 
 from ine_jax.storage import sealed, untrusted
-from ine_jax.storage.atomic import write_atomic
+from ine_jax.storage.atomic import naming, write_atomic
 from ine_jax.storage.untrusted import MAX_RECORDS
 from ine_jax.training.checkpoint import Window
 
@@ -44,8 +46,9 @@ class TrainLog:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._log.close()
-        self._timing.close()
+        for file in (self._log, self._timing):
+            with contextlib.suppress(OSError):  # what a full disk did not take has been reported, and is written again
+                file.close()
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Add the metrics of one step; every `every` steps their means become a line."""
@@ -63,20 +66,24 @@ class TrainLog:
         self._sums, self._count = {}, 0
         names = sorted(means, key=lambda name: (name != "loss", name))  # independent of the order of the metrics
         line = {"step": step, **{name: means[name] if math.isfinite(means[name]) else None for name in names}}
-        self._log.write(json.dumps(line) + "\n")
-        self._log.flush()
+        self._put(self._log, line)
         now = time.monotonic()
         speed = (step - self._clock_step) / max(now - self._clock, 1e-9)
         self._clock, self._clock_step = now, step
-        self._timing.write(json.dumps({"step": step, "time": time.time(), "steps_per_second": speed}) + "\n")
-        self._timing.flush()
+        self._put(self._timing, {"step": step, "time": time.time(), "steps_per_second": speed})
         if self._on_log is not None:
             self._on_log(step, means)
+
+    def _put(self, file: TextIO, line: Mapping[str, object]) -> None:
+        with naming(Path(file.name)):
+            file.write(json.dumps(line) + "\n")
+            file.flush()
 
     def window(self) -> Window:
         """Flush the log, and return what a checkpoint keeps of the unfinished line."""
         if self._writes:
-            os.fsync(self._log.fileno())
+            with naming(Path(self._log.name)):
+                os.fsync(self._log.fileno())
         return {"sums": dict(self._sums), "count": self._count}
 
 

@@ -6,12 +6,12 @@
 it would have done: the state comes from the newest complete checkpoint, the log is cut back to it, and both end with
 the same bytes as an uninterrupted run. What depends on the clock goes to a file of its own.
 
-Files in the directory: config.json, checkpoints/<step>/, log.jsonl, timing.jsonl, lock.
+Files in the directory: config.json, checkpoints/<step>/, log.jsonl, timing.jsonl, .lock.
 """
 
 import math
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -21,7 +21,7 @@ import jax
 
 from ine_jax.errors import InputError, Interrupted, NumericalError
 from ine_jax.progress import stop_requests
-from ine_jax.storage.atomic import lock
+from ine_jax.storage.atomic import clear, lock
 from ine_jax.storage.binding import bind
 from ine_jax.training.checkpoint import Checkpoints, Restored, named_leaves, non_finite
 from ine_jax.training.finished import check, forget
@@ -39,6 +39,11 @@ class Progress(Protocol):
 
     def update(self, step: int, metrics: Mapping[str, float]) -> None:
         """Show that `step` steps are done; `metrics` are those of the last one."""
+
+
+def owned(folder: Path) -> AbstractContextManager[None]:
+    """The lock of a run's directory; in a multi-host run process 0 holds it for all."""
+    return lock(folder) if jax.process_index() == 0 else nullcontext()
 
 
 def run(
@@ -81,10 +86,12 @@ def run(
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     writer = jax.process_index() == 0
     with (
-        lock(folder) if writer else nullcontext(),
+        owned(folder),
         Checkpoints(folder / "checkpoints", check(folder) if writer else {}) as checkpoints,
         stop_requests() as stop,
     ):
+        if writer:
+            clear(folder, alone=True)
         bind(folder, config, fresh=not checkpoints.steps(), write=writer)
         start, state, window = checkpoints.restore(state) or Restored(0, state, {})
         if start > steps:

@@ -105,21 +105,22 @@ def erase(
     data = jax.device_put(_data(pipe, config, preserve_images, preserve_captions), programs.replicated())
     objective = esd_objective(pipe, config)
     step = compiled_step(objective)
-    final = loop.run(
-        lambda state, i: step(base, data, state, i),
-        first_state(objective, weights, config.learning_rate, programs.replicated()),
-        steps=config.steps,
-        directory=folder,
-        save_every=config.save_every,
-        config={**origin, "esd": settings},
-        log_every=config.log_every,
-        progress=progress,
-    )
-    params = merged(base, final.trained)
-    if jax.process_index() == 0:
-        notes = {"method": config.method, "config": canonical(dataclasses.asdict(config)), **origin}
-        write_unet_delta(params, base, folder / WEIGHTS, {key: str(value) for key, value in notes.items()})
-        write_hashes(folder, [folder / WEIGHTS])
+    with loop.owned(folder):
+        final = loop.run(
+            lambda state, i: step(base, data, state, i),
+            first_state(objective, weights, config.learning_rate, programs.replicated()),
+            steps=config.steps,
+            directory=folder,
+            save_every=config.save_every,
+            config={**origin, "esd": settings},
+            log_every=config.log_every,
+            progress=progress,
+        )
+        params = merged(base, final.trained)
+        if jax.process_index() == 0:
+            notes = {"method": config.method, "config": canonical(dataclasses.asdict(config)), **origin}
+            write_unet_delta(params, base, folder / WEIGHTS, {key: str(value) for key, value in notes.items()})
+            write_hashes(folder, [folder / WEIGHTS])
     return params
 
 

@@ -11,8 +11,9 @@ from ine_jax.cli import main as cli
 from ine_jax.cli.convert import Formats
 from ine_jax.cli.describe import describe
 from ine_jax.embeddings import FORMATS, conversion, convert, read_embedding
-from ine_jax.embeddings.embedding import Embedding, write_shared
+from ine_jax.embeddings.embedding import Embedding
 from ine_jax.errors import InputError
+from ine_jax.storage.atomic import write_atomic
 from tests.support.embedding_files import vectors
 
 SHARP, WEAPON = "<sharp>", "<weapon>"
@@ -158,12 +159,12 @@ def test_a_conversion_that_cannot_be_exact_says_so(place: Path, capsys: Capture)
 
 
 def test_a_file_that_reads_back_otherwise_is_taken_away(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def damage(path: Path, data: bytes) -> None:
+    def damage(path: Path, data: bytes, **how: bool) -> None:
         changed = bytearray(data)
         changed[-1] ^= 1
-        write_shared(path, bytes(changed))
+        write_atomic(path, bytes(changed), **how)
 
-    monkeypatch.setattr(conversion, "write_shared", damage)
+    monkeypatch.setattr(conversion, "write_atomic", damage)
     with pytest.raises(RuntimeError, match="another embedding"):
         convert("weapon.safetensors", "out.safetensors", "native")
     assert not Path("out.safetensors").exists()

@@ -19,8 +19,8 @@ from ine_jax.evaluation import Cell, Item, Plan, evaluate, read_items, score, su
 from ine_jax.evaluation.detectors.base import Scored
 from ine_jax.evaluation.summary import add_times
 from ine_jax.storage import runs
-from ine_jax.storage.atomic import lock
 from tests.support import fakes
+from tests.support.locks import elsewhere_locked
 from tests.support.paths import ROOT
 
 IGNORED = ("timing.jsonl",)
@@ -134,7 +134,7 @@ def test_another_config_is_refused_field_by_field(tmp_path: Path) -> None:
 
 
 def test_two_processes_on_one_directory_are_refused(tmp_path: Path) -> None:
-    with lock(tmp_path, "generate-0-of-1"), pytest.raises(InputError, match="another process"):
+    with elsewhere_locked(tmp_path), pytest.raises(InputError, match="another process"):
         evaluate(fakes.plan(), tmp_path, generate=fakes.generate, hashes=fakes.hashes)
 
 

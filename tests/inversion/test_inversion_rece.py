@@ -96,7 +96,7 @@ def test_a_run_without_images(pipe: Pipeline, base: Pipeline, tmp_path: Path) ->
     result = derive(pipe, base, RECE, tmp_path / "run")
     folder = tmp_path / "run"
     assert {p.name for p in folder.iterdir()} == {
-        "thing.safetensors", "log.jsonl", "timing.jsonl", "preview.png", "checkpoints", "config.json", ".run.lock",
+        "thing.safetensors", "log.jsonl", "timing.jsonl", "preview.png", "checkpoints", "config.json", ".lock",
         "SHA256SUMS", "SHA256SUMS.times",
     }  # fmt: skip
     loaded, wanted = Embedding.load(result.path), rece.solve(pipe, base, "a knife", 0.01)

@@ -57,7 +57,7 @@ def test_a_run_leaves_everything_and_changes_no_weight(pipe: Pipeline, tmp_path:
     result = invert(pipe, random_images(3), SMALL, tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {
         "thing.safetensors", "log.jsonl", "timing.jsonl", "loss.png", "preview.png", "checkpoints",
-        "config.json", ".run.lock", "SHA256SUMS", "SHA256SUMS.times",
+        "config.json", ".lock", "SHA256SUMS", "SHA256SUMS.times",
     }  # fmt: skip
     loaded = Embedding.load(result.path)
     np.testing.assert_array_equal(loaded.vectors, result.embedding.vectors)

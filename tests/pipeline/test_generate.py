@@ -19,8 +19,8 @@ from ine_jax.pipeline.generation import METADATA, SETTINGS, complete, generate, 
 from ine_jax.pipeline.pipeline import Pipeline, load
 from ine_jax.progress import Progress
 from ine_jax.prompts.items import Item, named
-from ine_jax.storage.atomic import lock
 from ine_jax.storage.images import png
+from tests.support.locks import elsewhere_locked
 from tests.support.tiny_pipeline import SIDE
 
 SAMPLER = SamplerConfig(steps=2, batch=2)
@@ -147,7 +147,7 @@ def test_wrong_folders_are_refused_and_left_alone(tiny_folder: Path, tmp_path: P
 
 
 def test_two_processes_cannot_write_one_folder(tiny_folder: Path, tmp_path: Path) -> None:
-    with lock(tmp_path / "out", "generate"), pytest.raises(InputError, match="another process"):
+    with elsewhere_locked(tmp_path / "out"), pytest.raises(InputError, match="another process"):
         generate(config(tiny_folder, tmp_path / "out"))
 
 

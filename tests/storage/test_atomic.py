@@ -12,7 +12,7 @@ import pytest
 import safetensors.numpy
 
 from ine_jax.errors import InputError
-from ine_jax.storage.atomic import atomic_file, write_atomic, write_durable, write_json
+from ine_jax.storage.atomic import _temporary, atomic_file, write_atomic, write_durable, write_json
 from ine_jax.storage.safetensors_writer import safetensors_bytes, write_safetensors
 
 ARRAYS = {
@@ -63,7 +63,7 @@ def test_links_are_replaced_and_never_followed(tmp_path: Path) -> None:
 
 
 def test_a_temporary_file_of_a_killed_process_is_replaced(tmp_path: Path) -> None:
-    (tmp_path / f".a.{os.getpid()}.tmp").symlink_to(tmp_path / "elsewhere")
+    _temporary(tmp_path / "a").symlink_to(tmp_path / "elsewhere")
     write_atomic(tmp_path / "a", "new")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 

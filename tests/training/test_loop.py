@@ -22,6 +22,7 @@ from ine_jax.training.checkpoint import Checkpoints
 from ine_jax.training.finished import write_hashes
 from ine_jax.training.log import read_log
 from tests.support.flips import flip
+from tests.support.locks import elsewhere_locked
 
 OPTIMIZER = optax.adam(0.05)
 
@@ -242,12 +243,8 @@ def test_a_non_finite_state_is_never_saved(tmp_path: Path) -> None:
 
 
 def test_two_runs_in_one_directory_are_rejected(tmp_path: Path) -> None:
-    def nested(state: Any, i: int) -> Any:
-        with pytest.raises(InputError, match="another process"):
-            train(tmp_path)
-        return step(state, i)
-
-    loop.run(nested, start(), steps=1, directory=tmp_path, save_every=4, log_every=3, config={})
+    with elsewhere_locked(tmp_path), pytest.raises(InputError, match="another process"):
+        train(tmp_path)
 
 
 def test_on_save_sees_the_state_before_it_is_donated(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Faults: full and failing disks, frozen disks, signals, several processes in one directory."""

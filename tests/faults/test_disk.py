@@ -1,0 +1,21 @@
+"""A full, failing or frozen disk at a write site: code 74, three lines with the path, and the rerun heals."""
+
+import json
+
+import pytest
+
+from tests.faults.__main__ import sweep
+from tests.faults.shim import COMPILER
+
+
+@pytest.mark.skipif(COMPILER is None, reason="needs a C compiler")
+@pytest.mark.parametrize("every", [67, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_disk_that_fails_at_any_write(every: int) -> None:
+    done = sweep("--every", str(every))
+    records = [json.loads(line) for line in done.stdout.splitlines()]
+    assert records, "the sweep died before its first site"
+    total = records.pop()
+    assert [record for record in records if record["wrong"]] == []
+    assert total == {"sites": len(records), "broken": 0}
+    assert {record["command"] for record in records} >= {"evaluate", "invert", "convert-model"}
+    assert done.returncode == 0
