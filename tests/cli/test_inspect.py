@@ -14,6 +14,7 @@ from ine_jax.cli.describe import describe
 from ine_jax.evaluation import evaluate, score
 from ine_jax.evaluation.detectors.world import WorldConfig, WorldDetector
 from ine_jax.inversion.preview import plot_losses
+from ine_jax.storage.atomic import write_atomic
 from ine_jax.storage.images import png
 from ine_jax.training import loop
 from tests.support import fakes
@@ -70,7 +71,7 @@ def test_pictures_and_detectors_are_written_whole(tmp_path: Path, monkeypatch: p
 
     def all_of_them() -> list[str]:
         plot_losses(tmp_path / "loss.png", np.arange(3), np.ones(3), "x")
-        (tmp_path / "preview.png").write_bytes(png(np.zeros((4, 4, 3), np.uint8)))
+        write_atomic(tmp_path / "preview.png", png(np.zeros((4, 4, 3), np.uint8)))
         detector.save(tmp_path / "detector")
         return sorted(p.name for p in tmp_path.rglob("*") if p.is_file())
 
@@ -94,5 +95,5 @@ def test_pictures_and_detectors_are_written_whole(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr("ine_jax.storage.atomic.os.fsync", full)
     with pytest.raises(OSError, match="full"):
-        (tmp_path / "preview.png").write_bytes(png(np.ones((4, 4, 3), np.uint8)))
+        write_atomic(tmp_path / "preview.png", png(np.ones((4, 4, 3), np.uint8)))
     assert (tmp_path / "preview.png").read_bytes() == before

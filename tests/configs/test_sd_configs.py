@@ -150,5 +150,6 @@ def check_report(config: EvaluateConfig, told: dict[str, Any]) -> None:
             entry = cell[name]
             assert ("dsr" in entry) == (name != "coco")
             assert [each["n"] for each in entry["metrics"].values()] == 2 * [1 if name == "coco" else 2]
-            reference = cell["model"] == "sd-1.4" and cell["negative"] == "none"
+            plain = cell["negative"] == "none" or cell["guard"] == "sld-medium"  # two steps are all warm-up
+            reference = cell["model"] == "sd-1.4" and plain
             assert all((each["mean"] == 0) == reference for each in entry["metrics"].values())

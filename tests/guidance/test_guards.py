@@ -60,7 +60,7 @@ OWN = GuidanceConfig(
     W,
     S,
     gate=GateConfig(-0.5, 0.5, 0.25),
-    sld=SldConfig("strong", threshold=0.5),
+    sld=SldConfig("strong", threshold=0.5, warmup_unit="fraction"),
     safree=SafreeConfig(0.1, False, 8.0, 3.5, 5.5, True, True, "low"),
     dng=DngConfig(0.1, 0.3, 0.004, 20.0),
     safe_denoiser=SafeDenoiserConfig(strength=0.5, sigma=2.0, from_timestep=100.0, threshold=0.1),
@@ -133,7 +133,7 @@ def test_the_numbers_of_the_config_reach_the_guard(images: Path) -> None:
     def made(method: str, inner: str | None = None, **more: Any) -> Guidance:
         return guards.guidance(config(images, method, inner, **more), True, VAE)
 
-    sld = sld_preset("strong", W, threshold=0.5)
+    sld = sld_preset("strong", W, "fraction", threshold=0.5)
     assert made("negative") == Negative(W, S)
     assert made("negative", negative_scale=None) == made("negative", negative_scale=W - 1) == Cfg(W)
     assert made("gated") == Gated(W, S, -0.5, 0.5, 0.25)
@@ -189,7 +189,7 @@ def test_a_guard_of_images(images: Path) -> None:
     np.testing.assert_allclose(found.references, np.broadcast_to(told, (2, *LATENT)), atol=1e-6)
     assert (found.strength, found.sigma, found.from_timestep, found.threshold) == (0.5, 2.0, 100.0, 0.1)
     assert found.inner == Negative(W, S)
-    assert made("sld").inner == sld_preset("strong", W, threshold=0.5)
+    assert made("sld").inner == sld_preset("strong", W, "fraction", threshold=0.5)
     # without a concept, and with cfg inside, nothing is avoided but the images
     assert made("cfg").inner == made(with_concept=False).inner == Unaware(Cfg(W))
     plain = run(made(with_concept=False), None)

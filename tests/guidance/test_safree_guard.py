@@ -33,7 +33,7 @@ INNER = {
     "cfg": Cfg(7.5),
     "negative": Negative(7.5, 3.0),
     "sld": sld_preset("medium", warmup=0.0, safety_scale=3.0),
-    "sld in phases": sld_preset("weak", warmup=20.0, safety_scale=3.0),
+    "sld in phases": sld_preset("weak", warmup_unit="fraction", warmup=20.0, safety_scale=3.0),
 }
 every = pytest.mark.parametrize("inner", INNER.values(), ids=INNER)
 
@@ -84,7 +84,7 @@ def test_the_window_has_a_first_step() -> None:
 
 
 def test_phases_state_and_rows_are_the_inner_guards() -> None:
-    inner = sld_preset("weak", warmup=20.0)
+    inner = sld_preset("weak", warmup_unit="fraction", warmup=20.0)
     parts = phases(Safree(inner), 5)
     assert [(part.branches, count) for part, count in parts] == [(2, 2), (3, 3)]
     assert all(isinstance(part, Safree) for part, _ in parts)
@@ -212,7 +212,7 @@ def test_reattention_edits_the_prompt_row_of_items_within_their_steps_alone(para
     assert changed[:2].max() < 5e-6
 
 
-REATTENTION = Safree(sld_preset("weak", 3.0, warmup=20.0, safety_scale=3.0), reattention="low")
+REATTENTION = Safree(sld_preset("weak", 3.0, "fraction", warmup=20.0, safety_scale=3.0), reattention="low")
 
 
 def test_a_reattention_run_does_not_depend_on_the_neighbour_bit_for_bit(params: Any) -> None:

@@ -179,7 +179,8 @@ def test_given_noise_replaces_the_seeds(pipe: Pipeline) -> None:
     noise = item_noise([4, 5], (CELLS, CELLS, 4))
     given = pipe(["cat", "dog"], noise=noise, steps=STEPS)
     np.testing.assert_array_equal(given, pipe(["cat", "dog"], seeds=[4, 5], steps=STEPS))
-    np.testing.assert_array_equal(given, pipe(["cat", "dog"], noise=noise.transpose(0, 3, 1, 2), steps=STEPS))
+    planes = pipe(["cat", "dog"], noise=noise.transpose(0, 3, 1, 2), noise_layout="NCHW", steps=STEPS)
+    np.testing.assert_array_equal(given, planes)
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

@@ -145,11 +145,11 @@ def test_the_cache_folder_is_private(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert cache.enable() is None
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert cache.default_folder() == tmp_path / "xdg" / "ine_jax" / "xla"
-    before = jax.config.read("jax_compilation_cache_dir")
+    before = jax.config.values["jax_compilation_cache_dir"]
     monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "chosen"))
     try:
         assert cache.enable() == tmp_path / "chosen"
-        assert jax.config.read("jax_compilation_cache_dir") == str(tmp_path / "chosen")
+        assert jax.config.values["jax_compilation_cache_dir"] == str(tmp_path / "chosen")
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
 
