@@ -23,11 +23,10 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 
 import jax
 import pytest
-from jaxtyping import install_import_hook
 
 from tests.support import typechecking
 
-install_import_hook("ine_jax", "tests.support.typechecking.checked")  # before anything imports the package
+typechecking.install()  # before anything imports the package
 
 from tests.support.tiny_pipeline import tiny_folder, tokenizer_folder  # noqa: E402, F401  fixtures
 

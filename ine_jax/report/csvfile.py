@@ -7,6 +7,7 @@ forms of Japanese spreadsheets). Texts are always quoted, so no separator of any
 import csv
 import dataclasses
 import io
+import re
 from collections.abc import Iterator
 
 from ine_jax.errors import printable
@@ -15,7 +16,7 @@ from ine_jax.report.measures import SECONDS, heading
 from ine_jax.report.tables import TITLES, by_category, by_detector, by_threshold, results
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'")
-_PLAIN = ("\t", "\r", "\n")  # control characters that CSV itself can carry
+_REST = re.compile("[^\t\r\n]+")  # the other control characters are among these
 _CELL = ("table", "model", "guard", "method", "negative", "negative_name", "embedding_from", "words")
 _SCALES = ("scale", "negative_scale", "embedding_seed", "seconds_per_image")
 TEXTS = (*_CELL, "list", "measure", "category", "metric", "detector")
@@ -54,7 +55,7 @@ def _number(text: str) -> int | float:
 
 def guarded(text: str) -> str:
     """The text as a cell that stays text: no control characters but tab and line ends, and a mark before a formula."""
-    safe = "".join(c if c in _PLAIN else printable(c) for c in text)
+    safe = _REST.sub(lambda part: printable(part[0]), text)
     return f"'{safe}" if safe.startswith(FORMULA) else safe
 
 

@@ -86,10 +86,10 @@ def test_half_precision_files(dtype: str, folder: Path, tmp_path: Path) -> None:
     out = pipeline_folder.write_pipeline(parts, tmp_path / "half", dtype=dtype)
     stored = pipeline_folder.read_pipeline(out, dtype="stored")
     widened = pipeline_folder.read_pipeline(out)
-    for name, value in names.to_torch(parts.unet_params).items():
-        rounded = np.asarray(jnp.asarray(value, dtype))
-        assert str(names.to_torch(stored.unet_params)[name].dtype) == dtype
-        np.testing.assert_array_equal(names.to_torch(widened.unet_params)[name], rounded.astype(np.float32))
+    exact, kept, wide = (names.to_torch(each.unet_params) for each in (parts, stored, widened))
+    for name, value in exact.items():
+        assert str(kept[name].dtype) == dtype
+        np.testing.assert_array_equal(wide[name], np.asarray(jnp.asarray(value, dtype)).astype(np.float32))
     assert (
         str(names.to_torch(pipeline_folder.read_pipeline(out, dtype=jnp.bfloat16).vae_params).popitem()[1].dtype)
         == "bfloat16"

@@ -144,7 +144,7 @@ def test_hostile_names_in_csv() -> None:
 
 def kept(text: str) -> str:
     """The text as CSV carries it: control characters are blanks, but for tabs and line ends."""
-    return "".join(c if c in "\t\r\n" else printable(c) for c in text)
+    return "".join(part if part in "\t\r\n" else printable(part) for part in re.split("([\t\r\n])", text))
 
 
 def test_numbers_of_a_csv_stay_numbers() -> None:

@@ -1,12 +1,71 @@
-"""The session's type checks, and how a test goes without them."""
+"""The session's type checks, and how a test goes without them.
 
-from collections.abc import Iterator
+jaxtyping's own hook binds the arguments of every call and builds the check of a function inside another whenever that
+one is called: half of the session's time. Here it wraps the functions whose annotations name arrays. beartype alone
+checks the others, and those inside a function are not checked.
+"""
+
+import ast
+import functools
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import jaxtyping
 from beartype import BeartypeConf, beartype
+from beartype.roar import BeartypeDecorHintPep484ForwardRefStrException
+from jaxtyping import _import_hook
 
-checked = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float, as PEP 484 has it
+from tests.support.paths import ROOT
+
+CHECKER = "tests.support.typechecking.by_beartype"  # part of the name of the cached code
+ARRAYS = {"Float", "Int", "UInt8", "Bool", "Array"}
+_ALIAS = re.compile(r"^(\w+): TypeAlias = .*(?:Float|Int|UInt8|Bool|Array)", re.MULTILINE)
+ARRAYS |= set(_ALIAS.findall((ROOT / "ine_jax/types.py").read_text("utf-8")))
+_strict = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float, as PEP 484 has it
+
+
+def by_beartype(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with its arguments and result checked, but inside `unchecked`."""
+    try:
+        checked = _strict(function)
+    except BeartypeDecorHintPep484ForwardRefStrException:  # a name that type checkers alone know
+        return function
+    if isinstance(function, type):
+        return checked
+
+    @functools.wraps(function)
+    def call(*args: Any, **named: Any) -> Any:
+        return (function if jaxtyping.config.jaxtyping_disable else checked)(*args, **named)
+
+    return call
+
+
+class _Transformer(_import_hook.JaxtypingTransformer):
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:  # noqa: N802  a name of ast's
+        if _names_arrays(node):
+            return super().visit_FunctionDef(node)
+        if any(isinstance(parent, ast.FunctionDef) for parent in self._parents):
+            return node
+        decorator = self._typechecker.get_ast().keywords[0].value
+        node.decorator_list.append(ast.copy_location(decorator, node))
+        self._parents.append(node)
+        self.generic_visit(node)
+        self._parents.pop()
+        return node
+
+
+def _names_arrays(node: ast.FunctionDef) -> bool:
+    everything = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+    annotations = [each for each in (node.returns, *(argument.annotation for argument in everything)) if each]
+    return any(isinstance(part, ast.Name) and part.id in ARRAYS for each in annotations for part in ast.walk(each))
+
+
+def install() -> None:
+    """Check whatever is imported from the package from now on."""
+    _import_hook.JaxtypingTransformer = _Transformer  # type: ignore[misc]
+    jaxtyping.install_import_hook("ine_jax", CHECKER)
 
 
 @contextmanager
