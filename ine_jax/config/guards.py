@@ -10,6 +10,7 @@ Method = Literal["negative", "gated", "sld", "safree", "dng", "casg", "safe-deno
 Inner = Literal["cfg", "negative", "gated", "sld", "dng"]
 SldPreset = Literal["weak", "weak-200", "medium", "strong", "max"]
 WarmupUnit = Literal["steps", "fraction"]
+Overlong = Literal["as-released", "end-token"]
 Reattention = Literal["off", "as-released", "low", "high", "all"]
 NegativeKind = Literal["none", "explicit", "implicit", "blend"]
 Preset = Literal["ine-balanced"]
@@ -66,6 +67,8 @@ class SafreeConfig:
     """With inner cfg, the concept also replaces the unconditional prompt, as in the released code."""
     reattention: Reattention = "off"
     """Fourier filter on skip features: low, high or all as in the paper; as-released has no effect."""
+    overlong: Overlong = "as-released"
+    """Prompts longer than the encoder reads: as-released finds no triggers in them, end-token treats them as others."""
 
     def __post_init__(self) -> None:
         check_min(self, 0, "alpha", "up_t")

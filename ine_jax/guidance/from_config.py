@@ -63,6 +63,7 @@ def _method(config: GuidanceConfig, with_concept: bool, encoder: ImageEncoder) -
                 validate=own.validate,
                 steps_of_50=own.steps_of_50,
                 reattention=own.reattention,
+                overlong=own.overlong,
                 # a negative with s = w - 1 is an inner Cfg too
                 negative_in_cfg=own.negative_in_cfg or config.inner == "negative",
             )

@@ -17,26 +17,32 @@ class MaskedCopies:
     Attributes:
         ids: copy i has prompt token i hidden; there are as many copies as tokens fit between begin and end.
         mask: which copies hide a token of the prompt. The others need not be encoded.
-        end: position of the end token, where all copies of a prompt are pooled.
+        end: position of the end token.
+        pooled: position at which all copies of a prompt are pooled: `end`, or 0 where `cut`.
     """
 
     ids: Int[Array, "batch copy token"]
     mask: Bool[Array, "batch copy"]
     end: Int[Array, "batch"]
+    pooled: Int[Array, "batch"]
 
 
-def masked_copies(ids: TokenIds, end: int | Int[AnyArray, ""], hidden: int = 0) -> MaskedCopies:
+def masked_copies(
+    ids: TokenIds, end: int | Int[AnyArray, ""], hidden: int = 0, cut: Bool[AnyArray, "batch"] | None = None
+) -> MaskedCopies:
     """Return a copy of every prompt for each of its tokens, with that token replaced by `hidden`.
 
     `ids` start with the begin token; a prompt's tokens are those up to its first end token, and the rest stays as it
     is. Sequences may be cut to the longest prompt first: CLIP attends backwards only. The release hides by id 0, which
-    is "!" in CLIP's vocabulary.
+    is "!" in CLIP's vocabulary. Where `cut`, the copies have no end token, as those of the release, and CLIP pools them
+    at the begin token.
     """
     ids = jnp.asarray(ids, jnp.int32)
     last = jnp.argmax(ids == end, axis=1).astype(jnp.int32)
     position = jnp.arange(1, ids.shape[1] - 1)
     here = position[None, :, None] == jnp.arange(ids.shape[1])[None, None, :]
-    return MaskedCopies(jnp.where(here, hidden, ids[:, None, :]), position[None, :] < last[:, None], last)
+    pooled = last if cut is None else jnp.where(jnp.asarray(cut), 0, last)
+    return MaskedCopies(jnp.where(here, hidden, ids[:, None, :]), position[None, :] < last[:, None], last, pooled)
 
 
 def basis(columns: Float[Array, "*axes column dim"]) -> Float[Array, "*axes rank dim"]:

@@ -21,6 +21,7 @@ from ine_jax.types import STATIC, Array, BranchContext, Context, Latents, PerIte
 
 RELEASE_STEPS = 50  # the run length for which the release gives its numbers of steps
 Reattention: TypeAlias = Literal["off", "as-released", "low", "high", "all"]
+Overlong: TypeAlias = Literal["as-released", "end-token"]
 
 
 @jax.tree_util.register_dataclass
@@ -98,6 +99,9 @@ class Safree(Wrapper):
             compared with the index of the step, however many steps there are; static.
         reattention: off, as-released, low, high or all; static.
         negative_in_cfg: whether an inner `Cfg` sees the negative; static.
+        overlong: what a prompt that the encoder cannot read whole does; static. The release cuts its masked copies
+            without an end token: all are pooled at the begin token and equal, no token is a trigger, and t' is nearly
+            `up_t`. "end-token" ends the copies as it ends the prompt.
     """
 
     alpha: Scale = 0.01
@@ -111,12 +115,15 @@ class Safree(Wrapper):
     steps_of_50: bool = field(default=False, metadata=STATIC)
     reattention: Reattention = field(default="off", metadata=STATIC)
     negative_in_cfg: bool = field(default=False, metadata=STATIC)
+    overlong: Overlong = field(default="as-released", metadata=STATIC)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         known = get_args(Reattention)
         if self.reattention not in known:
             raise InputError(f"reattention {self.reattention!r}", ", ".join(known), "choose one of them")
+        if self.overlong not in get_args(Overlong):
+            raise InputError(f"overlong {self.overlong!r}", ", ".join(get_args(Overlong)), "choose one of them")
 
     def project(
         self,
@@ -137,8 +144,8 @@ class Safree(Wrapper):
 
         Args:
             prompt: encoder output [batch, token, dim].
-            masked: m, pooled vectors [batch, N, dim] of the copies: the hidden state after the final layer norm at
-                the end token, without CLIP's projection. Row i belongs to token i + 1 of the prompt's sequence.
+            masked: m, pooled vectors [batch, N, dim] of the copies: the hidden state after the final layer norm where
+                they are pooled, without CLIP's projection. Row i belongs to token i + 1 of the prompt's sequence.
             mask: bool [batch, N], which of them there are.
             end: int [batch], position of the end token; β looks at positions up to it.
             concept: C, pooled vectors [K, dim] of the concept's phrases or embeddings; rows of zeros are padding.

@@ -170,13 +170,13 @@ class Pipeline:
         learned = learned_rows(embeddings, self.parts.text_config.hidden_size)
         ids = self.tokenizer.ids(prompts, embeddings)
 
-        def run(ids: TokenIds, start: Array, *scales: Array) -> Array:
+        def run(ids: TokenIds, cut: Array, start: Array, *scales: Array) -> Array:
             prompt = self.programs.encode(self.parts.text_params, ids, learned)
             texts = dataclasses.replace(shared, prompt=prompt)
             guided = with_scales(guard, scales)
             projects = conditioning.projection(guided)
             if projects is not None:
-                where = self.parts.text_params, ids, learned, end
+                where = self.parts.text_params, ids, learned, cut, end
                 found = self.programs.project(*where, projects, prompt, columns, calls)
                 texts = dataclasses.replace(texts, safe=found.safe, until=found.until)
             if start.ndim == 1:  # seeds: the noise is sampled on the device
@@ -184,7 +184,8 @@ class Pipeline:
             latents = self.programs.sample(self.parts.unet_params, self.scheduler, tables, guided, texts, start)
             return latents if output == "latents" else self.programs.decode(self.parts.vae_params, latents)
 
-        arrays = [ids, starts, *item_scales(guard, len(prompts))]
+        cut = np.asarray(self.tokenizer.truncated(prompts, embeddings), bool)
+        arrays = [ids, cut, starts, *item_scales(guard, len(prompts))]
         return self.programs.batched(run, arrays, rows, empty=self._empty(shape, output))
 
     def _encoder(self, embeddings: Sequence[Embedding], rows: int) -> Encode:

@@ -133,19 +133,24 @@ def build(
         params: Params,
         ids: TokenIds,
         learned: Float[Array, "row dim"],
+        cut: Bool[Array, "batch"],
         end: Int[AnyArray, ""],
         guard: Safree,
         prompt: Context,
         concept: Float[Array, "column dim"],
         calls: Scale,
     ) -> SafeText:
-        """Return the prompts without the concept. `concept` holds its pooled vectors, `end` is the end token's id."""
+        """Return the prompts without the concept.
+
+        `cut` marks prompts that the encoder does not read whole, `concept` holds the concept's pooled vectors, `end` is
+        the end token's id.
+        """
         traces["project"] += 1
-        copies = masked_copies(ids, end)
+        copies = masked_copies(ids, end, cut=cut if guard.overlong == "as-released" else None)
 
         def pooled(hidden: TokenIds) -> Float[Array, "batch dim"]:
             contexts = encode_ids(clip, params, hidden, learned).astype(jnp.float32)
-            return jnp.take_along_axis(contexts, copies.end[:, None, None], axis=1)[:, 0]
+            return jnp.take_along_axis(contexts, copies.pooled[:, None, None], axis=1)[:, 0]
 
         # One token after the other: all copies at once would need N times the memory of the batch.
         masked = jnp.swapaxes(jax.lax.map(pooled, jnp.swapaxes(copies.ids, 0, 1)), 0, 1)
