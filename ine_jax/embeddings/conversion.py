@@ -136,6 +136,9 @@ def _written(path: Path, data: bytes, form: Format, item: StoredEmbedding) -> St
         one, other = item.arrays(), back.arrays()
         if not same or one.keys() != other.keys() or not all(_equal(one[name], other[name]) for name in one):
             raise RuntimeError(f"{path} reads back as another embedding than was written")
+    except InputError as error:
+        path.unlink(missing_ok=True)
+        raise RuntimeError(f"{path} reads back as another embedding than was written") from error
     except BaseException:
         path.unlink(missing_ok=True)
         raise

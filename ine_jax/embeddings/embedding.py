@@ -80,7 +80,8 @@ class Embedding:
         embeddings give equal bytes.
 
         Raises:
-            InputError: non-finite values, a wrong rank or dtype, or a path that cannot be written.
+            InputError: non-finite values, a wrong rank or dtype, or a name without the suffix.
+            OSError: the path cannot be written.
         """
         target = Path(path)
         if target.suffix != ".safetensors":

@@ -32,7 +32,7 @@ from ine_jax.prompts import PromptSet
 from ine_jax.prompts.items import Item, alike, named
 from ine_jax.storage.atomic import clear, lock, write_atomic
 from ine_jax.storage.binding import bind, require_bound
-from ine_jax.storage.images import png, read_image
+from ine_jax.storage.images import complete, png, read_image
 from ine_jax.storage.provenance import value_hash, versions
 from ine_jax.storage.sealed import jsonl
 from ine_jax.types import Scale
@@ -167,15 +167,6 @@ def write_images(
         _write_metadata(folder, wanted, cut)
         seconds = time.perf_counter() - begun
     return Generated(str(folder), made, len(wanted) - len(todo), sum(cut.values()), seconds / made if made else None)
-
-
-def complete(path: Path) -> bool:
-    """Return whether the file is an image that decodes to its end."""
-    try:
-        read_image(path)
-    except InputError:
-        return False
-    return True
 
 
 def _guard(usual: Guidance, scaled: Callable[[float], Guidance] | None, scale: float | None) -> Guidance:

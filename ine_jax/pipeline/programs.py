@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 from ine_jax.errors import InputError
 from ine_jax.guidance.base import Guidance, Texts
@@ -140,11 +140,7 @@ def build(
         concept: Float[Array, "column dim"],
         calls: Scale,
     ) -> SafeText:
-        """Return the prompts without the concept.
-
-        `cut` marks prompts that the encoder does not read whole, `concept` holds the concept's pooled vectors, `end` is
-        the end token's id.
-        """
+        """Without the concept: `concept` holds its pooled vectors, `cut` marks prompts not read whole, `end` is an id."""
         traces["project"] += 1
         copies = masked_copies(ids, end, cut=cut if guard.overlong == "as-released" else None)
 

@@ -47,7 +47,7 @@ def atomic_file(path: Path, *, shared: bool = False, new: bool = False) -> Itera
     With `new`, FileExistsError where `path` exists by then; after any other error there is no such file.
     """
     with naming(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_parent(path)
         temporary = _temporary(path)
         temporary.unlink(missing_ok=True)  # process ids are used again
         try:
@@ -62,6 +62,13 @@ def atomic_file(path: Path, *, shared: bool = False, new: bool = False) -> Itera
             if new:
                 path.unlink(missing_ok=True)
             raise
+
+
+def _make_parent(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:  # which would mean that `path` exists
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), error.filename) from error
 
 
 def _publish(temporary: Path, path: Path) -> None:
@@ -79,7 +86,7 @@ def _publish(temporary: Path, path: Path) -> None:
 def atomic_folder(path: Path, mode: int = 0o777) -> Iterator[Path]:
     """Yield a temporary folder that becomes `path`, new or empty until then, when the block ends without an error."""
     with naming(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_parent(path)
         clear(path.parent, path.name)
         temporary = _temporary(path)
         shutil.rmtree(temporary, ignore_errors=True)  # process ids are used again

@@ -53,6 +53,15 @@ def read_image(path: Path, height: int | None = None, width: int | None = None) 
     return np.asarray(upright, dtype=np.uint8)
 
 
+def complete(path: Path) -> bool:
+    """Return whether the file is an image that decodes to its end."""
+    try:
+        read_image(path)
+    except InputError:
+        return False
+    return True
+
+
 def decode(data: bytes, formats: tuple[str, ...] = FORMATS) -> Image.Image:
     """Return the first frame of an encoded image, upright, as RGB; ValueError if that is not possible or too large."""
     try:

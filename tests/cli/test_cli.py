@@ -206,7 +206,7 @@ REJECTED = {
     "convert a": ["ine convert: target, --to missing", "next: see ine convert --help"],
     "invert --inversion.steps 0": [
         "ine invert: steps: 0",
-        "allowed: a finite number of at least 1",
+        "allowed: a finite number of at least 1, at most 2147483647",
         "next: change steps and run again",
     ],
 }

@@ -107,7 +107,7 @@ REJECTED = {
     "convert weapon.safetensors sharp,things.safetensors --to comfyui": "sharp-things",
     "convert weapon.safetensors old.pt --to a1111-pt": "exists",
     "convert weapon.safetensors weapon.safetensors --to native": "exists",
-    "convert weapon.safetensors old.pt/x.pt --to tensor": "cannot write",
+    "convert weapon.safetensors old.pt/x.pt --to tensor": "Not a directory",
     "convert weapon.safetensors out.safetensors --to onnx": "--to",
     "convert weapon.safetensors out.safetensors": "--to",
     "convert weapon.safetensors": "target",

@@ -41,6 +41,9 @@ class ImageGenerator:
     def __call__(self, cell: Cell, items: Sequence[Item], plan: Any) -> list[np.ndarray]:
         return list(fakes.generate(cell, items, plan))
 
+    def check(self, cell: Cell, plan: Any) -> None:
+        """Everything fits."""
+
 
 class Scorers:
     """Reads the seeds back."""

@@ -230,7 +230,7 @@ def test_saving_refuses_another_suffix_and_a_file_as_folder(tmp_path: Path) -> N
     with pytest.raises(InputError, match=r"\.safetensors"):
         Embedding(vectors()).save(tmp_path / "e.pt")
     (tmp_path / "file").write_text("x")
-    with pytest.raises(InputError, match="cannot write"):
+    with pytest.raises(NotADirectoryError):
         Embedding(vectors()).save(tmp_path / "file" / "e.safetensors")
 
 

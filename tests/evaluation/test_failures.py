@@ -137,6 +137,7 @@ def test_through_evaluate_and_report(
     detector = load(kind, folder)
     (good,) = detector.detect(generated()[:1])
     monkeypatch.setattr("ine_jax.pipeline.pipeline.load", lambda *_, **__: FakePipeline())
+    monkeypatch.setattr("ine_jax.evaluation.images.check_call", lambda *_, **__: None)
     inner = type(detector)._detect  # type: ignore[attr-defined]
     monkeypatch.setattr(type(detector), "_detect", faulty(inner, dict(enumerate(FAULTS))))
     for _ in range(2):  # by the next call, too
@@ -161,6 +162,7 @@ def test_through_evaluate_and_report(
 @pytest.mark.usefixtures("fake_types")
 def test_nothing_but_failures_is_no_rate(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ine_jax.pipeline.pipeline.load", lambda *_, **__: FakePipeline())
+    monkeypatch.setattr("ine_jax.evaluation.images.check_call", lambda *_, **__: None)
     monkeypatch.setattr(WorldDetector, "_detect", faulty(WorldDetector._detect, dict.fromkeys(range(ITEMS), "raises")))
     assert cli.main(command(tmp_path, words("world", folder))) == 4
     assert cli.main(["report", str(tmp_path / "run")]) == 0
@@ -181,6 +183,7 @@ def test_a_failure_within_the_budget_is_asked_for_again(
 ) -> None:
     detector, inner = load("world", folder), WorldDetector._detect
     monkeypatch.setattr("ine_jax.pipeline.pipeline.load", lambda *_, **__: FakePipeline())
+    monkeypatch.setattr("ine_jax.evaluation.images.check_call", lambda *_, **__: None)
     monkeypatch.setattr("ine_jax.evaluation.scoring.MAX_UNSCORED", 0.5)
     monkeypatch.setattr(WorldDetector, "_detect", faulty(inner, {2: "raises"}))
     line = command(tmp_path, words("world", folder))

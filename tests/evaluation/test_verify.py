@@ -9,7 +9,7 @@ import pytest
 
 from ine_jax import report
 from ine_jax.errors import CorruptRunError
-from ine_jax.evaluation import evaluate, finished, score, summarise
+from ine_jax.evaluation import Plan, evaluate, finished, score, summarise
 from ine_jax.evaluation.summary import add_times
 from ine_jax.evaluation.verify import verify
 from ine_jax.storage import runs
@@ -20,6 +20,10 @@ from tests.support import fakes
 from tests.support.flips import flipped
 
 CHANCE = random.Random(1)  # noqa: S311
+
+
+def plan() -> Plan:
+    return fakes.plan(n=2, detector="corner@1")
 
 
 def faults(root: Path) -> str:
@@ -35,7 +39,7 @@ class Other(fakes.Corner):
 
 def small(root: Path) -> Run:
     """A finished run of 6 blocks and 12 images, scored by two detectors, with its report."""
-    run = evaluate(fakes.plan(n=2), root, generate=fakes.generate, hashes=fakes.hashes)
+    run = evaluate(plan(), root, generate=fakes.generate, hashes=fakes.hashes)
     score(run, [fakes.Corner(), Other()])
     report.build([root], limit=100)  # bytes: the images go into a folder of their own
     write_atomic(root / finished.NOTES.replace("*", "0-of-1"), seal({"scorers": ["corner@1"], "inputs": "..."}))
@@ -133,8 +137,7 @@ def test_files_in_the_wrong_place_are_found(copy: Path, case: str) -> None:
 
 def test_a_block_of_another_run_is_found(copy: Path, tmp_path: Path) -> None:
     """Of one with as many blocks of as many items, whose images differ."""
-    plan = fakes.plan(n=2)
-    run = evaluate(plan, tmp_path / "other", generate=fakes.generate, hashes=lambda _: {"unet": "another"})
+    run = evaluate(plan(), tmp_path / "other", generate=fakes.generate, hashes=lambda _: {"unet": "another"})
     shutil.rmtree(copy / "blocks" / "00000")
     shutil.copytree(run.block(0), copy / "blocks" / "00000")
     (copy / "blocks.json").unlink()  # as in a run that is not finished
@@ -146,7 +149,7 @@ def test_a_block_that_is_gone_is_written_again_with_the_same_bytes(copy: Path) -
     shutil.rmtree(copy / "blocks" / "00003")
     with pytest.raises(CorruptRunError, match="run the same `ine evaluate` again"):
         summarise(open_run(copy))
-    evaluate(fakes.plan(n=2), copy, generate=fakes.generate, hashes=fakes.hashes)
+    evaluate(plan(), copy, generate=fakes.generate, hashes=fakes.hashes)
     after = {path: path.read_bytes() for path in before}
     assert {path.name for path in before if before[path] != after[path]} == {"timing.jsonl"}
     assert not faults(copy)
@@ -157,7 +160,7 @@ def test_a_missing_block_is_not_written_beside_a_damaged_one(copy: Path) -> None
     path = copy / "blocks" / "00004" / "SHA256SUMS"
     path.write_bytes(flipped(path.read_bytes(), 5, 1))
     with pytest.raises(CorruptRunError, match="00004"):
-        evaluate(fakes.plan(n=2), copy, generate=fakes.generate, hashes=fakes.hashes)
+        evaluate(plan(), copy, generate=fakes.generate, hashes=fakes.hashes)
     assert not (copy / "blocks" / "00003").exists()
 
 
@@ -182,7 +185,7 @@ def test_older_runs_are_verified_reported_and_continued(old: Path) -> None:
     report.build([old])
     assert add_times(summary, open_run(old))["cells"][0]["seconds_per_image"] == 0.25
     shutil.rmtree(old / "blocks" / "00005")
-    run = evaluate(fakes.plan(n=2), old, generate=fakes.generate, hashes=fakes.hashes)
+    run = evaluate(plan(), old, generate=fakes.generate, hashes=fakes.hashes)
     score(run, [fakes.Corner(), Other()], rescan=True)
     assert run.blocks() == list(range(6)) and (old / "blocks.json").is_file()
     assert not faults(old)

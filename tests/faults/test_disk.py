@@ -7,11 +7,13 @@ import pytest
 from tests.faults.__main__ import sweep
 from tests.faults.shim import COMPILER
 
+SAMPLE = ("--every", "97", "--commands", "evaluate", "report", "invert", "convert-model")
+
 
 @pytest.mark.skipif(COMPILER is None, reason="needs a C compiler")
-@pytest.mark.parametrize("every", [67, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_disk_that_fails_at_any_write(every: int) -> None:
-    done = sweep("--every", str(every))
+@pytest.mark.parametrize("words", [SAMPLE, pytest.param((), marks=pytest.mark.slow)], ids=["sample", "all"])
+def test_a_disk_that_fails_at_any_write(words: tuple[str, ...]) -> None:
+    done = sweep(*words)
     records = [json.loads(line) for line in done.stdout.splitlines()]
     assert records, "the sweep died before its first site"
     total = records.pop()

@@ -30,7 +30,9 @@ def work(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def negative(command: str, path: str) -> list[str]:
-    return ["--negatives", f"{{embedding: {path}}}"] if command == "evaluate" else ["--negative.embedding", path]
+    if command == "generate":
+        return ["--negative.embedding", path]
+    return ["--negatives.0.name", "learned", "--negatives.0.embedding", path]
 
 
 def damaged(model: Path) -> None:
@@ -57,7 +59,7 @@ def test_exit_2_leaves_nothing(work: Path, command: str, kind: str, capsys: pyte
         case "steps":
             words, expected = [*words, "--sampler.steps", "1001"], "1001"
         case "size":
-            words, expected = [*words, "--sampler.height", "33"], "image side 33 px"
+            words, expected = [*words, "--sampler.height", "33"], "33"
         case "latents":
             rows = np.zeros((1 if command == "evaluate" else 4, 4, 3, 3), np.float32)
             np.save("bad.npy", rows)

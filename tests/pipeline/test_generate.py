@@ -15,11 +15,11 @@ from ine_jax.errors import InputError, Interrupted
 from ine_jax.guidance import Cfg
 from ine_jax.guidance.from_config import concept
 from ine_jax.pipeline.bench import OURS, measure
-from ine_jax.pipeline.generation import METADATA, SETTINGS, complete, generate, wanted_items, write_images
+from ine_jax.pipeline.generation import METADATA, SETTINGS, generate, wanted_items, write_images
 from ine_jax.pipeline.pipeline import Pipeline, load
 from ine_jax.progress import Progress
 from ine_jax.prompts.items import Item, named
-from ine_jax.storage.images import png
+from ine_jax.storage.images import complete, png
 from tests.support.locks import elsewhere_locked
 from tests.support.tiny_pipeline import SIDE
 

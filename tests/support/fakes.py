@@ -24,13 +24,13 @@ def items(name: str, n: int, objects: tuple[str, ...]) -> tuple[Item, ...]:
     return tuple(Item(f"{name}-{i:03d}", f"{name} prompt {i}", 1000 + i, objects) for i in range(n))
 
 
-def plan(n: int = 12, block: int = 5) -> Plan:
+def plan(n: int = 12, block: int = 5, detector: str = "") -> Plan:
     lists = {"attack": items("attack", n, ("knife",)), "benign": items("benign", n, ("cat",))}
     counts = (("attack", n), ("benign", n))
     none = Cell("fake", counts, PLAIN)
     explicit = Cell("fake", counts, GUIDED, WORDS)
     other = Cell("fake-unlearned", counts, PLAIN, role="control")
-    return Plan((none, explicit, other), lists, steps=2, block=block)
+    return Plan((none, explicit, other), lists, steps=2, block=block, detector=detector)
 
 
 def generate(cell: Cell, wanted: Sequence[Item], _: Plan) -> np.ndarray:

@@ -19,34 +19,45 @@ from jaxtyping import _import_hook
 
 from tests.support.paths import ROOT
 
-CHECKER = "tests.support.typechecking.by_beartype"  # part of the name of the cached code
-ARRAYS = {"Float", "Int", "UInt8", "Bool", "Array"}
-_ALIAS = re.compile(r"^(\w+): TypeAlias = .*(?:Float|Int|UInt8|Bool|Array)", re.MULTILINE)
-ARRAYS |= set(_ALIAS.findall((ROOT / "ine_jax/types.py").read_text("utf-8")))
+CHECKER = "tests.support.typechecking.checked_by_beartype"  # part of the name of the cached code
+_ARRAY = r"(?:Float|Int|Int32|UInt8|Bool|Array)\b"
+_ALIAS = re.compile(rf"^(\w+)(?:: TypeAlias)? = .*{_ARRAY}", re.MULTILINE)
+ARRAYS = {"Float", "Int", "Int32", "UInt8", "Bool", "Array"}  # and every name that stands for one of them
+ARRAYS |= {name for path in (ROOT / "ine_jax").rglob("*.py") for name in _ALIAS.findall(path.read_text("utf-8"))}
 _strict = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float, as PEP 484 has it
 
 
-def by_beartype(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function with its arguments and result checked, but inside `unchecked`."""
-    try:
-        checked = _strict(function)
-    except BeartypeDecorHintPep484ForwardRefStrException:  # a name that type checkers alone know
-        return function
+def checked_by_beartype(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with its arguments and result checked, but inside `unchecked`; the check is built when called."""
     if isinstance(function, type):
-        return checked
+        return _strict(function)
+
+    @functools.cache
+    def checked() -> Callable[..., Any]:
+        try:
+            return _strict(function)
+        except (BeartypeDecorHintPep484ForwardRefStrException, AttributeError):
+            # a name that type checkers alone know; an alias of itself, at which beartype 0.22 breaks
+            return function
 
     @functools.wraps(function)
     def call(*args: Any, **named: Any) -> Any:
-        return (function if jaxtyping.config.jaxtyping_disable else checked)(*args, **named)
+        return (function if jaxtyping.config.jaxtyping_disable else checked())(*args, **named)
 
     return call
 
 
 class _Transformer(_import_hook.JaxtypingTransformer):
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:  # noqa: N802  a name of ast's
-        if _names_arrays(node):
+    def visit_Module(self, node: ast.Module) -> ast.Module:  # noqa: N802  a name of ast's
+        names = {each.module for each in ast.walk(node) if isinstance(each, ast.ImportFrom)}
+        self._has_arrays = bool(names & {"jaxtyping", "ine_jax.types"})
+        return super().visit_Module(node)
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:  # noqa: N802
+        inside = any(isinstance(parent, ast.FunctionDef) for parent in self._parents)
+        if _names_arrays(node) or (self._has_arrays and not inside):
             return super().visit_FunctionDef(node)
-        if any(isinstance(parent, ast.FunctionDef) for parent in self._parents):
+        if inside:
             return node
         decorator = self._typechecker.get_ast().keywords[0].value
         node.decorator_list.append(ast.copy_location(decorator, node))
