@@ -26,7 +26,7 @@ from ine_jax.storage.atomic import _TEMPORARY
 from tests.faults.shim import FOREVER, Faults
 
 PROGRESS = re.compile(r" (images|steps)/s( |$)")
-CLOCKS = ("timing.jsonl", "checkpoints")  # clock times; orbax's folders hold some too
+CLOCKS = ("timing.jsonl", "checkpoints", "SHA256SUMS.times")  # clock times; orbax's folders hold some too
 
 
 @dataclasses.dataclass(frozen=True)
