@@ -140,7 +140,7 @@ def build(
         concept: Float[Array, "column dim"],
         calls: Scale,
     ) -> SafeText:
-        """Without the concept: `concept` holds its pooled vectors, `cut` marks prompts that were cut, `end` is an id."""
+        """Without the concept: `concept` has its pooled vectors, `cut` marks prompts that were cut, `end` is its id."""
         traces["project"] += 1
         copies = masked_copies(ids, end, cut=cut if guard.overlong == "as-released" else None)
 
