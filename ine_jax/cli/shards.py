@@ -15,7 +15,7 @@ MOST = 10**6
 
 
 def parse(text: str, origin: str = "--shard") -> tuple[int, int]:
-    """Read ``i/N``, part i (from 0) of N. Raises ``InputError``, naming ``origin``, for anything else."""
+    """Read `i/N`, part i (from 0) of N. Raises `InputError`, naming `origin`, for anything else."""
     part, _, whole = text.partition("/")
     if part.isascii() and whole.isascii() and part.isdigit() and whole.isdigit() and int(part) < int(whole) <= MOST:
         return int(part), int(whole)
@@ -23,14 +23,14 @@ def parse(text: str, origin: str = "--shard") -> tuple[int, int]:
 
 
 def chosen(text: str, environment: Mapping[str, str]) -> tuple[tuple[int, int], str]:
-    """Part and count, and who said so: ``text`` (the flag) where it is given, else the first of these.
+    """Return part and count, and where they come from: `text` (the flag) where it is given, else the first of these.
 
-    JAX's process index and count where ``jax.distributed`` is in use; ``SLURM_PROCID`` of ``SLURM_NTASKS`` inside a
+    JAX's process index and count where `jax.distributed` is in use; `SLURM_PROCID` of `SLURM_NTASKS` inside a
     step of srun (a batch script alone has both, but runs once; neither does an array of jobs count, which may stand for
-    several evaluations); ``JOB_COMPLETION_INDEX`` of ``JOB_COMPLETIONS``, the index of a Kubernetes Job or JobSet, of
+    several evaluations); `JOB_COMPLETION_INDEX` of `JOB_COMPLETIONS`, the index of a Kubernetes Job or JobSet, of
     which Kubernetes sets the first and the manifest must set the second. Nothing of it: all, 0/1.
 
-    Raises ``InputError`` for a shard that is none, and for an index without its count.
+    Raises `InputError` for a shard that is none, and for an index without its count.
     """
     if text:
         return parse(text), "--shard"
@@ -51,7 +51,7 @@ def chosen(text: str, environment: Mapping[str, str]) -> tuple[tuple[int, int], 
 
 
 def _jax() -> tuple[int, int] | None:
-    """Process index and count of ``jax.distributed``; a program that uses it has imported JAX."""
+    """Process index and count of `jax.distributed`; a program that uses it has imported JAX."""
     jax = sys.modules.get("jax")
     if jax is None or not jax.distributed.is_initialized():
         return None
