@@ -78,8 +78,17 @@ def test_three_hundred_signals() -> None:
 
 
 @pytest.mark.skipif(COMPILER is None, reason="needs a C compiler")
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-@pytest.mark.parametrize("k", [12, *(pytest.param(k, marks=pytest.mark.slow) for k in range(0, 80, 5))])
+@pytest.mark.parametrize(
+    ("k", "number"),
+    [
+        (12, signal.SIGKILL),
+        *(
+            pytest.param(k, number, marks=pytest.mark.slow)
+            for k in range(0, 80, 5)
+            for number in (signal.SIGKILL, signal.SIGTERM)
+        ),
+    ],
+)
 def test_a_signal_at_a_write_changes_nothing(place: Path, tmp_path: Path, k: int, number: signal.Signals) -> None:
     """The k-th call that changes a file is the last one; the same command then gives the bytes of a run left alone."""
     for name in ("model", "prompts.jsonl"):
