@@ -8,13 +8,13 @@ checks the others, and those inside a function are not checked.
 import ast
 import functools
 import re
+import typing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import jaxtyping
 from beartype import BeartypeConf, beartype
-from beartype.roar import BeartypeDecorHintPep484ForwardRefStrException
 from jaxtyping import _import_hook
 
 from tests.support.paths import ROOT
@@ -35,8 +35,9 @@ def checked_by_beartype(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.cache
     def checked() -> Callable[..., Any]:
         try:
+            typing.get_type_hints(function)
             return _strict(function)
-        except (BeartypeDecorHintPep484ForwardRefStrException, AttributeError):
+        except (NameError, AttributeError):
             # a name that type checkers alone know; an alias of itself, at which beartype 0.22 breaks
             return function
 

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import threading
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
@@ -137,7 +137,7 @@ def _failure(error: BaseException) -> str:
     return clean(f"{FAILED}{type(error).__name__}: {text}", _REASON)
 
 
-def _sound(verdict: Verdict) -> Verdict:
+def _sound(verdict: Any) -> Verdict:
     """The verdict with Python floats, or `Unscored` where it cannot be stored or compared with a threshold."""
     if isinstance(verdict, Unscored):
         return verdict
