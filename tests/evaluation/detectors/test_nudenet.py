@@ -114,7 +114,7 @@ def test_a_model_file_of_the_user(detector: NudeNet, face: np.ndarray, tmp_path:
 @pytest.mark.parametrize(
     ("data", "told"),
     [
-        (None, "No such file"),
+        (None, "no such file"),
         (b"", "empty"),
         (b"not a model", "own.onnx"),
         (b"\x0a\x08location\x12\x05a.bin", "other files"),
