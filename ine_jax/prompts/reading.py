@@ -196,6 +196,7 @@ def _parquet(table: Table, data: bytes, encoding: str) -> Iterator[Row]:
 
 def _values(column: Any) -> list[object]:
     """The values of an Arrow column. ValueError for a text longer than `MAX_TEXT`."""
+    column.validate(full=True)  # of a damaged file: indices beyond the dictionary, text that is not UTF-8
     if hasattr(column, "dictionary"):
         texts = column.dictionary.to_pylist()
         if any(isinstance(text, str) and len(text) > MAX_TEXT for text in texts):

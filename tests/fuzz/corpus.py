@@ -2,4 +2,7 @@
 
 from tests.support.changes import HUGE, Change, Input
 
-CORPUS: tuple[tuple[str, Input], ...] = (("run", Input(0, True, [Change(3, 0, HUGE)])),)
+CORPUS: tuple[tuple[str, Input], ...] = (
+    ("run", Input(0, True, [Change(3, 0, HUGE)])),
+    ("prompts", Input(2, True, [Change(642, 0, None)])),
+)
