@@ -155,6 +155,12 @@ def receive_signals(last_words: bytes = b"") -> None:
         signal.signal(number, _nothing)
 
 
+def ignore_signals() -> None:
+    """From now on SIGINT and SIGTERM do nothing: the work is done, and Python would end by the system's default."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _nothing(_: int, __: FrameType | None) -> None:
     """The handler while a thread receives the signals."""
 

@@ -11,7 +11,9 @@ def program() -> int:
     progress.receive_signals(as_json)
     from ine_jax.cli.main import main
 
-    return main()
+    code = main()
+    progress.ignore_signals()
+    return code
 
 
 if __name__ == "__main__":

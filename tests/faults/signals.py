@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tests.faults.sweep import COMMANDS, PROGRESS, prepare
+from tests.faults.sweep import COMMANDS, PROGRESS, SAMPLER, prepare
 from tests.support.paths import ROOT
 
 FAMILY = str(ROOT / "ine_jax/assets/tiny/embeddings/weapon-tiny.safetensors")
@@ -28,7 +28,7 @@ LINES: dict[str, list[str]] = {
     "inspect": ["inspect", FAMILY, "--base", "tiny"],
     "benchmarks": ["benchmarks", "list"],
     "demo": ["demo", "--out", "demo", "--items", "2"],
-    "bench": ["bench", "--model", "../model", "--steps", "1", "--batch", "1", "--out", "bench.json"],
+    "bench": ["bench", "--model", "../model", *SAMPLER, "--repeats", "1", "--out", "bench.json"],
 }
 
 

@@ -1,5 +1,6 @@
 """Changes to the bytes, or to the JSON, of files that readers accept: what hypothesis and atheris choose from."""
 
+import copy
 import json
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -72,13 +73,13 @@ def change_json(value: Any, changes: Iterable[Change]) -> Any:
         holder, key = places[place % len(places)]
         match action:
             case 0 | 1:
-                holder[key] = new
+                holder[key] = copy.deepcopy(new)  # a later change may be to it
             case 2 if holder is not root:
                 del holder[key]
             case 3 if isinstance(holder, dict):
                 holder[f"{key}x"] = holder.pop(key)
             case 3 if holder is not root:
-                holder.insert(key, holder[key])
+                holder.insert(key, copy.deepcopy(holder[key]))
             case _:
                 holder[key] = [holder[key]]
     return root[0]
