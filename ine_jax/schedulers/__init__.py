@@ -3,6 +3,7 @@
 `from_config` reads a `scheduler_config.json`; `Ddim`, `DpmSolver2M`, `Pndm` and `Euler` are the values it returns.
 """
 
+import math
 from collections.abc import Callable, Mapping
 
 from ine_jax.errors import InputError
@@ -85,4 +86,10 @@ def from_config(config: Settings, name: str | None = None) -> AnyScheduler:
         allowed = f"{', '.join(READERS)}, or the classes {', '.join(CLASSES)}"
         raise InputError(given, allowed, "Name one of them as the scheduler.")
     _check_keys(config, chosen)
-    return READERS[chosen](config)
+    try:
+        if not all(math.isfinite(value) for value in config.values() if isinstance(value, float)):
+            raise ValueError("a number that is not finite")
+        return READERS[chosen](config)
+    except (TypeError, ValueError, OverflowError) as error:  # null or text where a number belongs, a number too large
+        given = f"Scheduler settings: {str(error)[:120]}."
+        raise InputError(given, "numbers as diffusers writes them", "Correct scheduler_config.json.") from error

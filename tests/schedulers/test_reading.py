@@ -119,3 +119,11 @@ def test_another_table_of_the_same_length_compiles_nothing(name: str) -> None:
     noise = jnp.ones((1, 2, 2, 1))
     one, two = run(sampler.tables(10), noise), run(other.tables(10), noise)
     assert not np.allclose(one, two)
+
+
+@pytest.mark.parametrize("value", [None, "many", [], {}, float("inf")])
+@pytest.mark.parametrize("key", ["beta_end", "num_train_timesteps", "steps_offset"])
+def test_values_that_are_no_numbers_are_rejected(key: str, value: Any) -> None:
+    with pytest.raises(InputError) as error:
+        schedulers.from_config({"_class_name": "DDIMScheduler", key: value})
+    assert len(str(error.value).splitlines()) <= 3
