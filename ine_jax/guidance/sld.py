@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -73,6 +73,11 @@ class Sld(ThreeRows):
     warmup: Scale = 10.0
     warmup_unit: WarmupUnit = field(default="steps", metadata=STATIC)
     skip: float = field(default=0.0, metadata=STATIC)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.warmup_unit not in get_args(WarmupUnit):
+            raise InputError(f"warmup_unit {self.warmup_unit!r}", ", ".join(get_args(WarmupUnit)), "choose one of them")
 
     def skipping(self) -> "Sld":
         """Return the same guard with `skip` set to the warm-up that every item shares, where that is exact.

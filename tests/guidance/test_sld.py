@@ -202,6 +202,7 @@ def test_presets_prompts_and_seeds_share_one_program() -> None:
     [
         (lambda: sld_preset("mild"), "weak-200"),
         (lambda: sld_preset("weak", skip=3.0), "warmup"),
+        (lambda: Sld(warmup_unit="minutes"), "steps, fraction"),  # type: ignore[arg-type]
         (lambda: Sld().init(Texts(TEXTS.prompt, TEXTS.uncond), NOISE), "embedding"),
         (lambda: Sld().contexts(Texts(TEXTS.prompt, TEXTS.uncond), jnp.int32(0)), "embedding"),
     ],
