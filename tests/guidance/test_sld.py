@@ -18,6 +18,7 @@ from ine_jax.guidance.sld import WarmupUnit
 from ine_jax.pipeline.sampling import sample
 from tests.support.guards import ITEMS, LATENT, each, moment
 from tests.support.toys import ToyDenoiser
+from tests.support.typechecking import unchecked
 
 CALLS = 50
 RNG = np.random.default_rng(3)
@@ -202,7 +203,6 @@ def test_presets_prompts_and_seeds_share_one_program() -> None:
     [
         (lambda: sld_preset("mild"), "weak-200"),
         (lambda: sld_preset("weak", skip=3.0), "warmup"),
-        (lambda: Sld(warmup_unit="minutes"), "steps, fraction"),  # type: ignore[arg-type]
         (lambda: Sld().init(Texts(TEXTS.prompt, TEXTS.uncond), NOISE), "embedding"),
         (lambda: Sld().contexts(Texts(TEXTS.prompt, TEXTS.uncond), jnp.int32(0)), "embedding"),
     ],
@@ -211,6 +211,11 @@ def test_mistakes_are_refused_in_three_lines(call: Any, named: str) -> None:
     with pytest.raises(InputError, match=named) as error:
         call()
     assert len(str(error.value).splitlines()) == 3
+
+
+def test_an_unknown_unit_of_the_warm_up_is_rejected() -> None:
+    with unchecked(), pytest.raises(InputError, match="steps, fraction"):
+        Sld(warmup_unit="minutes")  # type: ignore[arg-type]
 
 
 def test_without_a_difference_to_the_negative_nothing_is_taken_away() -> None:
