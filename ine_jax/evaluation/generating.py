@@ -86,7 +86,7 @@ def evaluate(
         run = runs.create(root, config, {"models": models}, command, readings)
         if total == 1:
             run.clean()
-        todo = _missing(plan, root, shard)
+        todo = missing_units(plan, root, shard)
         if todo:
             run = _unlisted(run)
         if todo and generate is None:
@@ -117,14 +117,15 @@ def _unlisted(run: Run) -> Run:
     return Run(run.root, run.record)
 
 
-def _missing(plan: Plan, root: str | Path, shard: Shard) -> list[Unit]:
+def missing_units(plan: Plan, root: str | Path, shard: Shard = (0, 1)) -> list[Unit]:
+    """The blocks of a shard that a call of `evaluate` would write."""
     finished = set(runs.finished_blocks(root))
     return [unit for unit in plan.units() if unit.k % shard[1] == shard[0] and unit.k not in finished]
 
 
 def pending(plan: Plan, root: str | Path, shard: Shard = (0, 1)) -> int:
     """How many images a call of `evaluate` would generate."""
-    return sum(unit.stop - unit.start for unit in _missing(plan, root, shard))
+    return sum(unit.stop - unit.start for unit in missing_units(plan, root, shard))
 
 
 def notes(run: Run) -> list[str]:

@@ -1,13 +1,13 @@
 """All that an evaluation needs, read and checked before its directory exists: the run and `--dry-run` both call it."""
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ine_jax.config import EvaluateConfig
 from ine_jax.evaluation import finished, generating
-from ine_jax.evaluation.plan import Plan, check, plan_from_config
+from ine_jax.evaluation.plan import Cell, Plan, check, plan_from_config
 from ine_jax.storage import runs
 from ine_jax.storage.records import RunHashes
 
@@ -25,7 +25,7 @@ class Prepared:
         missing: images of the shard that are still to be generated.
         models: how the run records each model.
         scorers: loaded detectors and metrics; None where everything is scored.
-        generate: the generator with the last model loaded; None where no image is missing.
+        generate: the generator with the first model loaded; None where no image is missing.
     """
 
     plan: Plan
@@ -63,9 +63,15 @@ def prepare(config: EvaluateConfig, shard: Shard = (0, 1), absent: Collection[st
 
         scorers = from_config.scorers(config)
         plan = dataclasses.replace(plan, detector=scorers.names[0])
+    begun = None
     if scorers and len(here) == len(_labels(plan)):
-        runs.check(config.out, plan.record(), _hashes(models))
-    return Prepared(plan, shard, missing, models, scorers, _checked(plan, here) if missing else None)
+        begun = runs.check(config.out, plan.record(), _hashes(models))
+    cells = plan.cells
+    if begun:  # the others were checked when the run began
+        left = {unit.cell for unit in generating.missing_units(plan, config.out, shard)}
+        cells = tuple(cell for i, cell in enumerate(plan.cells) if i in left)
+    ready = _checked(plan, [cell for cell in cells if cell.model in here]) if missing else None
+    return Prepared(plan, shard, missing, models, scorers, ready)
 
 
 def _labels(plan: Plan) -> list[str]:
@@ -76,13 +82,11 @@ def _hashes(models: Mapping[str, Mapping[str, str]]) -> RunHashes:
     return {"models": {label: dict(record) for label, record in models.items()}}
 
 
-def _checked(plan: Plan, labels: Collection[str]) -> generating.Generate:
-    """Load the models one after the other, and check every cell on its own."""
+def _checked(plan: Plan, cells: Sequence[Cell]) -> generating.Generate:
+    """Check every cell, model by model; the last first, so that the model of the first is still loaded afterwards."""
     from ine_jax.evaluation.images import ImageGenerator
 
     generator = ImageGenerator()
-    for label in labels:
-        for cell in plan.cells:
-            if cell.model == label:
-                generator.check(cell, plan)
+    for cell in reversed(cells):
+        generator.check(cell, plan)
     return generator
