@@ -97,12 +97,10 @@ def build_pool(pipe: Pipeline, config: EsdConfig, contexts: Context, empty: Empt
     tables = jax.device_put(ddim.tables(config.ddim_steps), pipe.programs.replicated())
     prompt = np.arange(config.pool, dtype=np.int32) % len(contexts)
     walk = _walk(pipe.parts.unet_config, pipe.dtype, platform_of(pipe.programs.mesh), ddim)
-    params, rows = pipe.parts.unet_params, pipe.rows(min(config.pool, POOL_ROWS))
+    params, eta, rows = pipe.parts.unet_params, jnp.float32(config.eta), pipe.rows(min(config.pool, POOL_ROWS))
     origin = pipe.encode(list(config.erase_from) or [""] * len(contexts))
     inputs = [np.asarray(contexts)[prompt], origin[prompt], pool_noise(pipe, config), pool_scales(config)]
-    both = pipe.programs.batched(
-        lambda *items: walk(params, tables, empty, jnp.float32(config.eta), *items), inputs, rows
-    )
+    both = pipe.programs.batched(lambda *items: walk(params, tables, empty, eta, *items), inputs, rows)
     return Pool(*map(jnp.asarray, (both[:, 0], both[:, 1], tables.timestep, prompt)))
 
 
