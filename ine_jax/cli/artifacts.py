@@ -33,7 +33,7 @@ def _todo(found: Verified) -> str:
 
 
 def verified(given: str | Path) -> Verified:
-    """Read every byte of an artifact again. InputError for a path that is none, or has no hashes."""
+    """Read every byte of an artifact again. InputError for any other path, or one without hashes."""
     path = Path(given)
     for root in (path, *path.absolute().parents):
         if (root / assets.MANIFEST).is_file() and (root / "tiny" / "world.json").is_file():

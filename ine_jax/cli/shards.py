@@ -30,7 +30,7 @@ def chosen(text: str, environment: Mapping[str, str]) -> tuple[tuple[int, int], 
     several evaluations); `JOB_COMPLETION_INDEX` of `JOB_COMPLETIONS`, the index of a Kubernetes Job or JobSet, of
     which Kubernetes sets the first and the manifest must set the second. Nothing of it: all, 0/1.
 
-    Raises `InputError` for a shard that is none, and for an index without its count.
+    Raises `InputError` for a text that is no shard, and for an index without its count.
     """
     if text:
         return parse(text), "--shard"

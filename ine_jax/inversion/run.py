@@ -38,7 +38,7 @@ OWN_FIELDS = ("concept", "seed", "init", "words")
 # Fields that do not change what a given number of steps computes; the second ones only where nothing starts from RECE.
 IDLE_FIELDS = ("steps", "save_every")
 RECE_FIELDS = ("words", "regularizer")
-PICTURES = ("loss.png", "preview.png")
+IMAGES = ("loss.png", "preview.png")
 PREVIEWS = 8  # images per row of the preview
 
 
@@ -190,7 +190,7 @@ def derive(
 def _finish(folder: Path, results: Sequence[InversionResult]) -> None:
     """Record the hashes of all files."""
     if jax.process_index() == 0:
-        made = [place for one in results for place in (one.path, *(one.path.with_name(name) for name in PICTURES))]
+        made = [place for one in results for place in (one.path, *(one.path.with_name(name) for name in IMAGES))]
         write_hashes(folder, made)
 
 

@@ -10,7 +10,7 @@
 
 No index, no database: a killed run leaves at most hidden temporary files, which the next one replaces.
 
-`marks` tells how a file that was copied to another place is recognized.
+`marks` recognizes a file that was copied to another place.
 """
 
 import dataclasses

@@ -182,8 +182,8 @@ def test_another_config_is_refused_by_its_fields(place: Path, capsys: Capture, p
 def test_verify_ends_with_5_and_names_the_faults(place: Path, capsys: Capture) -> None:
     assert call(capsys, "evaluate", "e.yaml")[0] == 0
     code, out, _ = call(capsys, "verify", "run", "--json")
-    told = "run: run directory, 4 blocks, 4 planned blocks, 12 images, 4 files of scores, 0 derived files: no faults"
-    assert (code, out.splitlines()[0]) == (0, told)
+    line = "run: run directory, 4 blocks, 4 planned blocks, 12 images, 4 files of scores, 0 derived files: no faults"
+    assert (code, out.splitlines()[0]) == (0, line)
     assert json.loads(out.splitlines()[-1])["faults"] == []
     damaged = ["blocks/00001/000000.png", "blocks/00002/rows.jsonl", "scores/corner@1/detector.json"]
     for name in [*damaged, "scores/corner@1/00000.jsonl"]:

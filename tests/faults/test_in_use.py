@@ -1,4 +1,4 @@
-"""One lock for a directory: whoever comes second is told that it is in use, and nobody's files are removed."""
+"""One lock for a directory: the second process gets an error, and nobody's files are removed."""
 
 import os
 import shutil

@@ -34,7 +34,7 @@ PHRASES = [[5, 17], [41], [30, 31, 32], [5, 17]]  # one of them twice: the rank 
 NUMBERS = {"steepness": 0.7, "midpoint": 6.0, "up_t": 40.0}
 
 
-def told(model: Any, prompt: list[int]) -> dict[str, Any]:
+def expected(model: Any, prompt: list[int]) -> dict[str, Any]:
     """One prompt, unpadded copies, projectors as matrices, in float64 after the encoder."""
 
     def pooled(rows: list[list[int]]) -> Any:
@@ -84,7 +84,7 @@ def test_the_text_side_is_pytorchs() -> None:
     got = project(prompts, cut, phrases)
     untils = set()
     for i, prompt in enumerate([*PROMPTS, LONG]):
-        want, n = told(model, prompt), min(len(prompt), LENGTH - 2)
+        want, n = expected(model, prompt), min(len(prompt), LENGTH - 2)
         np.testing.assert_allclose(got.distances[i, :n], want["distances"], rtol=1e-4)
         np.testing.assert_array_equal(got.triggers[i, :n], want["triggers"])
         np.testing.assert_allclose(got.safe[i], want["safe"], atol=2e-4)

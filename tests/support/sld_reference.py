@@ -10,7 +10,7 @@ import numpy as np
 PROMPTS = ["a photo of a cat", "the red apple and the knife"]
 NEGATIVE = "knife weapon"
 SCALE = 7.5
-DRAWS = 4
+REPEATS = 4
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def reference(folder: Path) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
     for name, case in CASES.items():
         found[name] = run(pipe, case).latents
-        moved = [np.abs(run(pipe, case, rounded(seed)).latents - found[name]).max() for seed in range(DRAWS)]
+        moved = [np.abs(run(pipe, case, rounded(seed)).latents - found[name]).max() for seed in range(REPEATS)]
         found[f"{name}/rounding"] = np.asarray(max(moved))
     return found
 
