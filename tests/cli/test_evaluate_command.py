@@ -17,6 +17,7 @@ from ine_jax.cli import main as cli
 from ine_jax.evaluation import Cell, from_config, images, score
 from ine_jax.evaluation import generating as drawing
 from ine_jax.prompts.items import Item
+from ine_jax.storage import runs
 from ine_jax.storage.runs import Run
 from tests.support import fakes
 from tests.support.paths import ROOT
@@ -97,6 +98,23 @@ def test_a_finished_run_loads_nothing_and_draws_nothing(
     code, out, _ = call(capsys, "evaluate", "e.yaml")
     assert (code, out.splitlines()[0]) == (0, "run: 0 images generated, 0 scored")
     assert tree(place / "run") == before
+
+
+def test_only_cells_that_miss_images_are_checked_again(
+    place: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[Cell] = []
+    monkeypatch.setattr(ImageGenerator, "check", lambda self, cell, plan: checked.append(cell))
+    (place / "e.yaml").write_text(CONFIG.replace("{words: knife}", "{words: knife}, {name: none}"))
+    assert call(capsys, "evaluate", "e.yaml")[0] == 0
+    whole = list(checked)
+    assert len(whole) > 1
+    run = runs.open_run(place / "run")
+    lost = run.blocks()[-1]
+    shutil.rmtree(run.block(lost))
+    checked.clear()
+    assert call(capsys, "evaluate", "e.yaml")[0] == 0
+    assert checked == [whole[0]]  # the last cell, which was checked first
 
 
 def test_a_finished_run_does_not_import_jax(place: Path, capsys: Capture) -> None:

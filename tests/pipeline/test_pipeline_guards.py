@@ -12,6 +12,7 @@ from ine_jax.embeddings.embedding import Embedding
 from ine_jax.guidance import Cfg, Negative, Safree, Sld
 from ine_jax.guidance import from_config as guards
 from ine_jax.guidance.concept import Concept
+from ine_jax.guidance.safree import Overlong
 from ine_jax.pipeline.pipeline import Pipeline, load
 from tests.support.tiny_pipeline import SIDE, WIDTH
 
@@ -142,3 +143,19 @@ def test_a_bank_of_one_is_the_guard_inside(pipe: Pipeline) -> None:
     one = pipe("cat", guidance=casg, negative="knife", steps=STEPS, seeds=3, output="latents")
     inner = pipe("cat", guidance=Negative(W, 4.0), negative="knife", steps=STEPS, seeds=3, output="latents")
     np.testing.assert_allclose(one, inner, atol=2e-5)
+
+
+def test_a_prompt_that_is_cut_has_triggers_only_with_an_end_token(pipe: Pipeline) -> None:
+    """`overlong` reaches the program: it changes the prompt that is cut, and not its neighbour."""
+    prompts = ["knife cat dog apple " * pipe.tokenizer.max_length, "a knife and a cat"]
+    assert pipe.tokenizer.truncated(prompts) == [True, False]
+
+    def latents(mode: Overlong) -> np.ndarray:
+        guard = Safree(Cfg(W), overlong=mode, validate=False)
+        return pipe(prompts, guidance=guard, negative="knife", steps=STEPS, seeds=3, output="latents")
+
+    released, ended = latents("as-released"), latents("end-token")
+    plain = pipe(prompts, guidance=Cfg(W), steps=STEPS, seeds=3, output="latents")
+    np.testing.assert_allclose(released[0], plain[0], atol=1e-4)
+    assert np.abs(ended[0] - plain[0]).max() > 1e-3
+    np.testing.assert_array_equal(released[1], ended[1])
