@@ -111,7 +111,7 @@ def parse_safetensors(raw: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]
     try:
         found = list(safetensors.deserialize(raw))
         (length,) = struct.unpack("<Q", raw[:8])
-        metadata = json.loads(raw[8 : 8 + length]).get("__metadata__", {})
+        metadata = json.loads(raw[8 : 8 + length]).get("__metadata__") or {}  # the parser takes null
     except Exception as error:  # the parser's exceptions have no common base
         raise FormatError(f"not a safetensors file, nor torch, npy or npz ({str(error)[:100]})") from error
     if len(found) > MAX_TENSORS:

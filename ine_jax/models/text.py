@@ -54,6 +54,11 @@ class Tokenizer:
         except Exception as error:  # the library raises many kinds for broken files
             given = f"tokenizer folder {folder}: {str(error)[:120]}"
             raise InputError(given, "CLIP tokenizer files", "copy them anew") from error
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            found = getattr(backend, name)
+            if not isinstance(found, int):
+                given = f"tokenizer folder {folder}: {name} is {found}"
+                raise InputError(given, "the ids of begin, end and padding", "copy the files anew")
         return cls(backend, max_length)
 
     def ids(self, prompts: Sequence[str], embeddings: Sequence[Embedding] = ()) -> Int32[np.ndarray, "batch token"]:

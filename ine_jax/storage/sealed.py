@@ -32,6 +32,8 @@ def parse_jsonl(data: bytes, path: Path) -> list[dict[str, Any]]:
         try:
             if line:
                 rows.append(_JSON.decode(line.decode()))
+                if b"\\u" in line:
+                    canonical(rows[-1]).encode()  # an escaped half of a surrogate pair is no text
         except (ValueError, RecursionError) as error:
             raise corrupt(path, f"line {number}: {error}") from error
         if line and type(rows[-1]) is not dict:
