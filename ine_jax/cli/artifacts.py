@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 from ine_jax import assets
 from ine_jax.cli import receipt
+from ine_jax.config.unlearning import UnlearnMethod
 from ine_jax.embeddings.containers import HASH, FormatError, parse_safetensors, read_capped
 from ine_jax.errors import CorruptRunError, InputError
 from ine_jax.evaluation.verify import report_faults, report_files, verify
@@ -99,7 +101,7 @@ def _kind(path: Path) -> str:
         config = read_json(path / "config.json")
     except InputError:
         config = {}
-    kinds = {"concepts": "inversion", "esd": "unlearned model"}
+    kinds = {"concepts": "inversion", **dict.fromkeys(get_args(UnlearnMethod), "unlearned model")}
     return next((kind for key, kind in kinds.items() if key in config), "training")
 
 

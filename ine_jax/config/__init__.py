@@ -16,8 +16,9 @@ from ine_jax.config.commands import (
     UnlearnConfig,
 )
 from ine_jax.config.guards import GuardConfig, GuidanceConfig, NegativeConfig
-from ine_jax.config.methods import EsdConfig, InversionConfig, SamplerConfig
+from ine_jax.config.methods import InversionConfig, SamplerConfig
 from ine_jax.config.sources import DetectorConfig, MetricConfig, ModelConfig, PromptsConfig
+from ine_jax.config.unlearning import EsdConfig, ReceConfig, UceConfig
 
 __all__ = [
     "BenchConfig",
@@ -35,7 +36,9 @@ __all__ = [
     "ModelConfig",
     "NegativeConfig",
     "PromptsConfig",
+    "ReceConfig",
     "SamplerConfig",
     "ScoreConfig",
+    "UceConfig",
     "UnlearnConfig",
 ]

@@ -1,4 +1,4 @@
-"""Settings of sampling, inversion and unlearning."""
+"""Settings of sampling and inversion."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,7 +8,6 @@ from ine_jax.config.checks import check, check_min, check_seed
 Space = Literal["token", "context"]
 InversionMethod = Literal["inversion", "rece"]
 Scheduler = Literal["ddim", "dpm++", "pndm", "euler"]
-EsdMethod = Literal["esd-x-strict", "esd-x", "esd-u", "esd-all"]
 UnetImpl = Literal["native", "diffusers"]
 NoiseMode = Literal["jax", "torch-cpu", "torch-cuda"]
 LatentsLayout = Literal["NCHW", "NHWC"]
@@ -95,63 +94,3 @@ class InversionConfig:
         named = isinstance(self.templates, str)
         known = self.templates in ("object", "bare") if named else all("{}" in t for t in self.templates)
         check(self, "templates", bool(self.templates) and known, "object, bare, or sentences that each hold {}")
-
-
-@dataclass(frozen=True)
-class EsdConfig:
-    """Erased Stable Diffusion (ESD, Gandikota et al. 2023), with a preservation term of this project."""
-
-    erase: Prompts = ()
-    """Prompts of the concept to erase."""
-    erase_from: Prompts = ()
-    """For each erased prompt the prompt that replaces it, such as "a cat" for "a cat and a knife"; empty: no prompt."""
-    preserve: Prompts = ()
-    """Prompts on which the original model's prediction is preserved."""
-    prompts_file: str = ""
-    """JSONL file of all these prompts, in place of them: rows {"erase": ..., "from": ...} and {"preserve": ...}."""
-    method: EsdMethod = "esd-x-strict"
-    """Trained layers: cross-attention keys and values (esd-x-strict), cross-attention (-x), other layers (-u), all."""
-    eta: float = 1.0
-    """Negative guidance scale eta of the training target."""
-    steps: int = 110
-    """Optimizer steps."""
-    learning_rate: float = 4e-4
-    """Learning rate of Adam."""
-    batch: int = 16
-    """Prompts to erase per step."""
-    preserve_weight: float = 0.0
-    """Weight of the preservation term, an addition of this project; 0 is ESD as published."""
-    preserve_batch: int = 16
-    """Prompts to preserve per step, always including the empty one."""
-    pool: int = 128
-    """Number of sampling trajectories of the original model, computed once, from which x_t is taken."""
-    warmup: int = 0
-    """Steps of linear warm-up of the learning rate."""
-    tail: float = 0.0
-    """Final fraction of the steps, at 0.3 of the learning rate."""
-    start_guidance: float = 3.0
-    """Guidance scale of these trajectories."""
-    guidance_spread: float = 0.0
-    """Spread the guidance scales evenly over start_guidance +- this; negative scales follow the edited model."""
-    ddim_steps: int = 25
-    """DDIM steps of these trajectories."""
-    seed: int = 0
-    """Random seed; step t depends only on (seed, t)."""
-    save_every: int = 25
-    """Steps between checkpoints."""
-    log_every: int = 5
-    """Steps between lines of the loss log."""
-
-    def __post_init__(self) -> None:
-        check_min(self, 1, "steps", "batch", "preserve_batch", "pool", "ddim_steps", "save_every", "log_every")
-        check_min(self, 0, "learning_rate", "eta", exclusive=True)
-        check_min(self, 0, "preserve_weight", "start_guidance", "warmup", "tail")
-        check_seed(self)
-        check(self, "tail", self.tail <= 1, "0 to 1")
-        paired = len(self.erase_from) in (0, len(self.erase))
-        check(self, "erase_from", paired, "as many prompts as in erase, or empty")
-        inline = bool(self.erase or self.erase_from or self.preserve)
-        alone = not (self.prompts_file and inline)
-        check(self, "prompts_file", alone, "empty where erase, erase_from or preserve is given")
-        kept = self.preserve_weight == 0 or bool(self.preserve or self.prompts_file)
-        check(self, "preserve", kept, "at least one prompt when preserve_weight is not 0")

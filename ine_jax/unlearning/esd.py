@@ -28,25 +28,22 @@ from jaxtyping import Float, Int, UInt32
 
 from ine_jax.config import EsdConfig
 from ine_jax.errors import InputError
-from ine_jax.models.checkpoints.delta import write_unet_delta
 from ine_jax.models.unet import UNetConfig
 from ine_jax.pipeline.mesh import platform_of, spread
 from ine_jax.pipeline.pipeline import Pipeline
 from ine_jax.pipeline.programs import native_unet
 from ine_jax.schedulers import NoiseConfig, add_noise, alphas_cumprod
-from ine_jax.storage.provenance import canonical
 from ine_jax.training import loop
 from ine_jax.training.checkpoint import content_hash
-from ine_jax.training.finished import write_hashes
 from ine_jax.training.step import Metrics, compiled_step, first_state
 from ine_jax.types import Array, Context, Latents, Params, PerItem
 from ine_jax.unlearning.esd_data import Kept, Pool, build_pool, encoded_images, generated_latents
 from ine_jax.unlearning.layers import Trained, merged, trained
 from ine_jax.unlearning.prompts import with_prompts
+from ine_jax.unlearning.result import Result, origin_of, write
 
-__all__ = ["WEIGHTS", "EsdConfig", "erase"]
+__all__ = ["EsdConfig", "erase"]
 
-WEIGHTS = "unet.safetensors"
 TAIL_RATE = 0.3
 # Fields that do not change what a given number of steps computes.
 IDLE_FIELDS = ("save_every", "prompts_file")
@@ -78,8 +75,8 @@ def erase(
     progress: loop.Progress | None = None,
     preserve_images: np.ndarray | None = None,
     preserve_captions: Sequence[int] | None = None,
-) -> Params:
-    """Train, write the changed weights and return the UNet's new parameters; `pipe` itself stays as it is.
+) -> Result:
+    """Train, write the changed weights and return the result; `pipe` itself stays as it is.
 
     Args:
         directory: continued where it already holds a part of this very run.
@@ -96,7 +93,7 @@ def erase(
     config = with_prompts(config)
     _check(config, preserve_images, preserve_captions)
     folder, programs = Path(directory), pipe.programs
-    origin = {"model": pipe.name, "model_id": pipe.model_id}
+    origin = origin_of(pipe)
     if preserve_images is not None:
         given = {"images": preserve_images, "captions": np.asarray(preserve_captions or ())}
         origin["preserve_sha256"] = content_hash(given)
@@ -116,12 +113,8 @@ def erase(
             log_every=config.log_every,
             progress=progress,
         )
-        params = merged(base, final.trained)
-        if jax.process_index() == 0:
-            notes = {"method": config.method, "config": canonical(dataclasses.asdict(config)), **origin}
-            write_unet_delta(params, base, folder / WEIGHTS, {key: str(value) for key, value in notes.items()})
-            write_hashes(folder, [folder / WEIGHTS])
-    return params
+        notes = {"method": config.method, "config": dataclasses.asdict(config), **origin}
+        return write(pipe, merged(base, final.trained), folder, notes)
 
 
 def sample_erased(data: Data, key: Array, batch: int) -> tuple[Rows, Latents]:

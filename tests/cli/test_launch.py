@@ -1,55 +1,90 @@
-"""The shipped launch files assign every part of the work to one process."""
+"""The shipped launch files: commands that exist, and every part of the work assigned to one process."""
 
 import os
+import shlex
 import subprocess
 from pathlib import Path
 
+import pytest
 import yaml
 
-from ine_jax.cli import shards
+from ine_jax.cli import parsing, shards
 from ine_jax.cli.evaluate import Evaluate
+from ine_jax.cli.invert import Invert
 from tests.support.paths import ROOT
 
 LAUNCH = ROOT / "configs" / "launch"
 INE = """#!/bin/bash
-echo "$@" >> "$CALLS"
-sleep 0.3
+echo "ine $@" >> "$CALLS"
 exit "$CODE"
+"""
+# As Slurm's: what follows its own options is run, and its exit code is passed on.
+SRUN = """#!/bin/bash
+while [[ "$1" == -* ]]; do echo "srun $1" >> "$CALLS"; shift; done
+exec "$@"
+"""
+SCONTROL = """#!/bin/bash
+echo "scontrol $@" >> "$CALLS"
 """
 
 
-def batch(folder: Path, code: int, part: str = "3") -> tuple[int, list[str]]:
-    """Exit code of the batch script with an `ine` that only records its arguments, and the calls."""
-    for name, text in (("ine", INE), ("scontrol", '#!/bin/bash\necho "scontrol $@" >> "$CALLS"\n')):
+def batch(folder: Path, script: str, code: int, **environment: str) -> tuple[int, list[str]]:
+    """Exit code of a batch script with an `ine` that only records its arguments, and the calls."""
+    for name, text in (("ine", INE), ("srun", SRUN), ("scontrol", SCONTROL)):
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
     own = {"PATH": f"{folder}:{os.environ['PATH']}", "CALLS": str(folder / "calls"), "CODE": str(code)}
-    settings = {**os.environ, **own, "SLURM_ARRAY_TASK_ID": part, "SLURM_JOB_ID": "77"}
-    done = subprocess.run(["bash", LAUNCH / "slurm.sbatch", "a.yaml", "--out", "b c"], env=settings, check=False)
+    settings = {**os.environ, **own, "SLURM_JOB_ID": "77", **environment}
+    done = subprocess.run(["bash", LAUNCH / script, "a.yaml", "--out", "b c"], env=settings, check=False)
     return done.returncode, (folder / "calls").read_text().splitlines()
 
 
-def test_the_batch_script_does_its_part(tmp_path: Path) -> None:
-    assert batch(tmp_path, 0) == (0, ["evaluate a.yaml --out b c --shard 3/8"])
+def test_the_array_does_its_part(tmp_path: Path) -> None:
+    found = batch(tmp_path, "slurm-evaluate.sbatch", 0, SLURM_ARRAY_TASK_ID="3")
+    assert found == (0, ["ine evaluate a.yaml --out b c --shard 3/8"])
 
 
-def test_the_batch_script_goes_back_in_line_when_interrupted(tmp_path: Path) -> None:
-    code, calls = batch(tmp_path, 75)
-    assert (code, calls[-1]) == (75, "scontrol requeue 77")
+@pytest.mark.parametrize("script", ["slurm-evaluate.sbatch", "slurm-invert.sbatch"])
+@pytest.mark.parametrize(("code", "again"), [(75, True), (0, False), (2, False)])
+def test_only_an_interrupted_job_goes_back_into_the_queue(tmp_path: Path, script: str, code: int, again: bool) -> None:
+    left, calls = batch(tmp_path, script, code, SLURM_ARRAY_TASK_ID="0")
+    assert left == code
+    assert ("scontrol requeue 77" in calls) == again
 
 
 def test_the_array_has_every_part() -> None:
-    text = (LAUNCH / "slurm.sbatch").read_text()
+    text = (LAUNCH / "slurm-evaluate.sbatch").read_text()
     assert "#SBATCH --array=0-7\n" in text
     assert "\nPARTS=8\n" in text
 
 
-def test_the_job_set_has_every_part() -> None:
-    (job,) = yaml.safe_load((LAUNCH / "jobset.yml").read_text())["spec"]["replicatedJobs"]
+def container(name: str) -> tuple[dict, dict]:
+    """The Job of a JobSet, and its only container."""
+    (job,) = yaml.safe_load((LAUNCH / name).read_text())["spec"]["replicatedJobs"]
     spec = job["template"]["spec"]
-    (container,) = spec["template"]["spec"]["containers"]
-    environment = {entry["name"]: entry["value"] for entry in container["env"]}
+    (found,) = spec["template"]["spec"]["containers"]
+    return spec, found
+
+
+def test_the_job_set_has_every_part() -> None:
+    spec, found = container("jobset-evaluate.yml")
+    environment = {entry["name"]: entry["value"] for entry in found["env"]}
     assert spec["completions"] == spec["parallelism"]
-    found = [shards.chosen("", {**environment, "JOB_COMPLETION_INDEX": str(i)})[0] for i in range(spec["completions"])]
-    assert found == [(i, spec["completions"]) for i in range(spec["completions"])]
-    assert container["command"][:2] == ["ine", Evaluate.command_name()]
+    parts = [shards.chosen("", {**environment, "JOB_COMPLETION_INDEX": str(i)})[0] for i in range(spec["completions"])]
+    assert parts == [(i, spec["completions"]) for i in range(spec["completions"])]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("jobset-evaluate.yml", Evaluate),
+        ("jobset-invert.yml", Invert),
+    ],
+)
+def test_the_command_line_is_accepted(name: str, kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    words = container(name)[1]["command"][1:]
+    own = str(ROOT / "configs" / "evaluate" / "tiny.yaml")
+    command = parsing.parse([own if word == "/shared/evaluate.yaml" else word for word in words])
+    assert isinstance(command, kind)
+    assert shlex.join(words).count("--out") == 1

@@ -30,7 +30,7 @@ found = {}
 for count in (1, 2):
     pipe = load(folder, devices=jax.devices()[:count], batch_size=4, compile_cache=False)
     vectors = invert(pipe, images, inversion, out / f"invert{count}", preview=False).embedding.vectors
-    params = esd.erase(pipe, erasure, out / f"esd{count}", preserve_images=images)
+    params = esd.erase(pipe, erasure, out / f"esd{count}", preserve_images=images).params
     weights = trained(params, erasure.method)
     found[count] = {"vectors": np.asarray(vectors).tolist(), "weights": [float(abs(w).sum()) for w in weights.values()]}
 print(json.dumps({"devices": len(jax.devices()), "found": found}))

@@ -27,6 +27,7 @@ from ine_jax.training.step import compiled_step, first_state
 from ine_jax.unlearning import esd
 from ine_jax.unlearning.esd_data import Kept, Pool, build_pool, generated_latents, pool_scales, target, trajectories
 from ine_jax.unlearning.layers import METHODS, merged, trained
+from ine_jax.unlearning.result import WEIGHTS
 from tests.support.flips import flip
 from tests.support.tiny_pipeline import SCHEDULER, SIDE
 
@@ -195,8 +196,8 @@ def test_a_run_writes_the_published_layout_and_leaves_the_model_alone(
     pipe: Pipeline, tiny_folder: Path, tmp_path: Path
 ) -> None:
     before = jax.tree.map(np.array, pipe.parts.unet_params)
-    params = esd.erase(pipe, SMALL, tmp_path)
-    partial = Weights((tmp_path / esd.WEIGHTS,))
+    params = esd.erase(pipe, SMALL, tmp_path).params
+    partial = Weights((tmp_path / WEIGHTS,))
     assert all(name.endswith((".attn2.to_k.weight", ".attn2.to_v.weight")) for name in partial)
     assert len(partial) == len(trained(pipe.parts.unet_params, SMALL.method))
     applied = names.from_torch("unet", {**names.to_torch(before), **partial}, pipe.parts.unet_config)
@@ -206,7 +207,7 @@ def test_a_run_writes_the_published_layout_and_leaves_the_model_alone(
     assert list(log) == ["step", "loss", "erase", "preserve"]
     assert list(log["step"]) == [1, 2, 3, 4]
     assert not verified(tmp_path).faults and verified(tmp_path).kind == "unlearned model"
-    place = [tmp_path / esd.WEIGHTS]
+    place = [tmp_path / WEIGHTS]
     assert model_id(tiny_folder, unlearned=place)
     flip(place[0], -1)
     assert [fault.split(": ")[0] for fault in verified(tmp_path).faults] == [str(place[0])]
@@ -239,7 +240,7 @@ def test_an_interrupted_run_continues_exactly(pipe: Pipeline, tmp_path: Path) ->
     with pytest.raises(Interrupted):
         esd.erase(pipe, config, tmp_path / "cut", Stop(), preserve_images=images, preserve_captions=[0, 1, 2, 0])
     esd.erase(pipe, config, tmp_path / "cut", preserve_images=images, preserve_captions=[0, 1, 2, 0])
-    for name in (esd.WEIGHTS, "log.jsonl"):
+    for name in (WEIGHTS, "log.jsonl"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
     with pytest.raises(InputError, match="eta"):
         changed = dataclasses.replace(config, eta=2.0)

@@ -1,0 +1,35 @@
+"""The unlearning methods by their settings: one contract for all.
+
+`unlearn(pipe, settings, directory, progress)` writes the changed weights into the directory, continues what is there,
+and returns a `Result`; the given pipeline stays as it is.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from ine_jax.config import EsdConfig, ReceConfig, UceConfig
+from ine_jax.errors import InputError
+from ine_jax.pipeline.pipeline import Pipeline
+from ine_jax.training.loop import Progress
+from ine_jax.unlearning import esd, rece, uce
+from ine_jax.unlearning.result import Result
+
+Settings = EsdConfig | UceConfig | ReceConfig
+
+
+def unlearn(
+    pipe: Pipeline,
+    settings: Settings,
+    directory: Path | str,
+    progress: Progress | None = None,
+    preserve_images: np.ndarray | None = None,
+) -> Result:
+    """Unlearn with the method whose settings these are; `preserve_images` are ESD's (see `esd.erase`)."""
+    if isinstance(settings, EsdConfig):
+        return esd.erase(pipe, settings, directory, progress, preserve_images)
+    if preserve_images is not None:
+        raise InputError("preserve_images without esd", "images for ESD's preservation term only", "leave them out")
+    if isinstance(settings, UceConfig):
+        return uce.unlearn(pipe, settings, directory, progress)
+    return rece.unlearn(pipe, settings, directory, progress)

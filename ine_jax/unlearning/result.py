@@ -1,0 +1,37 @@
+"""What every unlearning method returns and writes: the changed weights of the UNet, in the layout of `delta`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+
+from ine_jax.models.checkpoints.delta import write_unet_delta
+from ine_jax.pipeline.pipeline import Pipeline
+from ine_jax.storage.provenance import canonical
+from ine_jax.training.finished import write_hashes
+from ine_jax.types import Params
+
+WEIGHTS = "unet.safetensors"
+
+
+class Result(NamedTuple):
+    """The UNet's parameters after unlearning, and the file of those that changed."""
+
+    params: Params
+    path: Path
+
+
+def origin_of(pipe: Pipeline) -> dict[str, str]:
+    """The model that a run starts from, as its directory and its weights record it."""
+    return {"model": pipe.name, "model_id": pipe.model_id}
+
+
+def write(pipe: Pipeline, params: Params, folder: Path, notes: Mapping[str, object]) -> Result:
+    """Write what differs from the pipeline's own UNet, with `notes` in its header, and the hashes of the directory."""
+    path = folder / WEIGHTS
+    if jax.process_index() == 0:
+        texts = {key: value if isinstance(value, str) else canonical(value) for key, value in notes.items()}
+        write_unet_delta(params, pipe.parts.unet_params, path, texts)
+        write_hashes(folder, [path])
+    return Result(params, path)

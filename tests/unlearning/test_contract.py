@@ -1,0 +1,86 @@
+"""Every unlearning method: the given model stays, the file is the result, a run continues exactly and ends once."""
+
+import dataclasses
+import os
+import signal
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from ine_jax.cli.artifacts import verified
+from ine_jax.config import EsdConfig, ReceConfig, UceConfig
+from ine_jax.errors import CorruptRunError, InputError, Interrupted
+from ine_jax.models.checkpoints import names
+from ine_jax.models.checkpoints.model_files import model_id
+from ine_jax.pipeline.pipeline import Pipeline, load
+from ine_jax.storage.weight_files import Weights
+from ine_jax.unlearning.methods import Settings, unlearn
+from ine_jax.unlearning.result import WEIGHTS
+from tests.support.flips import flip
+
+ESD = EsdConfig(erase=("a knife",), steps=3, batch=2, ddim_steps=2, pool=2, save_every=1, log_every=1)
+METHODS: dict[str, Settings] = {
+    "esd": ESD,
+    "uce": UceConfig(erase=("knife", "weapon"), preserve=("a cat",)),
+    "rece": ReceConfig(erase=("knife", "weapon"), epochs=2),
+}
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_folder: Path) -> Pipeline:
+    return load(tiny_folder, batch_size=4, compile_cache=False)
+
+
+@pytest.fixture(params=METHODS)
+def settings(request: pytest.FixtureRequest) -> Settings:
+    return METHODS[request.param]
+
+
+class StopAfterOne:
+    """Asks to stop once the first step is shown."""
+
+    def update(self, step: int, metrics: object) -> None:
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_the_file_is_the_result_and_the_given_model_stays(
+    pipe: Pipeline, settings: Settings, tiny_folder: Path, tmp_path: Path
+) -> None:
+    before = jax.tree.map(np.array, pipe.parts.unet_params)
+    found = unlearn(pipe, settings, tmp_path)
+    assert found.path == tmp_path / WEIGHTS
+    partial = Weights((found.path,))
+    assert all(name.endswith((".attn2.to_k.weight", ".attn2.to_v.weight")) for name in partial)
+    applied = names.from_torch("unet", {**names.to_torch(before), **partial}, pipe.parts.unet_config)
+    jax.tree.map(np.testing.assert_array_equal, applied, found.params)
+    jax.tree.map(np.testing.assert_array_equal, before, pipe.parts.unet_params)
+    assert not verified(tmp_path).faults and verified(tmp_path).kind == "unlearned model"
+    assert model_id(tiny_folder, unlearned=[found.path])
+    flip(found.path, -1)
+    assert [fault.split(": ")[0] for fault in verified(tmp_path).faults] == [str(found.path)]
+    with pytest.raises(CorruptRunError, match="undamaged copy"):
+        model_id(tiny_folder, unlearned=[found.path])
+
+
+def test_a_run_continues_exactly_and_ends_once(pipe: Pipeline, settings: Settings, tmp_path: Path) -> None:
+    unlearn(pipe, settings, tmp_path / "whole")
+    if settings.steps > 1:
+        with pytest.raises(Interrupted):
+            unlearn(pipe, settings, tmp_path / "cut", StopAfterOne())
+    unlearn(pipe, settings, tmp_path / "cut")
+    files = (WEIGHTS, "log.jsonl", "SHA256SUMS")
+    whole = [(tmp_path / "whole" / name).read_bytes() for name in files]
+    assert [(tmp_path / "cut" / name).read_bytes() for name in files] == whole
+    unlearn(pipe, settings, tmp_path / "cut")
+    assert [(tmp_path / "cut" / name).read_bytes() for name in files] == whole
+
+
+def test_another_run_does_not_continue_in_its_directory(pipe: Pipeline, settings: Settings, tmp_path: Path) -> None:
+    unlearn(pipe, settings, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    with pytest.raises(InputError, match="erase"):
+        unlearn(pipe, dataclasses.replace(settings, erase=("a dog",)), tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
