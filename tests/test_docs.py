@@ -55,7 +55,8 @@ def test_every_ine_command_parses(line: str, monkeypatch: pytest.MonkeyPatch) ->
 def test_every_script_and_its_flags_exist(line: str) -> None:
     python, flag, module, *words = shlex.split(line, comments=True)
     assert (python, flag) == ("python", "-m")
-    source = text(ROOT / f"{module.replace('.', '/')}.py")
+    place = ROOT / module.replace(".", "/")
+    source = text(place / "__main__.py" if place.is_dir() else place.with_suffix(".py"))
     for word in words:
         if word.startswith("--"):
             assert f'add_argument("{word}"' in source, word

@@ -1,7 +1,7 @@
-"""Building blocks shared by the UNet, the VAE and the text encoder: attention, resnet block, resampling, configs.
+"""Building blocks shared by the UNet, the VAE and the text encoder: norms, resnet block, resampling, configs.
 
-Everything is NHWC. `dtype` is the compute dtype; parameters keep their own. Normalisation statistics and the
-softmax are computed in float32 for every `dtype`.
+Everything is NHWC. `dtype` is the compute dtype; parameters keep their own. Normalisation statistics are computed in
+float32 for every `dtype`.
 """
 
 import dataclasses
@@ -40,31 +40,6 @@ def config_from_json(cls: type[C], values: Mapping[str, object], options: Option
     known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     picked = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known and v is not None}
     return cls(**picked)
-
-
-def attention(
-    query: Float[Array, "batch q head dim"],
-    key: Float[Array, "batch k head dim"],
-    value: Float[Array, "batch k head dim"],
-    platform: str = "cpu",
-    causal: bool = False,
-) -> Float[Array, "batch q head dim"]:
-    """Return scaled dot-product attention, softmax in float32 (arXiv 1706.03762, eq. 1).
-
-    `platform` is that of the devices the program runs on, which need not be JAX's default backend.
-    """
-    kernel = attention_kernel(platform, query.dtype, query.shape[-1])
-    with jax.numpy_dtype_promotion("standard"):  # JAX promotes 16-bit logits to float32 in there
-        return jax.nn.dot_product_attention(query, key, value, is_causal=causal, implementation=kernel)
-
-
-def attention_kernel(platform: str, dtype: DTypeLike, head_dim: int) -> Literal["cudnn", "xla"]:
-    """Return which implementation computes attention: cuDNN's fused kernel where it takes the shape, else XLA's.
-
-    cuDNN takes 16-bit numbers and head sizes that are a multiple of 8 up to 128, on GPUs.
-    """
-    fits = dtype in (jnp.bfloat16, jnp.float16) and head_dim % 8 == 0 and head_dim <= 128
-    return "cudnn" if platform == "gpu" and fits else "xla"
 
 
 def sinusoidal_embedding(

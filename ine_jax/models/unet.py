@@ -17,6 +17,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from ine_jax.errors import InputError
+from ine_jax.models.attention import attention
 from ine_jax.models.layers import (
     Downsample,
     GroupNorm,
@@ -25,7 +26,6 @@ from ine_jax.models.layers import (
     Reference,
     ResnetBlock,
     Upsample,
-    attention,
     config_from_json,
     sinusoidal_embedding,
 )
@@ -290,7 +290,7 @@ class UNet(nn.Module):
 
     config: UNetConfig
     dtype: DTypeLike = jnp.float32
-    platform: str = "cpu"  # of the devices it runs on: attention has a kernel of its own on GPUs
+    platform: str = "cpu"  # of the devices it runs on; see `ine_jax.models.attention`
 
     @nn.compact
     def __call__(

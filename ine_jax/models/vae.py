@@ -12,7 +12,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from ine_jax.errors import InputError
-from ine_jax.models.layers import Downsample, GroupNorm, Options, ResnetBlock, Upsample, attention, config_from_json
+from ine_jax.models.attention import attention
+from ine_jax.models.layers import Downsample, GroupNorm, Options, ResnetBlock, Upsample, config_from_json
 from ine_jax.types import Array, FeatureMap, Images, Latents
 
 _EPSILON = 1e-6
@@ -66,13 +67,14 @@ class SpatialAttention(nn.Module):
 
     groups: int
     dtype: DTypeLike = jnp.float32
+    platform: str = "cpu"
 
     @nn.compact
     def __call__(self, x: FeatureMap) -> FeatureMap:
         b, h, w, c = x.shape
         y = GroupNorm(self.groups, epsilon=_EPSILON, dtype=self.dtype, name="group_norm")(x).reshape(b, h * w, 1, c)
         query, key, value = (nn.Dense(c, dtype=self.dtype, name=name)(y) for name in ("query", "key", "value"))
-        y = nn.Dense(c, dtype=self.dtype, name="proj_attn")(attention(query, key, value))
+        y = nn.Dense(c, dtype=self.dtype, name="proj_attn")(attention(query, key, value, self.platform))
         return x + y.reshape(b, h, w, c)
 
 
@@ -81,12 +83,13 @@ class MidBlock(nn.Module):
 
     groups: int
     dtype: DTypeLike = jnp.float32
+    platform: str = "cpu"
 
     @nn.compact
     def __call__(self, x: FeatureMap) -> FeatureMap:
         width = x.shape[-1]
         x = ResnetBlock(width, self.groups, _EPSILON, self.dtype, name="resnets_0")(x)
-        x = SpatialAttention(self.groups, self.dtype, name="attentions_0")(x)
+        x = SpatialAttention(self.groups, self.dtype, self.platform, name="attentions_0")(x)
         return ResnetBlock(width, self.groups, _EPSILON, self.dtype, name="resnets_1")(x)
 
 
@@ -115,6 +118,7 @@ class Encoder(nn.Module):
 
     config: VaeConfig
     dtype: DTypeLike = jnp.float32
+    platform: str = "cpu"
 
     @nn.compact
     def __call__(self, x: FeatureMap) -> Float[Array, "batch H W width"]:
@@ -124,7 +128,7 @@ class Encoder(nn.Module):
             resample = "down" if i < len(widths) - 1 else None
             layers, name = cfg.layers_per_block, f"down_blocks_{i}"
             x = Level(width, layers, cfg.norm_num_groups, resample, self.dtype, name=name)(x)
-        x = MidBlock(cfg.norm_num_groups, self.dtype, name="mid_block")(x)
+        x = MidBlock(cfg.norm_num_groups, self.dtype, self.platform, name="mid_block")(x)
         x = GroupNorm(cfg.norm_num_groups, epsilon=_EPSILON, dtype=self.dtype, name="conv_norm_out")(x)
         return nn.Conv(2 * cfg.latent_channels, (3, 3), padding=1, dtype=self.dtype, name="conv_out")(nn.silu(x))
 
@@ -134,12 +138,13 @@ class Decoder(nn.Module):
 
     config: VaeConfig
     dtype: DTypeLike = jnp.float32
+    platform: str = "cpu"
 
     @nn.compact
     def __call__(self, x: FeatureMap) -> Float[Array, "batch H W width"]:
         cfg, widths = self.config, self.config.block_out_channels[::-1]
         x = nn.Conv(widths[0], (3, 3), padding=1, dtype=self.dtype, name="conv_in")(x)
-        x = MidBlock(cfg.norm_num_groups, self.dtype, name="mid_block")(x)
+        x = MidBlock(cfg.norm_num_groups, self.dtype, self.platform, name="mid_block")(x)
         for i, width in enumerate(widths):
             resample = "up" if i < len(widths) - 1 else None
             layers, name = cfg.layers_per_block + 1, f"up_blocks_{i}"
@@ -153,11 +158,12 @@ class Vae(nn.Module):
 
     config: VaeConfig
     dtype: DTypeLike = jnp.float32
+    platform: str = "cpu"  # of the devices it runs on; see `ine_jax.models.attention`
 
     def setup(self) -> None:
         cfg = self.config
-        self.encoder = Encoder(cfg, self.dtype)
-        self.decoder = Decoder(cfg, self.dtype)
+        self.encoder = Encoder(cfg, self.dtype, self.platform)
+        self.decoder = Decoder(cfg, self.dtype, self.platform)
         self.quant_conv = nn.Conv(2 * cfg.latent_channels, (1, 1), dtype=self.dtype)
         self.post_quant_conv = nn.Conv(cfg.latent_channels, (1, 1), dtype=self.dtype)
 

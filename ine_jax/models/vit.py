@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
-from ine_jax.models.layers import LayerNorm, Options, Stack, attention, config_from_json
+from ine_jax.models.attention import attention
+from ine_jax.models.layers import LayerNorm, Options, Stack, config_from_json
 from ine_jax.types import Array, Images, Tokens
 
 OPTIONS: Options = {"hidden_act": ("gelu",)}

@@ -24,6 +24,7 @@ from ine_jax.models.checkpoints.pipeline_folder import read_pipeline
 from ine_jax.models.parts import ModelParts
 from ine_jax.models.text import Tokenizer, learned_rows
 from ine_jax.pipeline import compile_cache as cache
+from ine_jax.pipeline import tpu
 from ine_jax.pipeline.mesh import device_mesh
 from ine_jax.pipeline.noise import random_normal, starts_of
 from ine_jax.pipeline.programs import Programs, build
@@ -259,6 +260,7 @@ def load(
     if unet_impl not in ("native", "diffusers"):
         raise InputError(f"unet_impl {unet_impl!r}", "'native' or 'diffusers'", "change unet_impl")
     cache.enable(compile_cache)
+    tpu.enlarge_stacks()
     chosen = list(jax.local_devices() if devices is None else devices)
     compute = jnp.dtype(dtype or (jnp.float32 if chosen[0].platform == "cpu" else jnp.bfloat16))
     given = [unlearned] if isinstance(unlearned, str | Path) else list(unlearned)

@@ -113,9 +113,10 @@ def build(
     """
     traces: Counter[str] = Counter()
     clip = ClipText(text, dtype=dtype)
-    decode, encode_images = _vae_programs(Vae(vae, dtype=dtype), vae.scaling_factor, mesh, traces)
+    platform = devices.platform_of(mesh)
+    decode, encode_images = _vae_programs(Vae(vae, dtype, platform), vae.scaling_factor, mesh, traces)
     if foreign_unet is None:
-        denoise = native_unet(unet, dtype, devices.platform_of(mesh))
+        denoise = on_own_rows(native_unet(unet, dtype, platform), mesh)
     else:
         denoise = diffusers_unet(foreign_unet, dtype)
 
@@ -219,6 +220,25 @@ def native_unet(config: UNetConfig, dtype: DTypeLike, platform: str = "cpu") -> 
             edit = SkipEdit(*numbers, mode=reference.mode, rows=reference.rows)
         eps = cast(Array, unet.apply({"params": params}, latents, timesteps, context, edit))
         return eps.astype(jnp.float32)
+
+    return apply
+
+
+def on_own_rows(denoise: Apply, mesh: Mesh) -> Apply:
+    """Return `denoise` with every device of the mesh computing its own rows, or all where they cannot be shared out.
+
+    The compiler cannot split attention kernels over devices. No row needs another one, so nothing is communicated.
+    """
+    if mesh.size == 1:
+        return denoise
+
+    def apply(params: Params, *inputs: Array | Reference) -> Float[Array, "kept h w c"]:
+        shared = all(x.shape[0] % mesh.size == 0 for x in jax.tree.leaves(inputs) if jnp.ndim(x))
+        rows = PartitionSpec(devices.AXIS) if shared else PartitionSpec()
+        specs = jax.tree.map(lambda x: rows if jnp.ndim(x) else PartitionSpec(), inputs)
+        each = jax.shard_map(denoise, mesh=mesh, in_specs=(PartitionSpec(), *specs), out_specs=rows, check_vma=False)
+        out: Array = each(params, *inputs)
+        return out
 
     return apply
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
@@ -22,7 +23,7 @@ from ine_jax.guidance.cfg import Cfg
 from ine_jax.models.unet import UNetConfig
 from ine_jax.pipeline.mesh import platform_of
 from ine_jax.pipeline.pipeline import Pipeline
-from ine_jax.pipeline.programs import native_unet
+from ine_jax.pipeline.programs import native_unet, on_own_rows
 from ine_jax.pipeline.sampling import Denoiser, predict
 from ine_jax.schedulers import Ddim, from_config
 from ine_jax.schedulers.ddim import DdimTables
@@ -96,7 +97,7 @@ def build_pool(pipe: Pipeline, config: EsdConfig, contexts: Context, empty: Empt
     ddim = ddim_of(pipe)
     tables = jax.device_put(ddim.tables(config.ddim_steps), pipe.programs.replicated())
     prompt = np.arange(config.pool, dtype=np.int32) % len(contexts)
-    walk = _walk(pipe.parts.unet_config, pipe.dtype, platform_of(pipe.programs.mesh), ddim)
+    walk = _walk(pipe.parts.unet_config, pipe.dtype, pipe.programs.mesh, ddim)
     params, eta, rows = pipe.parts.unet_params, jnp.float32(config.eta), pipe.rows(min(config.pool, POOL_ROWS))
     origin = pipe.encode(list(config.erase_from) or [""] * len(contexts))
     inputs = [np.asarray(contexts)[prompt], origin[prompt], pool_noise(pipe, config), pool_scales(config)]
@@ -108,9 +109,9 @@ POOL_ROWS = 64  # trajectories per call
 
 
 @functools.lru_cache(maxsize=8)
-def _walk(config: UNetConfig, dtype: DTypeLike, platform: str, ddim: Ddim) -> Callable[..., Array]:
+def _walk(config: UNetConfig, dtype: DTypeLike, mesh: Mesh, ddim: Ddim) -> Callable[..., Array]:
     """`trajectories` of one model shape, compiled: latents and targets stacked, [batch, 2, S, h, w, c]."""
-    unet = native_unet(config, dtype, platform)
+    unet = on_own_rows(native_unet(config, dtype, platform_of(mesh)), mesh)
 
     @jax.jit
     def walk(

@@ -19,7 +19,6 @@ from ine_jax.errors import InputError
 from ine_jax.guidance import Cfg
 from ine_jax.models.checkpoints.delta import write_unet_delta
 from ine_jax.models.checkpoints.pipeline_folder import read_pipeline
-from ine_jax.models.layers import attention_kernel
 from ine_jax.pipeline import compile_cache as cache
 from ine_jax.pipeline.pipeline import Pipeline, assemble, load
 from scripts.train_world.manifest import write_manifest
@@ -62,14 +61,6 @@ def test_attention_is_chosen_for_the_devices_of_the_pipeline(
     assert half("cat", steps=1, output="latents").shape == (1, CELLS, CELLS, 4)
 
 
-def test_cudnn_computes_attention_on_gpus_where_it_takes_the_shape() -> None:
-    fits = [("gpu", jnp.bfloat16, 64), ("gpu", jnp.float16, 128)]
-    others = [("gpu", jnp.float32, 64), ("gpu", jnp.bfloat16, 160), ("gpu", jnp.bfloat16, 20)]
-    others += [("cpu", jnp.bfloat16, 64), ("tpu", jnp.bfloat16, 64)]
-    assert {attention_kernel(*case) for case in fits} == {"cudnn"}
-    assert {attention_kernel(*case) for case in others} == {"xla"}
-
-
 def test_bundled_names_resolve(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(tiny_folder, tmp_path / "tiny")
     parts = read_pipeline(tiny_folder)
@@ -106,13 +97,14 @@ np.save(sys.argv[2], made)
 from ine_jax.guidance import Negative, Texts
 rows = jax.ShapeDtypeStruct((4, 24, 16), "float32", sharding=pipe.programs.batch_sharding())
 texts = Texts(prompt=rows, uncond=rows, negative=rows)
-noise = jax.ShapeDtypeStruct((4, 8, 8, 4), "float32", sharding=pipe.programs.batch_sharding())
 guard = Negative(np.asarray(2.0, np.float32), np.asarray(1.0, np.float32))
 tables = pipe.scheduler.tables(3)
-lowered = pipe.programs.sample.lower(pipe.parts.unet_params, pipe.scheduler, tables, guard, texts, noise)
-text = lowered.compile().as_text()
-for word in ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter"):
-    assert word not in text, word
+for side in (8, 32):  # 1,024 tokens have an attention of their own, which the compiler cannot split
+    noise = jax.ShapeDtypeStruct((4, side, side, 4), "float32", sharding=pipe.programs.batch_sharding())
+    lowered = pipe.programs.sample.lower(pipe.parts.unet_params, pipe.scheduler, tables, guard, texts, noise)
+    text = lowered.compile().as_text()
+    for word in ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter"):
+        assert word not in text, word
 print("free of collectives")
 """
 
