@@ -10,6 +10,8 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from ine_jax.guidance import Cfg, Texts
+from ine_jax.inversion.objective import Data
+from ine_jax.inversion.step import Frozen, InversionObjective
 from ine_jax.models.attention import attention
 from ine_jax.models.clip import ClipText, ClipTextConfig
 from ine_jax.models.unet import UNet, UNetConfig
@@ -17,10 +19,12 @@ from ine_jax.models.vae import Vae, VaeConfig
 from ine_jax.pipeline.mesh import AXIS, replicated, spread
 from ine_jax.pipeline.programs import build
 from ine_jax.schedulers import Ddim, NoiseConfig
+from ine_jax.training.step import TrainState, adam, compiled_step
 from ine_jax.types import Params
 
 TEXT, UNET, VAE = ClipTextConfig(), UNetConfig(), VaeConfig()
 TOKENS, STEPS = 77, 50
+PICTURES, TEMPLATES = 100, 27  # of a concept
 NOISE = NoiseConfig(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", offset=1)
 Lower: TypeAlias = Callable[[Mesh, int], jax.stages.Lowered]
 
@@ -82,6 +86,33 @@ def encoder(mesh: Mesh, rows: int) -> jax.stages.Lowered:
     return lowered
 
 
+def inversion(mesh: Mesh, rows: int) -> jax.stages.Lowered:
+    """Lower a step of inversion for one concept of one token, with its images' latents on every device."""
+    objective = InversionObjective(
+        text=TEXT,
+        unet=UNET,
+        noise=NOISE,
+        scaling_factor=VAE.scaling_factor,
+        dtype=jnp.bfloat16,
+        mesh=mesh,
+        space="token",
+        batch=mesh.size * rows,
+        concepts=1,
+    )
+    same = functools.partial(array, mesh, rows=False)
+    images = same((PICTURES, 64, 64, 4))
+    one = same((1,), jnp.int32)
+    data = Data(images, images, one, one, same((1,), jnp.uint32), same((TEMPLATES, TOKENS), jnp.int32), None)
+    frozen = Frozen(text_params(mesh, jnp.float32), unet_params(mesh))
+    vectors = same((1, 1, TEXT.hidden_size))
+    with jax.numpy_dtype_promotion("standard"):
+        memory = jax.eval_shape(adam(5e-3, objective.factor()).init, vectors)
+    state = jax.tree.map(lambda x: same(x.shape, x.dtype), TrainState(vectors, memory))
+    step: Any = compiled_step(objective)
+    lowered: jax.stages.Lowered = step.lower(frozen, data, state, 0)
+    return lowered
+
+
 def attend(mesh: Mesh, rows: int, shape: tuple[int, int, int], platform: str) -> jax.stages.Lowered:
     """Lower one layer's self-attention of [tokens, heads, head size], as on a platform."""
     each = array(mesh, (mesh.size * rows, *shape), jnp.bfloat16)
@@ -103,5 +134,6 @@ PROGRAMS: dict[str, Lower] = {
     "sampler loop": functools.partial(sampler, steps=STEPS),
     "decoder": decoder,
     "text encoder": encoder,
+    "inversion step": inversion,
     **ATTENTION,
 }

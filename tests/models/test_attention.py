@@ -50,8 +50,7 @@ SHAPES = [
     ("blocked", (2, 48, 80, 2, 20), 1.0),  # 48 and 32 have blocks of 16 in common
     ("blocked", (1, 33, 64, 1, 8), 1.0),  # no block divides 33: one query at a time
     ("blocked", (1, 64, 64, 1, 8), 30.0),  # scores of hundreds
-    ("flash", (1, 256, 384, 1, 40), 1.0),
-    ("flash", (1, 256, 128, 1, 128), 1.0),
+    ("flash", (1, 128, 384, 1, 40), 1.0),
     ("flash", (1, 128, 256, 1, 40), 30.0),
 ]
 ATTEND: dict[str, Attend] = {"plain": attention, "blocked": functools.partial(blocked, block=32), "flash": flash}

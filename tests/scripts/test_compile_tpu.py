@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import jax
 import pytest
 
+from ine_jax.models.clip import ClipTextConfig
 from ine_jax.models.unet import UNetConfig
+from ine_jax.pipeline.mesh import device_mesh
 from scripts.compile_tpu import programs, results
 from scripts.compile_tpu.results import Case, Result
 from tests.support.paths import ROOT
@@ -54,6 +57,24 @@ def test_the_page_holds_the_table_of_the_stored_results() -> None:
     )
 
 
+SMALL = UNetConfig(
+    block_out_channels=(320,),
+    layers_per_block=1,
+    down_block_types=("CrossAttnDownBlock2D",),
+    up_block_types=("CrossAttnUpBlock2D",),
+)
+
+
+@pytest.mark.parametrize("program", ["sampler step", "inversion step"])
+def test_a_program_is_lowered_from_shapes(program: str, monkeypatch: pytest.MonkeyPatch, fake_types: None) -> None:
+    """For this machine's CPU: what the compiler of TPUs is given fits the package's functions."""
+    monkeypatch.setattr(programs, "UNET", SMALL)
+    monkeypatch.setattr(programs, "TEXT", ClipTextConfig(num_hidden_layers=1))
+    with jax.numpy_dtype_promotion("standard"):  # gradients of JAX's attention mix 16 and 32 bits
+        lowered = programs.PROGRAMS[program](device_mesh(jax.devices()[:1]), 2)
+    assert "func.func public @main" in lowered.as_text()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("program", ["sampler step", "text encoder", "4096 × 8 × 40, flash"])
 def test_the_compiler_takes_a_program_for_four_chips(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,13 +85,7 @@ def test_the_compiler_takes_a_program_for_four_chips(program: str, monkeypatch: 
     monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
     monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     enlarge_stacks()
-    small = UNetConfig(
-        block_out_channels=(320,),
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D",),
-        up_block_types=("CrossAttnUpBlock2D",),
-    )
-    monkeypatch.setattr(programs, "UNET", small)
+    monkeypatch.setattr(programs, "UNET", SMALL)
     found = results.compiled(Case(program, "v5e:2x2", 2))
     assert found.error == ""
     assert found.collectives == {}
