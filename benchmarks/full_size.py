@@ -76,7 +76,7 @@ def diffusers_flax(task: str) -> Callable[[], object]:
     from ine_jax.pipeline.programs import diffusers_unet
 
     unet = FlaxUNet2DConditionModel(sample_size=64, cross_attention_dim=768)
-    latents, times, context = inputs(1)
+    latents, times, context = jax.device_put(inputs(1))
     planes = latents.transpose(0, 3, 1, 2)
     params = random_params(lambda: unet.init(jax.random.key(0), planes, times, context))
     config = {"sample_size": 64, "cross_attention_dim": 768}
