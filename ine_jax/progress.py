@@ -15,9 +15,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
-from typing import TYPE_CHECKING, SupportsFloat, TextIO
+from typing import TYPE_CHECKING, NoReturn, SupportsFloat, TextIO
 
-from ine_jax.errors import Interrupted, clean
+from ine_jax.errors import IneError, Interrupted, clean
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -119,6 +119,8 @@ class _Receiver:
 
     active = False
     loop: threading.Event | None = None
+    last_words = b""
+    farewell: Callable[[], None] | None = None
 
 
 def receive_signals(last_words: bytes = b"") -> None:
@@ -143,16 +145,29 @@ def receive_signals(last_words: bytes = b"") -> None:
             if loop is not None and not loop.is_set():
                 loop.set()
                 continue
-            for handle, text in ((2, f"{Interrupted(*STOPPED)}\n".encode()), (1, last_words)):
-                with contextlib.suppress(OSError):
-                    os.write(handle, text)
-            os._exit(Interrupted.exit_code)
+            if _Receiver.farewell is not None:
+                _Receiver.farewell()
+            leave(Interrupted(*STOPPED))
 
-    _Receiver.active = True
+    _Receiver.active, _Receiver.last_words = True, last_words
     threading.Thread(target=receive, name="signals", daemon=True).start()
     signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
     for number in numbers:
         signal.signal(number, _nothing)
+
+
+def set_farewell(farewell: Callable[[], None]) -> None:
+    """Call this before a signal ends the process at once; it must not take long."""
+    _Receiver.farewell = farewell
+
+
+def leave(error: IneError) -> NoReturn:
+    """Report an error and end this process at once, from any thread, whatever the main thread is doing."""
+    words = _Receiver.last_words if error.exit_code == Interrupted.exit_code else b""
+    for handle, text in ((2, f"{error}\n".encode()), (1, words)):
+        with contextlib.suppress(OSError):
+            os.write(handle, text)
+    os._exit(error.exit_code)
 
 
 def ignore_signals() -> None:

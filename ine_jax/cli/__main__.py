@@ -13,6 +13,8 @@ def program() -> int:
 
     code = main()
     progress.ignore_signals()
+    if pod := sys.modules.get("ine_jax.training.pod"):  # loaded where several processes may train together
+        pod.leave(code)
     return code
 
 

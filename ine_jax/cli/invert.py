@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
+from ine_jax.cli import pods
 from ine_jax.cli.command import Command, Flat, Outcome, sources
-from ine_jax.config import InversionConfig, InvertConfig, SamplerConfig
+from ine_jax.config import InversionConfig, InvertConfig, PodConfig, SamplerConfig
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,7 @@ class Invert(Command):
     """Recover a concept from an unlearned model as an embedding: by textual inversion on images, or by RECE."""
 
     config: Annotated[InvertConfig, Flat] = field(default_factory=InvertConfig)
+    pod: PodConfig = field(default_factory=PodConfig)
 
     def plan(self) -> Outcome:
         """Check models and image folders, and count the images of each concept."""
@@ -23,12 +25,18 @@ class Invert(Command):
         config = self.config
         work = sources(filter(None, (config.model, config.base)), config.unlearned)
         if config.inversion.method == "inversion":
-            work["steps"] = config.inversion.steps
-            work["images"] = {setting.concept: len(image_files(folder)) for setting, folder in concepts(config)}
-        return self.planned(**work)
+            settings = concepts(config)
+            work["steps"] = max(setting.steps for setting, _ in settings)
+            work["images"] = {setting.concept: len(image_files(folder)) for setting, folder in settings}
+        planned = self.planned(**work)
+        return Outcome((*pods.heading(self.pod), *planned.lines), planned.result)
 
     def run(self, line: Sequence[str]) -> Outcome:
         """Write embeddings, checkpoints, loss log, curve and preview into the run directory."""
+        with pods.joined(self.pod):
+            return self._run()
+
+    def _run(self) -> Outcome:
         from ine_jax import inversion
         from ine_jax.pipeline import from_config
         from ine_jax.progress import Progress
@@ -41,9 +49,8 @@ class Invert(Command):
         pipe = from_config.pipeline(config.model, config.revision, SamplerConfig(), config.unlearned)
         base = from_config.pipeline(config.base, config.base_revision, SamplerConfig()) if config.base else None
         images = [] if closed else [from_config.images(folder, pipe) for _, folder in settings]
-        with Progress(
-            1 if closed else config.inversion.steps, "inversion", process=from_config.process_index()
-        ) as progress:
+        steps = 1 if closed else max(setting.steps for setting, _ in settings)
+        with Progress(steps, "inversion", process=from_config.process_index()) as progress:
             if closed and base is not None:
                 found = [inversion.derive(pipe, base, config.inversion, config.out, progress)]
             elif config.concepts:
@@ -63,6 +70,16 @@ def concepts(config: InvertConfig) -> list[tuple[InversionConfig, Path]]:
         return [(config.inversion, assets.concept_images(config.images))]
     shared = config.inversion
     return [
-        (dataclasses.replace(shared, concept=c.concept, init=c.init, words=c.words, seed=c.seed), Path(c.images))
+        (
+            dataclasses.replace(
+                shared,
+                concept=c.concept,
+                init=c.init,
+                words=c.words,
+                seed=c.seed,
+                steps=shared.steps if c.steps is None else c.steps,
+            ),
+            Path(c.images),
+        )
         for c in config.concepts
     ]

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
+from ine_jax.cli import pods
 from ine_jax.cli.command import Command, Flat, Outcome, sources
-from ine_jax.config import EsdConfig, SamplerConfig, UnlearnConfig
+from ine_jax.config import EsdConfig, PodConfig, SamplerConfig, UnlearnConfig
 from ine_jax.errors import InputError
 
 
@@ -15,6 +16,7 @@ class Unlearn(Command):
     """Make a model forget a concept (ESD, UCE, RECE), and write the changed weights in the published layout."""
 
     config: Annotated[UnlearnConfig, Flat] = field(default_factory=UnlearnConfig)
+    pod: PodConfig = field(default_factory=PodConfig)
 
     def plan(self) -> Outcome:
         """Check the model and that there is something to erase."""
@@ -26,10 +28,15 @@ class Unlearn(Command):
         if not settings.erase:
             raise InputError(f"{self.config.method}.erase: empty", "at least one prompt", "name what to erase")
         counts = {"erase": len(settings.erase), "preserve": len(settings.preserve)}
-        return self.planned(**work, steps=settings.steps, method=self.config.method, **counts)
+        planned = self.planned(**work, steps=settings.steps, method=self.config.method, **counts)
+        return Outcome((*pods.heading(self.pod), *planned.lines), planned.result)
 
     def run(self, line: Sequence[str]) -> Outcome:
         """Write the changed weights, checkpoints and loss log into the run directory."""
+        with pods.joined(self.pod):
+            return self._run()
+
+    def _run(self) -> Outcome:
         from ine_jax.pipeline import from_config
         from ine_jax.progress import Progress
         from ine_jax.unlearning.methods import unlearn

@@ -12,6 +12,7 @@ from ine_jax.config.commands import (
     EvaluateConfig,
     GenerateConfig,
     InvertConfig,
+    PodConfig,
     ScoreConfig,
     UnlearnConfig,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "MetricConfig",
     "ModelConfig",
     "NegativeConfig",
+    "PodConfig",
     "PromptsConfig",
     "ReceConfig",
     "SamplerConfig",

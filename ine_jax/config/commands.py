@@ -24,12 +24,38 @@ class ConceptConfig:
     """The concept in words, for RECE; empty: its name."""
     seed: int = 0
     """Seed of this concept."""
+    steps: int | None = None
+    """Optimizer steps of this concept; empty: those of `inversion`. It stays as it is while others go on."""
 
     def __post_init__(self) -> None:
+        check_min(self, 1, "steps")
         check(self, "concept", bool(self.concept.strip()), "a name that is not empty")
         check(self, "images", bool(self.images), "a folder of images")
         check(self, "init", bool(self.init.strip()), "a word of the vocabulary, `mean`, or `rece`")
         check_seed(self)
+
+
+@dataclass(frozen=True)
+class PodConfig:
+    """Several processes that train one run together (docs/pods.md); the launcher's environment replaces the flags."""
+
+    coordinator: str = ""
+    """host:port at which process 0 can be reached; empty: as the launcher says, or one process."""
+    processes: int | None = None
+    """Number of processes."""
+    process: int | None = None
+    """Number of this process, from 0."""
+    timeout: float = 60.0
+    """Seconds until a lost or stuck process ends the run on all hosts; ten times as many for starting and compiling."""
+
+    def __post_init__(self) -> None:
+        given = [bool(self.coordinator), self.processes is not None, self.process is not None]
+        check(self, "coordinator", len(set(given)) == 1, "coordinator, processes and process, or none of them")
+        check_min(self, 1, "processes", "timeout")
+        inside = self.process is None or self.processes is None or 0 <= self.process < self.processes
+        check(self, "process", inside, "0 to processes - 1")
+        port = self.coordinator.rpartition(":")[2]
+        check(self, "coordinator", not self.coordinator or (port.isascii() and port.isdigit()), "host:port")
 
 
 @dataclass(frozen=True)
@@ -48,7 +74,7 @@ class InvertConfig(UnlearnedModel):
     """Run directory: embedding, checkpoints, loss log, curve, preview."""
     inversion: InversionConfig = field(default_factory=InversionConfig)
     concepts: tuple[ConceptConfig, ...] = ()
-    """Several concepts in one run; replaces `images` and the concept, init, words and seed of `inversion`."""
+    """Several concepts in one run; replaces `images` and the concept, init, words, seed and steps of `inversion`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -24,6 +24,7 @@ from ine_jax.inversion.preview import grid, plot_losses, preview_images
 from ine_jax.inversion.start import RECE, explicit_words, first_vectors
 from ine_jax.inversion.step import Frozen, inversion_objective, loss_name
 from ine_jax.inversion.templates import template_ids, usable
+from ine_jax.pipeline.mesh import everywhere, first_decides
 from ine_jax.pipeline.pipeline import Pipeline
 from ine_jax.storage.atomic import write_atomic
 from ine_jax.storage.images import png
@@ -34,7 +35,7 @@ from ine_jax.training.log import read_log
 from ine_jax.training.step import compiled_step, first_state
 
 # Fields in which the concepts of one run may differ; all others shape the batch that they share.
-OWN_FIELDS = ("concept", "seed", "init", "words")
+OWN_FIELDS = ("concept", "seed", "init", "words", "steps")
 # Fields that do not change what a given number of steps computes; the second ones only where nothing starts from RECE.
 IDLE_FIELDS = ("steps", "save_every")
 RECE_FIELDS = ("words", "regularizer")
@@ -85,7 +86,8 @@ def invert_many(
 
     Args:
         images: for each concept, uint8 [N, H, W, 3]; the numbers may differ.
-        configs: for each concept; they may differ in concept, seed, init and words.
+        configs: for each concept; they may differ in concept, seed, init, words and steps. A concept that has done its
+            steps stays as it is while the others go on.
         directory: continued where it already holds a part of this very run.
         preview: also generate images from the embeddings.
         base: the original of an unlearned model, for those that start from RECE.
@@ -100,38 +102,42 @@ def invert_many(
     folder = Path(directory)
     own = folders or [folder / slug(config.concept) for config in configs]
     shared = configs[0]
-    vectors = np.stack(first_vectors(pipe, configs, base))
-    data = _data(pipe, images, configs, _embedding(pipe, shared, vectors[0]))
+    vectors = first_decides(np.stack(first_vectors(pipe, configs, base)))
     problem = inversion_objective(pipe, shared, len(configs))
+    data = everywhere(_data(pipe, images, configs, _embedding(pipe, shared, vectors[0])), problem.mesh)
+    lengths = sorted({config.steps for config in configs})
     weights = {"model_id": pipe.model_id}
     if base is not None and any(config.init == RECE for config in configs):
         weights["base_model_id"] = base.model_id
     hashes = [_image_hash(each) for each in images]
     origin = {**weights, "images_sha256": hashes}
-    frozen = Frozen(pipe.parts.text_params, pipe.parts.unet_params)
+    frozen = everywhere(Frozen(pipe.parts.text_params, pipe.parts.unet_params), problem.mesh)
     step = compiled_step(problem)
     with loop.owned(folder):
         final = loop.run(
             lambda state, i: step(frozen, data, state, i),
-            first_state(problem, jnp.asarray(vectors), shared.learning_rate, pipe.programs.replicated()),
-            steps=shared.steps,
+            first_state(problem, vectors, shared.learning_rate),
+            steps=lengths[-1],
             directory=folder,
             save_every=shared.save_every,
-            config={"model": pipe.name, **origin, "concepts": [_bound(config) for config in configs]},
+            config={"model": pipe.name, **origin, "concepts": [_bound(config, lengths) for config in configs]},
             log_every=shared.log_every,
+            lines_at=lengths,
             progress=progress,
         )
-        log, results = read_log(folder), []
+        found, log, results = np.asarray(final.trained), read_log(folder), []
         for i, (config, place) in enumerate(zip(configs, own, strict=True)):
-            curve = log[loss_name(i, len(configs))]
+            own_lines = log["step"] <= config.steps
+            curve = log[loss_name(i, len(configs))][own_lines]
             notes = {
                 **weights,
                 "images_sha256": hashes[i],
                 "config": canonical(dataclasses.asdict(config)),
                 "final_loss": f"{np.nanmean(curve[-max(1, len(curve) // 10) :]):.6f}",
             }
-            learned = _embedding(pipe, config, np.asarray(final.trained[i]), notes)
-            result = InversionResult(learned, place / f"{slug(config.concept)}.safetensors", log["step"], curve)
+            learned = _embedding(pipe, config, found[i], notes)
+            path = place / f"{slug(config.concept)}.safetensors"
+            result = InversionResult(learned, path, log["step"][own_lines], curve)
             if jax.process_index() == 0:
                 title = f"inversion of {config.concept} in {pipe.name}"
                 plot_losses(place / "loss.png", result.steps, result.losses, title)
@@ -200,9 +206,10 @@ def _embedding(
     return Embedding(vectors, config.space, config.concept, pipe.name, notes or {})
 
 
-def _bound(config: InversionConfig) -> dict[str, Any]:
-    """The fields that a run's directory is bound to."""
-    idle = IDLE_FIELDS if config.init == RECE else IDLE_FIELDS + RECE_FIELDS
+def _bound(config: InversionConfig, lengths: Sequence[int]) -> dict[str, Any]:
+    """The fields that a run's directory is bound to: steps too where the concepts end at several of `lengths`."""
+    idle = set(IDLE_FIELDS if config.init == RECE else IDLE_FIELDS + RECE_FIELDS)
+    idle -= {"steps"} if len(lengths) > 1 else set()
     return {name: value for name, value in dataclasses.asdict(config).items() if name not in idle}
 
 
@@ -238,11 +245,11 @@ def _data(
         start=jnp.asarray(np.cumsum(counts) - counts, jnp.int32),
         images=jnp.asarray(counts),
         seed=jnp.asarray([c.seed for c in configs], jnp.uint32),
+        steps=jnp.asarray([c.steps for c in configs], jnp.int32),
         ids=jnp.asarray(ids),
         norm=None if configs[0].norm is None else jnp.float32(configs[0].norm),
     )
-    placed: objective.Data = jax.device_put(data, pipe.programs.replicated())
-    return placed
+    return first_decides(data)
 
 
 def _check(images: Sequence[np.ndarray], configs: Sequence[InversionConfig]) -> None:

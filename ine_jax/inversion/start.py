@@ -34,7 +34,8 @@ def explicit_words(config: InversionConfig) -> str:
 def _context(pipe: Pipeline, config: InversionConfig, base: Pipeline | None) -> np.ndarray:
     if config.init == RECE:
         return rece.solve(pipe, _original(base), explicit_words(config), config.regularizer).context
-    context: np.ndarray = pipe.encode(["" if config.init == MEAN else config.init])[0]
+    # One row per device, so that the bits do not depend on the number of devices.
+    context: np.ndarray = pipe.encode(["" if config.init == MEAN else config.init], batch_size=1)[0]
     return context
 
 

@@ -3,22 +3,22 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from ine_jax.config import InversionConfig
 from ine_jax.inversion import objective
 from ine_jax.models.clip import ClipText, ClipTextConfig
 from ine_jax.models.text import encode_ids
 from ine_jax.models.unet import UNetConfig
-from ine_jax.pipeline.mesh import platform_of, spread
+from ine_jax.pipeline.mesh import across, platform_of
 from ine_jax.pipeline.pipeline import Pipeline
 from ine_jax.pipeline.programs import native_unet
 from ine_jax.schedulers import NoiseConfig, alphas_cumprod
+from ine_jax.training.rows import Share
 from ine_jax.training.step import Metrics
 from ine_jax.types import Array, Context, Latents, Params
 
@@ -46,17 +46,18 @@ class InversionObjective:
     batch: int  # rows per concept
     concepts: int
 
-    def loss(self, vectors: Vectors, frozen: Frozen, data: objective.Data, i: Int[Array, ""]) -> tuple[Array, Metrics]:
-        """Sum of the concepts' losses at step `i`.
+    def loss(
+        self, vectors: Vectors, frozen: Frozen, data: objective.Data, i: Int[Array, ""], share: Share
+    ) -> tuple[Array, Metrics]:
+        """What the rows of `share` add to the sum of the concepts' losses at step `i`.
 
         Only the vectors are trained: a gradient flows through the frozen UNet and, in token space, through the frozen
         text encoder to a few rows of its input. That is why the encoder stays in float32 whatever the UNet computes
         in: its gradient is all that moves the vectors. The concepts share a batch for speed alone; their losses are
         summed, not averaged, so a concept's gradient does not depend on how many others are learned beside it.
         """
-        batch = objective.sample(data, i, self.batch, self.noise.train_steps, self.scaling_factor)
+        batch = objective.sample(data, i, self.batch, self.noise.train_steps, self.scaling_factor, share)
         unet, clip = native_unet(self.unet, self.dtype, platform_of(self.mesh)), ClipText(self.text)
-        layout = spread(self.mesh, self.batch * self.concepts)
 
         def denoise(latents: Latents, timesteps: Array, context: Context) -> Latents:
             return unet(frozen.unet, latents, timesteps, context)
@@ -72,22 +73,38 @@ class InversionObjective:
             encode=encode,
             alphas_cumprod=alphas_cumprod(self.noise),
             prediction_type=self.noise.prediction_type,
-            spread=lambda x: jax.lax.with_sharding_constraint(x, layout),
+            most=(len(batch.concept) + self.batch - 2) // self.batch + 1,
         )
+        at_work = self.running(data, i)
+        each = jnp.where(at_work, each, jnp.zeros_like(each))
+        mean = each.sum() / jnp.maximum(at_work.sum(), 1).astype(each.dtype)
         named = {loss_name(c, self.concepts): each[c] for c in range(self.concepts)}
-        return each.sum(), {**named, "loss": each.mean()}
+        return each.sum(), {**named, "loss": mean}
+
+    def running(self, data: objective.Data, i: Int[Array, ""]) -> Bool[Array, "concept"]:
+        """The concepts whose own number of steps is not done yet."""
+        return i < data.steps
 
     def factor(self) -> optax.Schedule:
         """The rate is constant."""
         return optax.constant_schedule(1.0)
 
     def finish(
-        self, vectors: Vectors, metrics: Metrics, data: objective.Data, rate: Float[Array, ""]
+        self, vectors: Vectors, metrics: Metrics, data: objective.Data, i: Int[Array, ""], rate: Float[Array, ""]
     ) -> tuple[Array, Metrics]:
-        """Pull the vectors towards their norm, where one is asked for, and report their mean length."""
+        """Pull the vectors towards their norm, where one is asked for, and report the mean length of those at work.
+
+        The loss of a concept that has done its steps is NaN, which the log writes as null.
+        """
         if data.norm is not None:
             vectors = objective.pull(vectors, data.norm, rate)
-        return vectors, metrics | {"norm": jnp.linalg.norm(vectors, axis=-1).mean()}
+        at_work = self.running(data, i)
+        lengths = jnp.linalg.norm(vectors, axis=-1).mean(axis=-1)
+        metrics = metrics | {"norm": jnp.mean(lengths, where=at_work)}
+        for c in range(self.concepts if self.concepts > 1 else 0):
+            name = loss_name(c, self.concepts)
+            metrics[name] = jnp.where(at_work[c], metrics[name], jnp.float32(jnp.nan))
+        return vectors, metrics
 
 
 def loss_name(index: int, concepts: int) -> str:
@@ -104,7 +121,7 @@ def inversion_objective(pipe: Pipeline, config: InversionConfig, concepts: int) 
         noise=pipe.scheduler.noise,
         scaling_factor=parts.vae_config.scaling_factor,
         dtype=pipe.dtype,
-        mesh=pipe.programs.mesh,
+        mesh=across(pipe.programs.mesh),
         space=config.space,
         batch=config.batch,
         concepts=concepts,

@@ -184,11 +184,23 @@ def _vae_programs(
         each = jax.shard_map(decode_rows, mesh=mesh, in_specs=(PartitionSpec(), rows), out_specs=rows, check_vma=False)
         return each(params, latents)
 
+    def encode_one(params: Params, image: UInt8[Array, "H W 3"]) -> tuple[Float[Array, "h w c"], Float[Array, "h w c"]]:
+        found = autoencoder.apply({"params": params}, from_uint8(image[None]), method="encode")
+        mean, logvar = cast(tuple[Array, Array], found)
+        return mean[0].astype(jnp.float32), logvar[0].astype(jnp.float32)
+
     def encode_images(params: Params, images: ImagesU8) -> tuple[Latents, Latents]:
         traces["encode_images"] += 1
-        found = autoencoder.apply({"params": params}, from_uint8(images), method="encode")
-        mean, logvar = cast(tuple[Array, Array], found)
-        return mean.astype(jnp.float32), logvar.astype(jnp.float32)
+        rows = PartitionSpec(devices.AXIS)
+
+        def own(params: Params, images: ImagesU8) -> tuple[Latents, Latents]:
+            # One image at a time: what training learns from must not depend on how many devices a host has.
+            mean, logvar = jax.lax.map(functools.partial(encode_one, params), images)
+            return mean, logvar
+
+        each = jax.shard_map(own, mesh=mesh, in_specs=(PartitionSpec(), rows), out_specs=rows, check_vma=False)
+        mean, logvar = each(params, images)
+        return mean, logvar
 
     return decode, encode_images
 

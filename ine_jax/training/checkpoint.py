@@ -2,6 +2,9 @@
 
 Orbax does the writing: a checkpoint appears under its step number only when it is whole. Beside it lies the SHA-256 of
 its arrays; a checkpoint that does not reproduce its hash is moved aside and the one before it is used.
+
+In a run of several processes all of them write, in the background. Process 0 reads, and sends the others what it found:
+one of them decides what is damaged, and a run continues on any number of hosts.
 """
 
 import contextlib
@@ -20,9 +23,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
-from ine_jax.errors import CorruptRunError, InputError
+from ine_jax.errors import CorruptRunError, InputError, Interrupted
+from ine_jax.pipeline.mesh import first_decides
 from ine_jax.storage.atomic import DISK
 from ine_jax.storage.sealed import has_hash
+from ine_jax.training.pod import current
+from ine_jax.training.topology import Topology, here
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +50,7 @@ class Restored(NamedTuple):
     step: int
     state: PyTree
     extra: Window
+    topology: Topology | None = None  # unknown in checkpoints of earlier versions
 
 
 def named_leaves(state: PyTree[Leaf]) -> dict[str, np.ndarray]:
@@ -97,19 +104,38 @@ class Checkpoints:
 
     def __init__(self, directory: Path, hashes: Mapping[str, str] | None = None, keep: int = 3) -> None:
         self._directory = Path(directory).absolute()
-        self._hashes = dict(hashes or {})
-        # Not in the background: orbax's threads go on writing, and even commit, after one of them has failed.
+        self._hashes, self._keep, self._team = dict(hashes or {}), keep, current()
+        self._opened: ocp.CheckpointManager | None = self._open(alone=True) if self._team.index == 0 else None
+
+    def _open(self, alone: bool) -> ocp.CheckpointManager:
+        """Orbax's manager, for process 0 alone or for all: each of its calls then waits for all."""
+        several = self._team.count > 1
+        every = ocp.options.MultiprocessingOptions()
+        one = ocp.options.MultiprocessingOptions(active_processes={0}, barrier_sync_key_prefix="reader")
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, cleanup_tmp_directories=True, create=True, enable_async_checkpointing=False
+            max_to_keep=self._keep,
+            cleanup_tmp_directories=True,
+            create=not several or not alone,
+            # Alone not in the background: orbax's threads go on writing, and even commit, after one of them has failed.
+            enable_async_checkpointing=several and not alone,
+            multiprocessing_options=one if several and alone else every,
         )
         with self._reported():
-            self._manager = ocp.CheckpointManager(self._directory, options=options)
+            return ocp.CheckpointManager(self._directory, options=options)
+
+    @property
+    def _manager(self) -> ocp.CheckpointManager:
+        if self._opened is None:
+            raise ValueError("only process 0 reads before restore()")
+        return self._opened
 
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._manager.close()
+    def __exit__(self, kind: object, *_: object) -> None:
+        if self._opened is not None and (kind is None or kind is Interrupted or self._team.count == 1):
+            with self._reported():  # what was written in the background fails here
+                self._opened.close()
 
     @contextlib.contextmanager
     def _reported(self) -> Iterator[None]:
@@ -140,12 +166,29 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         named = named_leaves(state)
-        meta = {"sha256": content_hash(named), "layout": _layout(named), "extra": extra}
+        meta = {"sha256": content_hash(named), "layout": _layout(named), "extra": extra, "topology": here()}
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
         with self._reported():
             self._manager.save(step, args=args)
 
     def restore(self, like: PyTree[Leaf]) -> Restored | None:
+        """Return the newest checkpoint that reproduces its hash, as `_restore` does, on all processes."""
+        if self._team.count == 1:
+            return self._restore(like)
+        plain = jax.tree.map(np.asarray, like)
+        found = self._restore(plain) if self._team.index == 0 else None
+        head = json.loads(
+            self._team.first("checkpoint", json.dumps(found and [found.step, found.extra, found.topology]))
+        )
+        if self._opened is not None:
+            self._opened.close()
+        self._opened = self._open(alone=False)
+        if head is None:
+            return None
+        state = first_decides(found.state if found else plain)
+        return Restored(head[0], jax.tree.map(_placed, state, like), head[1], head[2])
+
+    def _restore(self, like: PyTree[Leaf]) -> Restored | None:
         """Return the newest checkpoint that reproduces its hash, or None where there is none yet.
 
         Every array comes back with the sharding of the array at its place in `like`.
@@ -162,6 +205,7 @@ class Checkpoints:
             try:
                 meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
                 layout, digest, extra = meta["layout"], meta["sha256"], meta["extra"]
+                topology = meta.get("topology")
             except Exception as error:  # whatever the file's damage makes the reader raise
                 self._move_aside(step, f"{type(error).__name__}: unreadable metadata")
                 continue
@@ -170,7 +214,7 @@ class Checkpoints:
                 raise _other_arrays(layout, wanted, self._directory)
             state = self._read_state(step, like, digest)
             if state is not None:
-                return Restored(step, state, extra)
+                return Restored(step, state, extra, topology)
         if steps:
             given = f"none of the checkpoints {steps} in {self._directory} reproduces its hash"
             raise CorruptRunError(given, "at least one intact checkpoint", "start again in a new directory")
@@ -200,14 +244,21 @@ class Checkpoints:
 
     def _move_aside(self, step: int, reason: str) -> None:
         logger.warning("checkpoint %d of %s is damaged (%s); using the one before it", step, self._directory, reason)
-        if jax.process_index() == 0:
-            # Beside the checkpoint folder, never in it: orbax reads every entry there as a step.
-            target = self._directory.with_name("damaged") / str(step)
-            target.parent.mkdir(exist_ok=True)
-            while target.exists():
-                target = target.with_name(target.name + "_")
-            (self._directory / str(step)).rename(target)
+        # Beside the checkpoint folder, never in it: orbax reads every entry there as a step.
+        target = self._directory.with_name("damaged") / str(step)
+        target.parent.mkdir(exist_ok=True)
+        while target.exists():
+            target = target.with_name(target.name + "_")
+        (self._directory / str(step)).rename(target)
         self._manager.reload()
+
+
+def _placed(value: np.ndarray, like: Leaf) -> Leaf:
+    """A value that all processes hold, as the kind of array that stands in its place."""
+    if not isinstance(like, jax.Array):
+        return value
+    host = np.asarray(value)
+    return jax.make_array_from_callback(like.shape, like.sharding, lambda index: host[index])
 
 
 def _disk_error(error: BaseException | None) -> int | None:

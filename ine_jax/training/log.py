@@ -8,7 +8,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TextIO
 
@@ -30,9 +30,10 @@ class TrainLog:
         start: int,
         window: Window,
         every: int,
+        lines_at: Collection[int],
         on_log: Callable[[int, Mapping[str, float]], None] | None,
     ) -> None:
-        self._every, self._on_log = every, on_log
+        self._every, self._lines_at, self._on_log = every, frozenset(lines_at), on_log
         self._sums = dict(window.get("sums", {}))
         self._count = window.get("count", 0)
         self._clock, self._clock_step = time.monotonic(), start
@@ -51,11 +52,11 @@ class TrainLog:
                 file.close()
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Add the metrics of one step; every `every` steps their means become a line."""
+        """Add the metrics of one step; every `every` steps, and at those of `lines_at`, their means become a line."""
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._count += 1
-        if step % self._every == 0:
+        if step % self._every == 0 or step in self._lines_at:
             self.close_window(step)
 
     def close_window(self, step: int) -> None:

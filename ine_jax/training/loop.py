@@ -6,11 +6,14 @@
 it would have done: the state comes from the newest complete checkpoint, the log is cut back to it, and both end with
 the same bytes as an uninterrupted run. What depends on the clock goes to a file of its own.
 
+In a run of several processes each executes this loop; the step makes them one program. The batch of step i is the same
+whatever their number is, so another number of hosts continues a run; topology.jsonl says so (docs/pods.md).
+
 Files in the directory: config.json, checkpoints/<step>/, log.jsonl, timing.jsonl, .lock.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +26,11 @@ from ine_jax.errors import InputError, Interrupted, NumericalError
 from ine_jax.progress import stop_requests
 from ine_jax.storage.atomic import clear, lock
 from ine_jax.storage.binding import bind
+from ine_jax.training import topology
 from ine_jax.training.checkpoint import Checkpoints, Restored, named_leaves, non_finite
 from ine_jax.training.finished import check, forget
 from ine_jax.training.log import TrainLog
+from ine_jax.training.pod import Team, current, require_same
 
 State = TypeVar("State")
 Metrics = Mapping[str, SupportsFloat]
@@ -55,6 +60,7 @@ def run(
     save_every: int,
     config: Mapping[str, object],
     log_every: int = 1,
+    lines_at: Collection[int] = (),
     progress: Progress | None = None,
     on_log: Callable[[int, Mapping[str, float]], None] | None = None,
     on_save: Callable[[int, State], None] | None = None,
@@ -69,6 +75,7 @@ def run(
         save_every: a checkpoint is written after each so many steps and at the end; the last three are kept.
         config: plain JSON values; all that changes the result. A directory is continued only with the same config.
         log_every: steps per line of log.jsonl, {"step": steps done, name: mean since the line before, ...}.
+        lines_at: steps after which there is a line too.
         on_log: called with each log line's step and means.
         on_save: called with (step, state) at each checkpoint, before the next step may donate the state.
 
@@ -84,35 +91,50 @@ def run(
         raise InputError(given, "steps >= 0, save_every >= 1, log_every >= 1", "correct the number")
     folder = Path(directory)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    writer = jax.process_index() == 0
+    writer, team = jax.process_index() == 0, current()
+    team.busy()
     with (
         owned(folder),
         Checkpoints(folder / "checkpoints", check(folder) if writer else {}) as checkpoints,
         stop_requests() as stop,
     ):
+        require_same(team, folder, {"config": config, "steps": steps})
         if writer:
             clear(folder, alone=True)
-        bind(folder, config, fresh=not checkpoints.steps(), write=writer)
-        start, state, window = checkpoints.restore(state) or Restored(0, state, {})
+            bind(folder, config, fresh=not checkpoints.steps())
+        start, state, window, before = checkpoints.restore(state) or Restored(0, state, {})
         if start > steps:
             raise InputError(f"{folder} already holds {start} steps", f"steps >= {start}", "use a new directory")
         if writer:
             forget(folder)
-        with TrainLog(folder, start, window, log_every, on_log) as log:
+            topology.record(folder, start, before)
+        with TrainLog(folder, start, window, log_every, lines_at, on_log) as log:
             keeper = _Keeper(checkpoints, _Watch(log, progress), save_every, steps, on_save)
-            return _advance(step, state, start, keeper, stop)
+            return _advance(step, state, start, keeper, stop, team)
 
 
 def _advance(
-    step: Callable[[State, int], tuple[State, Metrics]], state: State, start: int, keeper: "_Keeper[State]", stop: Event
+    step: Callable[[State, int], tuple[State, Metrics]],
+    state: State,
+    start: int,
+    keeper: "_Keeper[State]",
+    stop: Event,
+    team: Team,
 ) -> State:
     for i in range(start, keeper.steps):
+        if team.stopping(stop, i):
+            team.busy()
+            if i > start:
+                keeper.after(i, state)
+            raise Interrupted(f"stopped after step {i} of {keeper.steps}", "", "run the same command to continue")
+        # The first step compiles, which takes longer than any step and not equally long on all hosts.
+        team.busy() if i == start else team.step()
         state, metrics = step(state, i)
         keeper.watch.push(i + 1, metrics)
-        asked = stop.is_set()
-        keeper.after(i + 1, state, now=asked)
-        if asked and i + 1 < keeper.steps:
-            raise Interrupted(f"stopped after step {i + 1} of {keeper.steps}", "", "run the same command to continue")
+        if keeper.due(i + 1):
+            team.busy()
+            keeper.after(i + 1, state)
+    team.finish(stop, keeper.steps)
     return state
 
 
@@ -151,11 +173,13 @@ class _Keeper(Generic[State]):
     steps: int
     on_save: Callable[[int, State], None] | None
 
-    def after(self, step: int, state: State, now: bool) -> None:
-        """Save if it is time, unless something is not finite (then the last good checkpoint stays the newest)."""
+    def due(self, step: int) -> bool:
+        """Whether a checkpoint is to be written after this step."""
+        return step == self.steps or step % self.save_every == 0
+
+    def after(self, step: int, state: State) -> None:
+        """Save, unless something is not finite (then the last good checkpoint stays the newest)."""
         last = step == self.steps
-        if not (now or last or step % self.save_every == 0):
-            return
         self.watch.drain()
         if last:
             self.watch.log.close_window(step)

@@ -29,12 +29,13 @@ from jaxtyping import Float, Int, UInt32
 from ine_jax.config import EsdConfig
 from ine_jax.errors import InputError
 from ine_jax.models.unet import UNetConfig
-from ine_jax.pipeline.mesh import platform_of, spread
+from ine_jax.pipeline.mesh import across, everywhere, first_decides, platform_of
 from ine_jax.pipeline.pipeline import Pipeline
 from ine_jax.pipeline.programs import native_unet
 from ine_jax.schedulers import NoiseConfig, add_noise, alphas_cumprod
 from ine_jax.training import loop
 from ine_jax.training.checkpoint import content_hash
+from ine_jax.training.rows import ALL, Share, normal_rows
 from ine_jax.training.step import Metrics, compiled_step, first_state
 from ine_jax.types import Array, Context, Latents, Params, PerItem
 from ine_jax.unlearning.esd_data import Kept, Pool, build_pool, encoded_images, generated_latents
@@ -92,20 +93,20 @@ def erase(
     """
     config = with_prompts(config)
     _check(config, preserve_images, preserve_captions)
-    folder, programs = Path(directory), pipe.programs
+    folder = Path(directory)
     origin = origin_of(pipe)
     if preserve_images is not None:
         given = {"images": preserve_images, "captions": np.asarray(preserve_captions or ())}
         origin["preserve_sha256"] = content_hash(given)
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in IDLE_FIELDS}
     weights, base = trained(pipe.parts.unet_params, config.method), pipe.parts.unet_params
-    data = jax.device_put(_data(pipe, config, preserve_images, preserve_captions), programs.replicated())
     objective = esd_objective(pipe, config)
-    step = compiled_step(objective)
+    data = everywhere(first_decides(_data(pipe, config, preserve_images, preserve_captions)), objective.mesh)
+    frozen, step = everywhere(base, objective.mesh), compiled_step(objective)
     with loop.owned(folder):
         final = loop.run(
-            lambda state, i: step(base, data, state, i),
-            first_state(objective, weights, config.learning_rate, programs.replicated()),
+            lambda state, i: step(frozen, data, state, i),
+            first_state(objective, weights, config.learning_rate),
             steps=config.steps,
             directory=folder,
             save_every=config.save_every,
@@ -114,30 +115,38 @@ def erase(
             progress=progress,
         )
         notes = {"method": config.method, "config": dataclasses.asdict(config), **origin}
-        return write(pipe, merged(base, final.trained), folder, notes)
+        found = {name: jnp.asarray(np.asarray(leaf)) for name, leaf in final.trained.items()}
+        return write(pipe, merged(base, found), folder, notes)
 
 
-def sample_erased(data: Data, key: Array, batch: int) -> tuple[Rows, Latents]:
-    """Points on the trajectories (trajectory and noise level uniform) and their erasure targets [B, h, w, c]."""
+def sample_erased(data: Data, key: Array, batch: int, share: Share = ALL) -> tuple[Rows, Latents]:
+    """Points on the trajectories (trajectory and noise level uniform) and their erasure targets [B, h, w, c].
+
+    Of the `batch` points, those in `share`.
+    """
     which, level = jax.random.split(key)
-    i = jax.random.randint(which, (batch,), 0, data.pool.latents.shape[0])
-    s = jax.random.randint(level, (batch,), 0, data.pool.latents.shape[1])
+    rows, _ = share.rows(batch)
+    i = jax.random.randint(which, (batch,), 0, data.pool.latents.shape[0])[rows]
+    s = jax.random.randint(level, (batch,), 0, data.pool.latents.shape[1])[rows]
     context = data.erased[data.pool.prompt[i]]
     return Rows(data.pool.latents[i, s], data.pool.timesteps[s], context), data.pool.targets[i, s]
 
 
-def sample_kept(data: Data, key: Array, batch: int, alphas: np.ndarray, scaling_factor: float) -> Rows:
-    """Benign latents noised to a uniform level; the first row's caption is the empty one."""
+def sample_kept(
+    data: Data, key: Array, batch: int, alphas: np.ndarray, scaling_factor: float, share: Share = ALL
+) -> Rows:
+    """Benign latents noised to a uniform level, those rows in `share`; the first row's caption is the empty one."""
     assert data.kept is not None  # noqa: S101  called only with a preservation term
     keys = jax.random.split(key, 5)
-    i = jax.random.randint(keys[0], (batch,), 0, data.kept.mean.shape[0])
+    rows, _ = share.rows(batch)
+    i = jax.random.randint(keys[0], (batch,), 0, data.kept.mean.shape[0])[rows]
     mean, logvar = data.kept.mean[i], data.kept.logvar[i]
-    clean = scaling_factor * (mean + jnp.exp(0.5 * logvar) * jax.random.normal(keys[1], mean.shape))
-    t = jax.random.randint(keys[2], (batch,), 0, len(alphas))
-    noisy = add_noise(clean, jax.random.normal(keys[3], mean.shape), t, alphas)
+    clean = scaling_factor * (mean + jnp.exp(0.5 * logvar) * normal_rows(keys[1], rows, mean.shape[1:]))
+    t = jax.random.randint(keys[2], (batch,), 0, len(alphas))[rows]
+    noisy = add_noise(clean, normal_rows(keys[3], rows, mean.shape[1:]), t, alphas)
     own = data.kept.caption[i]
-    free = jax.random.randint(keys[4], (batch,), 0, data.benign.shape[0] - 1)
-    caption = jnp.where(own < 0, free, own).at[0].set(data.benign.shape[0] - 1)
+    free = jax.random.randint(keys[4], (batch,), 0, data.benign.shape[0] - 1)[rows]
+    caption = jnp.where(rows == 0, data.benign.shape[0] - 1, jnp.where(own < 0, free, own))
     return Rows(noisy, t.astype(jnp.float32), data.benign[caption])
 
 
@@ -157,31 +166,30 @@ class EsdObjective:
     warmup: int  # steps
     tail_start: int | None  # first step at TAIL_RATE of the rate
 
-    def loss(self, weights: Trained, base: Params, data: Data, i: Int[Array, ""]) -> tuple[Array, Metrics]:
+    def loss(
+        self, weights: Trained, base: Params, data: Data, i: Int[Array, ""], share: Share
+    ) -> tuple[Array, Metrics]:
         """mean ||ε_θ(x_t, c) - target||² over erased rows, plus weight · mean ||ε_θ - ε_0||² over preserved rows.
 
-        Both kinds of rows go through the trained network in one call; the original network sees the preserved rows
-        only, because the erased rows' targets come with their trajectories (`esd_data`).
+        Of both means, what the rows in `share` add. Both kinds of rows go through the trained network in one call; the
+        original network sees the preserved rows only, because the erased rows' targets come with their trajectories
+        (`esd_data`).
         """
         unet = native_unet(self.unet, self.dtype, platform_of(self.mesh))
-
-        def placed(x: Array) -> Array:
-            constrained: Array = jax.lax.with_sharding_constraint(x, spread(self.mesh, x.shape[0]))
-            return constrained
-
         first, second = jax.random.split(jax.random.fold_in(jax.random.key(data.seed), i))
-        rows, wanted = sample_erased(data, first, self.batch)
+        rows, wanted = sample_erased(data, first, self.batch, share)
+        count = len(wanted)
         if self.preserve_batch:
-            kept = sample_kept(data, second, self.preserve_batch, alphas_cumprod(self.noise), self.scaling_factor)
-            answer = unet(base, *map(placed, kept))
+            alphas = alphas_cumprod(self.noise)
+            kept = sample_kept(data, second, self.preserve_batch, alphas, self.scaling_factor, share)
+            answer = unet(base, *kept)
             rows = Rows(*(jnp.concatenate(pair) for pair in zip(rows, kept, strict=True)))
             wanted = jnp.concatenate([wanted, answer])
-        rows, wanted = Rows(*map(placed, rows)), placed(wanted)
         errors = jnp.mean(jnp.square(unet(merged(base, weights), *rows) - wanted), axis=(1, 2, 3))
-        erase = errors[: self.batch].mean()
+        erase = jnp.where(share.rows(self.batch)[1], errors[:count], 0.0).sum() / self.batch
         if not self.preserve_batch:
             return erase, {"loss": erase}
-        preserve = errors[self.batch :].mean()
+        preserve = jnp.where(share.rows(self.preserve_batch)[1], errors[count:], 0.0).sum() / self.preserve_batch
         total = erase + data.weight * preserve
         return total, {"loss": total, "erase": erase, "preserve": preserve}
 
@@ -194,7 +202,10 @@ class EsdObjective:
             return rise
         return optax.join_schedules([rise, optax.constant_schedule(TAIL_RATE)], [self.tail_start])
 
-    def finish(self, weights: Trained, metrics: Metrics, data: Data, rate: Array) -> tuple[Trained, Metrics]:
+    def running(self, data: Data, i: Array) -> None:
+        """All weights are trained to the end."""
+
+    def finish(self, weights: Trained, metrics: Metrics, data: Data, i: Array, rate: Array) -> tuple[Trained, Metrics]:
         """The weights are not constrained."""
         return weights, metrics
 
@@ -206,7 +217,7 @@ def esd_objective(pipe: Pipeline, config: EsdConfig) -> EsdObjective:
         noise=pipe.scheduler.noise,
         scaling_factor=pipe.parts.vae_config.scaling_factor,
         dtype=pipe.dtype,
-        mesh=pipe.programs.mesh,
+        mesh=across(pipe.programs.mesh),
         batch=config.batch,
         preserve_batch=config.preserve_batch if config.preserve_weight else 0,
         warmup=config.warmup,

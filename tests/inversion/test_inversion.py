@@ -44,6 +44,7 @@ def toy_data(counts: tuple[int, ...] = (3,), seeds: tuple[int, ...] = (5,), sent
         start=jnp.asarray(np.cumsum(counts) - counts, jnp.int32),
         images=jnp.asarray(counts, jnp.int32),
         seed=jnp.asarray(seeds, jnp.uint32),
+        steps=jnp.full(len(counts), 10, jnp.int32),
         ids=jnp.arange(sentences, dtype=jnp.int32)[:, None],
         norm=None,
     )
@@ -86,8 +87,9 @@ def test_concepts_sample_as_if_alone() -> None:
     second = {"mean": both.mean[3:], "logvar": both.logvar[3:], "start": both.start[:1]}
     own = both._replace(**second, images=both.images[1:], seed=both.seed[1:])
     alone = objective.sample(own, 7, 4, 1000, 0.5)
-    for a, b in zip(together, alone, strict=True):
-        np.testing.assert_allclose(a[1], b[0], rtol=1e-5, atol=1e-6)
+    for name in ("latents", "noise", "timesteps", "sentence", "weight"):
+        a, b = getattr(together, name), getattr(alone, name)
+        np.testing.assert_allclose(a[4:], b, rtol=1e-5, atol=1e-6)
 
 
 # ----------------------------------------------------------------------------------------------------------------- loss
@@ -109,9 +111,9 @@ def test_loss_equals_a_numpy_reference(prediction_type: str, sentences: int) -> 
     for concept in range(2):
         errors = []
         for row in range(4):
-            x0, eps, t = (np.asarray(part)[concept, row] for part in batch[:3])
+            x0, eps, t = (np.asarray(part)[4 * concept + row] for part in batch[:3])
             a, s = np.sqrt(ALPHAS[t]), np.sqrt(1 - ALPHAS[t])
-            words = np.asarray(ids)[int(batch.sentence[concept, row])]
+            words = np.asarray(ids)[int(batch.sentence[4 * concept + row])]
             context = sum(np.asarray(vectors)[concept, 0] if w >= PLACEHOLDER else np.full(3, 0.1 * w) for w in words)
             answer = 0.5 * (a * x0 + s * eps) + 0.001 * t + context
             wanted = eps if prediction_type == "epsilon" else a * eps - s * x0
@@ -129,7 +131,7 @@ def test_the_loss_in_context_space_reads_the_contexts_themselves(prediction_type
         encode=lambda ids, learned: pytest.fail("nothing is encoded"),
         alphas_cumprod=ALPHAS, prediction_type=prediction_type,
     )  # fmt: skip
-    x0, eps, t = (np.asarray(part, np.float64) for part in batch[:3])
+    x0, eps, t = (np.asarray(part, np.float64).reshape(2, 4, *part.shape[1:]) for part in batch[:3])
     a, s = (np.sqrt(level)[..., None, None, None] for level in (ALPHAS[t.astype(int)], 1 - ALPHAS[t.astype(int)]))
     answer = 0.5 * (a * x0 + s * eps) + 0.001 * t[..., None, None, None] + contexts.sum(1)[:, None, None, None, :]
     wanted = eps if prediction_type == "epsilon" else a * eps - s * x0
@@ -139,9 +141,9 @@ def test_the_loss_in_context_space_reads_the_contexts_themselves(prediction_type
 def test_every_concept_meets_its_own_rows_in_order() -> None:
     vectors = jnp.arange(18, dtype=jnp.float32).reshape(2, 3, 3)  # two concepts of three rows
     ids = jnp.asarray([[0, PLACEHOLDER, PLACEHOLDER + 1, PLACEHOLDER + 2], [PLACEHOLDER, PLACEHOLDER + 1, 5, 6]])
-    few = objective.contexts(vectors, ids, jnp.asarray([[0], [0]]), toy_encode)
+    few = objective.contexts(vectors, ids, jnp.asarray([0, 0]), jnp.arange(2), toy_encode)
     np.testing.assert_array_equal(few[:, 1:], vectors)
-    many = objective.contexts(vectors, ids, jnp.asarray([[0, 1, 0], [1, 1, 0]]), toy_encode)
+    many = objective.contexts(vectors, ids, jnp.asarray([0, 1, 0, 1, 1, 0]), jnp.arange(6) // 3, toy_encode)
     np.testing.assert_array_equal(many[jnp.asarray([0, 2, 5]), 1:], vectors[jnp.asarray([0, 0, 1])])
     np.testing.assert_array_equal(many[jnp.asarray([1, 3, 4]), :2], vectors[jnp.asarray([0, 1, 1]), :2])
 
@@ -230,7 +232,7 @@ def test_starts(pipe: Pipeline) -> None:
     np.testing.assert_array_equal(starts[0], table[[word, word]])
     np.testing.assert_allclose(starts[1], np.tile(table.mean(0), (2, 1)), rtol=1e-5)
     context = first_vectors(pipe, [dataclasses.replace(SMALL, space="context", init="cat")])
-    np.testing.assert_array_equal(context[0], pipe.encode(["cat"])[0])
+    np.testing.assert_array_equal(context[0], pipe.encode(["cat"], batch_size=1)[0])
     with pytest.raises(InputError, match="tokens"):
         first_vectors(pipe, [dataclasses.replace(SMALL, init="submarine")])
 

@@ -182,7 +182,7 @@ def test_first_loss_is_the_distance_to_the_target(pipe: Pipeline) -> None:
     data = esd._data(pipe, SMALL, None, None)
     objective = esd.esd_objective(pipe, SMALL)
     weights = trained(pipe.parts.unet_params, SMALL.method)
-    state = first_state(objective, weights, SMALL.learning_rate, pipe.programs.replicated())
+    state = first_state(objective, weights, SMALL.learning_rate)
     _, metrics = compiled_step(objective)(pipe.parts.unet_params, data, state, 0)
     assert float(metrics["preserve"]) < 1e-10  # nothing has changed yet
     first, _ = jax.random.split(jax.random.fold_in(jax.random.key(SMALL.seed), 0))
