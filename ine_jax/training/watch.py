@@ -17,7 +17,7 @@ import os
 import signal
 import threading
 import time
-from typing import NoReturn, Protocol
+from typing import NoReturn, Protocol, runtime_checkable
 
 from ine_jax import progress
 from ine_jax.errors import CorruptRunError, IneError, InputError, Interrupted, ItemErrors, NumericalError, StorageError
@@ -30,6 +30,7 @@ _ROOT = "ine/watch/"
 _TODO = "run the same command on all hosts to continue"
 
 
+@runtime_checkable
 class Store(Protocol):
     """The key-value store of JAX's coordination service."""
 
@@ -102,20 +103,13 @@ class Watch:
         """Write down why all leave, for the others to read; never waits long for it."""
         text = json.dumps([error.exit_code, error.given, error.allowed, error.todo])
 
-        def write() -> None:
-            with contextlib.suppress(Exception):  # somebody else's reason was first, or the service is gone
-                self._store.key_value_set(f"{_ROOT}verdict", text)
-
         self._verdict = self._verdict or error
-        writer = threading.Thread(target=write, daemon=True)
-        writer.start()
-        writer.join(2.0)
+        self._write("verdict", text, overwrite=False)
 
     def bye(self, wait: bool) -> None:
         """Say that this process leaves in good order; process 0 stays until the others have, if `wait` forever."""
         self._end.set()
-        with self._lock, contextlib.suppress(Exception):
-            self._store.key_value_set(f"{_ROOT}beat/{self._index}", "gone", allow_overwrite=True)
+        self._write(f"beat/{self._index}", "gone", overwrite=True)
         if self._index:
             return
         until = time.monotonic() + (self._timeout * PATIENCE if wait else FAREWELL)
@@ -124,6 +118,17 @@ class Watch:
                 break
             time.sleep(0.05)
             self._listen()
+
+    def _write(self, name: str, value: str, overwrite: bool) -> None:
+        """Set a key, in a thread that is left behind where the service has stopped in the middle of something."""
+
+        def write() -> None:
+            with contextlib.suppress(Exception), self._lock:  # the key is taken, or the service is gone
+                self._store.key_value_set(_ROOT + name, value, allow_overwrite=overwrite)
+
+        writer = threading.Thread(target=write, daemon=True)
+        writer.start()
+        writer.join(2.0)
 
     def reason(self, seconds: float) -> IneError | None:
         """What another process wrote down, or what is found here within `seconds` after a collective failed."""
@@ -175,8 +180,7 @@ class Watch:
         """Write down why, and end this process at once; process 0 last, for the others read it there."""
         self.publish(error)
         with contextlib.suppress(Exception):
-            if self._failures == 0:
-                self.bye(wait=False)
+            self.bye(wait=False)
         progress.leave(self._verdict or error)
 
     def _lost_service(self) -> Interrupted | None:

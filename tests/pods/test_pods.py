@@ -100,7 +100,7 @@ def test_one_of_four_is_asked_to_stop(tmp_path: Path) -> None:
 def test_twenty_kills_of_one_of_four(tmp_path: Path) -> None:
     """`kill -9` of a random process at a random moment, 20 times; the end is that of an undisturbed run."""
     out, whole, chance, slowest = tmp_path / "out", tmp_path / "whole", np.random.default_rng(4), 0.0
-    steps, kills = 200, 20
+    steps, kills = 600, 20
     for i in range(kills):
         victim, timeout = int(chance.integers(4)), 10.0
         with pod(4, 1, out, steps=steps, timeout=timeout, pace=0.02) as started:
