@@ -102,7 +102,7 @@ def inversion(mesh: Mesh, rows: int) -> jax.stages.Lowered:
     same = functools.partial(array, mesh, rows=False)
     images = same((PICTURES, 64, 64, 4))
     one = same((1,), jnp.int32)
-    data = Data(images, images, one, one, same((1,), jnp.uint32), same((TEMPLATES, TOKENS), jnp.int32), None)
+    data = Data(images, images, one, one, same((1,), jnp.uint32), one, same((TEMPLATES, TOKENS), jnp.int32), None)
     frozen = Frozen(text_params(mesh, jnp.float32), unet_params(mesh))
     vectors = same((1, 1, TEXT.hidden_size))
     with jax.numpy_dtype_promotion("standard"):
