@@ -60,11 +60,13 @@ def _command(words: list[str]) -> int:
     if words and words[0] in ("-V", "--version"):
         _print(f"ine {__version__}")
         return 0
+    from ine_jax.cli import buckets
     from ine_jax.cli.parsing import parse
 
     command = parse(["--help"] if not words or words[0] == "help" else words)
     _silence_libraries()
-    outcome = command.plan() if command.dry_run else command.run(["ine", *words])
+    with buckets.resolved(command) as (local, places):
+        outcome = places.shown(local.plan() if local.dry_run else local.run(["ine", *words]))
     _print(*outcome.lines)
     if command.json:
         _print_json({"ok": True, "command": command.command_name(), "dry_run": command.dry_run, **outcome.result})

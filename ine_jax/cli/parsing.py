@@ -30,6 +30,8 @@ from ine_jax.cli.unlearn import Unlearn
 from ine_jax.cli.verify import Verify
 from ine_jax.config import DetectorConfig, MetricConfig, ModelConfig, PromptsConfig, yaml_file
 from ine_jax.errors import InputError, clean, is_plain
+from ine_jax.storage.bucket.address import is_address
+from ine_jax.storage.bucket.address import parse as parse_address
 
 COMMANDS: tuple[type[Command], ...] = (
     Demo,
@@ -104,12 +106,21 @@ def parse(words: Sequence[str]) -> Command:
     if config := typing.get_type_hints(names[first]).get("config"):
         rest, path = _take_config(rest, by_suffix=_has_positionals(names[first]))
         if path is not None:
-            command = names[first](config=yaml_file.load(path, config))  # type: ignore[call-arg]
+            command = names[first](config=yaml_file.load(_here(path), config))  # type: ignore[call-arg]
     try:
         return _read([first, *rest], command)
     except InputError as error:
         given = error.given if error.given.startswith(prog) else f"{prog}: {error.given}"
         raise InputError(given, error.allowed, error.todo) from error
+
+
+def _here(path: str) -> str:
+    """The local copy of a config file that is in a bucket."""
+    if not is_address(path):
+        return path
+    from ine_jax.storage.bucket import inputs
+
+    return str(inputs.local(parse_address(path)))
 
 
 def _read(words: Sequence[str], default: Command | None) -> Command:

@@ -13,7 +13,7 @@ from ine_jax.embeddings.formats.base import Format
 from ine_jax.embeddings.formats.plain_arrays import widened
 from ine_jax.embeddings.stored import CLIP_WORDS, StoredEmbedding
 from ine_jax.errors import InputError
-from ine_jax.storage.atomic import clear, write_atomic
+from ine_jax.storage.atomic import clear, remove, write_atomic
 
 
 @dataclass(frozen=True)
@@ -137,10 +137,10 @@ def _written(path: Path, data: bytes, form: Format, item: StoredEmbedding) -> St
         if not same or one.keys() != other.keys() or not all(_equal(one[name], other[name]) for name in one):
             raise RuntimeError(f"{path} reads back as another embedding than was written")
     except InputError as error:
-        path.unlink(missing_ok=True)
+        remove(path)
         raise RuntimeError(f"{path} reads back as another embedding than was written") from error
     except BaseException:
-        path.unlink(missing_ok=True)
+        remove(path)
         raise
     return back
 

@@ -15,7 +15,7 @@ from ine_jax.evaluation.plan import Cell, Plan, check
 from ine_jax.evaluation.units import Unit
 from ine_jax.progress import stop_requests
 from ine_jax.prompts.items import Item
-from ine_jax.storage import marks, runs
+from ine_jax.storage import atomic, marks, publishing, runs
 from ine_jax.storage.provenance import value_hash
 from ine_jax.storage.records import CellSpec, GuidanceSpec, NewRow
 from ine_jax.storage.runs import Run
@@ -102,6 +102,7 @@ def evaluate(
             done += _write_block(run, plan, unit, spec, models[spec["model"]], generate)
             if progress is not None:
                 progress.update(done)
+        publishing.refresh(run.root)  # the other shards' blocks
         if run.blocks() == list(range(config["blocks"])):
             marks.write_blocks(run.root, run.content, [run.block(k) for k in run.blocks()])
             write_metadata(run)
@@ -113,7 +114,7 @@ def _unlisted(run: Run) -> Run:
     if run.listed is not None:
         for k in run.blocks():
             run.sums(k)
-        (run.root / marks.BLOCKS).unlink(missing_ok=True)
+        atomic.remove(run.root / marks.BLOCKS)
     return Run(run.root, run.record)
 
 

@@ -14,7 +14,7 @@ from ine_jax.report.csvfile import write_csv
 from ine_jax.report.page import page
 from ine_jax.report.sheets import sheets
 from ine_jax.report.text import markdown
-from ine_jax.storage.atomic import clear, lock, write_atomic
+from ine_jax.storage.atomic import clear, lock, remove, write_atomic
 from ine_jax.storage.runs import open_run
 from ine_jax.storage.sealed import pretty, read_log, require_sums, write_sums
 
@@ -89,7 +89,7 @@ def _write_images(folder: Path, images: Mapping[str, bytes]) -> None:
     """Write the images that are too large for the page; those of an earlier page are removed."""
     for path in folder.glob("*") if folder.is_dir() else ():
         if path.suffix in (".png", ".webp") and path.name not in images:
-            path.unlink()
+            remove(path)
     for name, data in images.items():
         write_atomic(folder / name, data)
     if folder.is_dir() and not any(folder.iterdir()):

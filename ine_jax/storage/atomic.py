@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ine_jax.errors import InputError
+from ine_jax.storage import publishing
 
 DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})  # full or failing; nothing is wrong with input
 _HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
@@ -62,6 +63,7 @@ def atomic_file(path: Path, *, shared: bool = False, new: bool = False) -> Itera
             if new:
                 path.unlink(missing_ok=True)
             raise
+        publishing.published(path, new=new)
 
 
 def _make_parent(path: Path) -> None:
@@ -98,6 +100,13 @@ def atomic_folder(path: Path, mode: int = 0o777) -> Iterator[Path]:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         sync(path.parent)
+        publishing.published(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, if it is there."""
+    path.unlink(missing_ok=True)
+    publishing.pruned(path)
 
 
 def write_atomic(path: Path, data: bytes | str, *, shared: bool = False, new: bool = False) -> None:
@@ -128,6 +137,7 @@ def append(path: Path, text: str) -> None:
             with contextlib.suppress(OSError):
                 file.truncate(size)
             raise
+    publishing.appended(path, text)
 
 
 @contextlib.contextmanager
@@ -191,7 +201,8 @@ def lock(root: str | Path, *, part: str = "", reading: bool = False) -> Iterator
         yield
         return
     if reading and not path.exists():  # nobody ever wrote here with a lock
-        yield
+        with publishing.locked(root, part, reading):
+            yield
         return
     if not reading:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -199,6 +210,7 @@ def lock(root: str | Path, *, part: str = "", reading: bool = False) -> Iterator
         _take(stack, path, root, fcntl.LOCK_SH if part or reading else fcntl.LOCK_EX, "r" if reading else "a+")
         if part:
             _take(stack, path.with_name(f".part-{part}.lock"), root, fcntl.LOCK_EX, "a+")
+        stack.enter_context(publishing.locked(root, part, reading))
         _held[mine] = thread
         stack.callback(_held.pop, mine, None)
         yield

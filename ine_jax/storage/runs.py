@@ -28,7 +28,7 @@ import numpy as np
 
 from ine_jax.errors import CorruptRunError, InputError
 from ine_jax.storage import marks, provenance, run_record, schema, score_files, timing, untrusted
-from ine_jax.storage.atomic import atomic_folder, clear, lock, write_atomic, write_durable
+from ine_jax.storage.atomic import atomic_folder, clear, lock, remove, write_atomic, write_durable
 from ine_jax.storage.binding import require_same
 from ine_jax.storage.images import decode, png
 from ine_jax.storage.records import NewRow, Row, RunConfig, RunHashes, RunRecord, ScorerRecord, TimingEntry, VerdictLine
@@ -168,7 +168,7 @@ class Run:
             own["vectors"] = hashlib.sha256(data).hexdigest()
         write_atomic(self.scores_path(scorer, k), score_files.encode(lines, own))
         if vectors is None:
-            self.vectors_path(scorer, k).unlink(missing_ok=True)
+            remove(self.vectors_path(scorer, k))
 
     def _marks(self, k: int, scorer: str = "") -> dict[str, object]:
         """What every row of block k holds, or its scores by `scorer`."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ine_jax.errors import InputError
+from ine_jax.storage import publishing
 
 MAX_JSON = 8 << 20  # bytes; the index of a large sharded model, and the header of a weight file, stay below 1 MiB
 MAX_RECORDS = 128 << 20  # JSON lines of one block, log or list
@@ -37,8 +38,7 @@ def unreadable(path: Path, reason: str) -> InputError:
 def open_regular(path: str | os.PathLike[str], limit: int, reject: Reject = unreadable) -> io.BufferedReader:
     """Open a regular file of at most `limit` bytes, or raise what `reject` makes of the reason. Links are followed."""
     try:
-        # O_NONBLOCK: opening a pipe would otherwise wait for its writer
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        handle = _open(path)
     except OSError as error:
         missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
         reason = "no such file" if missing else error.strerror or "cannot be read"
@@ -54,6 +54,17 @@ def open_regular(path: str | os.PathLike[str], limit: int, reject: Reject = unre
         file.close()
         raise reject(Path(path), _larger(limit))
     return file
+
+
+def _open(path: str | os.PathLike[str]) -> int:
+    # O_NONBLOCK: opening a pipe would otherwise wait for its writer
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        return os.open(path, flags)
+    except FileNotFoundError:
+        if not publishing.fetched(path):
+            raise
+        return os.open(path, flags)
 
 
 def read(path: str | os.PathLike[str], limit: int, reject: Reject = unreadable) -> bytes:

@@ -26,8 +26,10 @@ from jaxtyping import PyTree
 from ine_jax.errors import CorruptRunError, InputError, Interrupted
 from ine_jax.pipeline.mesh import first_decides
 from ine_jax.storage.atomic import DISK
+from ine_jax.storage.publishing import pruned
 from ine_jax.storage.sealed import has_hash
 from ine_jax.training.pod import current
+from ine_jax.training.publishing import publish
 from ine_jax.training.topology import Topology, here
 
 logger = logging.getLogger(__name__)
@@ -170,6 +172,8 @@ class Checkpoints:
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
         with self._reported():
             self._manager.save(step, args=args)
+        if jax.process_index() == 0:
+            publish(self._directory, step)
 
     def restore(self, like: PyTree[Leaf]) -> Restored | None:
         """Return the newest checkpoint that reproduces its hash, as `_restore` does, on all processes."""
@@ -250,6 +254,7 @@ class Checkpoints:
         while target.exists():
             target = target.with_name(target.name + "_")
         (self._directory / str(step)).rename(target)
+        pruned(self._directory)
         self._manager.reload()
 
 

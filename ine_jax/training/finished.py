@@ -7,6 +7,7 @@ topology.jsonl (if the run changed its devices) and the files of the checkpoints
 from collections.abc import Iterable
 from pathlib import Path
 
+from ine_jax.storage.atomic import remove
 from ine_jax.storage.sealed import SUMS, read_sums, require_sums, write_sums
 
 TIMES = f"{SUMS}.times"
@@ -34,4 +35,4 @@ def check(folder: Path) -> dict[str, str]:
 def forget(folder: Path) -> None:
     """Remove the lists of a directory that is about to be written again."""
     for name in (SUMS, TIMES):
-        (folder / name).unlink(missing_ok=True)
+        remove(folder / name)
