@@ -92,7 +92,7 @@ class CorruptRunError(IneError):
 
 
 class StorageError(IneError):
-    """The disk is full or failing; everything finished is kept, and the same command continues it."""
+    """The disk or object store is full or failing; everything finished is kept, and the same command continues it."""
 
     exit_code = 74
 

@@ -53,10 +53,12 @@ ABOUT = """Implicit negative embeddings for unlearned diffusion models.
 A command with a config takes a YAML file first; flags override it: ine invert configs/invert/tiny.yaml
 --inversion.steps 100.
 
+Paths of inputs and results may be gs:// or s3:// addresses (extras gcs and s3).
+
 Every command has --help, --dry-run (print the plan, write nothing) and --json (print one line for machines last).
 
-Exit codes: 0 done, 2 wrong input, 3 numerical failure, 4 failed items, 5 damaged files, 74 a full or failing disk,
-75 interrupted (after both the same command continues), 1 a bug."""
+Exit codes: 0 done, 2 wrong input, 3 numerical failure, 4 failed items, 5 damaged files, 74 a full or failing disk or
+store, 75 interrupted (after both the same command continues), 1 a bug."""
 _YAML = (".yaml", ".yml")
 _SHORTHANDS = (ModelConfig, PromptsConfig, DetectorConfig, MetricConfig)
 _KINDS: dict[object, str] = {int: "a whole number", float: "a number", bool: "true or false"}

@@ -55,6 +55,11 @@ def _of(path: str | os.PathLike[str]) -> tuple[Path, Follower] | None:
     return next(((place, _followers[root]) for root in (place, *place.parents) if root in _followers), None)
 
 
+def is_followed(path: Path) -> bool:
+    """Whether a directory is the working copy of one in a bucket."""
+    return _of(path) is not None
+
+
 def published(path: Path, *, new: bool = False) -> None:
     """A file or folder is complete."""
     if found := _of(path):

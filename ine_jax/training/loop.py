@@ -31,6 +31,7 @@ from ine_jax.training.checkpoint import Checkpoints, Restored, named_leaves, non
 from ine_jax.training.finished import check, forget
 from ine_jax.training.log import TrainLog
 from ine_jax.training.pod import Team, current, require_same
+from ine_jax.training.publishing import require_shared
 
 State = TypeVar("State")
 Metrics = Mapping[str, SupportsFloat]
@@ -90,6 +91,7 @@ def run(
         given = f"steps={steps}, save_every={save_every}, log_every={log_every}"
         raise InputError(given, "steps >= 0, save_every >= 1, log_every >= 1", "correct the number")
     folder = Path(directory)
+    require_shared(folder)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     writer, team = jax.process_index() == 0, current()
     team.busy()

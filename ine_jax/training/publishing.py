@@ -2,7 +2,17 @@
 
 from pathlib import Path
 
+import jax
+
+from ine_jax.errors import InputError
 from ine_jax.storage import publishing
+
+
+def require_shared(directory: Path) -> None:
+    """InputError where several processes train into a bucket: their working copies are not one directory."""
+    if jax.process_count() > 1 and publishing.is_followed(directory):
+        given = f"{directory}: {jax.process_count()} processes that write into a bucket together"
+        raise InputError(given, "one process, or a file system that they share", "copy the results afterwards")
 
 
 def publish(checkpoints: Path, step: int) -> None:

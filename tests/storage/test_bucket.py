@@ -1,6 +1,8 @@
 """Results and inputs in a bucket, against servers on loopback: the protocol, the working copy, the lock, the cache."""
 
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -138,13 +140,11 @@ def test_one_process_at_a_time_holds_the_lock(root: Address, monkeypatch: pytest
 
 
 def test_the_lock_of_a_dead_process_is_free(root: Address, monkeypatch: pytest.MonkeyPatch) -> None:
-    child = os.fork()
-    if child == 0:
-        os._exit(0)
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        child = process.pid
     with monkeypatch.context() as patch:
         patch.setattr(os, "getpid", lambda: child)
         dead = lease.Lease(root, "all")
-    os.waitpid(child, 0)
     client.create(root.join("LOCK/all"), dead._content)
     with lease.held(root, ""):
         pass
