@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.support import kill_soak, stores
@@ -72,10 +72,10 @@ def kill_once(folder: Path, store: Store, words: Sequence[str], machine: str, at
     return killed
 
 
-def files(store: Store, place: str) -> dict[str, bytes]:
+def files(objects: Mapping[str, bytes], place: str) -> dict[str, bytes]:
     """The objects of a directory but those that hold clock times, hidden ones, and those of the protocol."""
     start = f"{place}/"
-    names = {key.removeprefix(start): data for key, data in store.objects().items() if key.startswith(start)}
+    names = {key.removeprefix(start): data for key, data in objects.items() if key.startswith(start)}
     skipped = (*kill_soak.CLOCKS, *OWN)
     return {
         name: data
@@ -84,9 +84,9 @@ def files(store: Store, place: str) -> dict[str, bytes]:
     }
 
 
-def committed(store: Store, place: str) -> list[str]:
+def committed(objects: Mapping[str, bytes], place: str) -> list[str]:
     start = f"{place}/DONE/"
-    return sorted(key.removeprefix(start) for key in store.objects() if key.startswith(start))
+    return sorted(key.removeprefix(start) for key in objects if key.startswith(start))
 
 
 def soak(
@@ -110,9 +110,10 @@ def soak(
             ended += 1
     finish(start(folder, store, into(words, f"{store.root}/killed-{ended}/run"), "last"))
     shards(folder, store, words)
+    objects = store.objects()
     for place in [*(f"killed-{i}/run" for i in range(ended + 1)), "shards/run"]:
-        assert files(store, place) == local, place
-        blocks = {unit for unit in committed(store, place) if unit.startswith("blocks/")}
+        assert files(objects, place) == local, place
+        blocks = {unit for unit in committed(objects, place) if unit.startswith("blocks/")}
         assert blocks == {name.rpartition("/")[0] for name in local if name.startswith("blocks/")}
         check_records(folder, store, place, images)
     seconds = time.monotonic() - begun
@@ -155,8 +156,9 @@ def invert(folder: Path, store: Store, steps: int, kills: int, seed: int = 0) ->
         else:
             ended += 1
     finish(start(folder, store, into(words, f"{store.root}/inverted-{ended}/run"), "last"))
+    objects = store.objects()
     for i in range(ended + 1):
-        found = files(store, f"inverted-{i}/run")
+        found = files(objects, f"inverted-{i}/run")
         assert {n: d for n, d in found.items() if not n.startswith("checkpoints/") and ".times" not in n} == local
     return {"inversion kills": killed, "finished before the kill": ended, "steps": steps}
 
