@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +16,7 @@ from ine_jax.pipeline.noise import item_noise
 from ine_jax.pipeline.torch_noise import torch_noise
 from ine_jax.prompts.items import Item
 from ine_jax.storage import runs
-from tests.support.paths import ROOT
+from tests.support.devices import environment
 from tests.support.tiny_pipeline import CELLS
 
 SEEDS = [0, 7, 7, 2**32 - 1, 1000, 31337, 42, 3, 9]
@@ -56,10 +55,10 @@ def expected(mode: str) -> str:
 
 
 def test_noise_of_an_item_is_the_same_in_any_batch_on_any_devices(tiny_folder: Path) -> None:
-    flags = f"--xla_force_host_platform_device_count={max(DEVICES)}"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     words = [str(tiny_folder), *map(json.dumps, (DEVICES, SEEDS, BATCHES, MODES))]
-    done = subprocess.run([sys.executable, "-c", CHILD, *words], env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, *words], env=environment(max(DEVICES)), capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     noises = {mode: expected(mode) for mode in MODES}
     wanted = {f"{d} {m} {b}": noises[m] for d in DEVICES for m in MODES for b in BATCHES}

@@ -1,6 +1,5 @@
 """Noise belongs to the item: every bit of a row depends on its seed alone."""
 
-import os
 import subprocess
 import sys
 
@@ -10,7 +9,7 @@ import pytest
 
 from ine_jax.errors import InputError
 from ine_jax.pipeline.noise import item_noise, item_seeds
-from tests.support.paths import ROOT
+from tests.support.devices import environment
 
 SHAPE = (8, 8, 4)
 
@@ -53,10 +52,8 @@ sys.stdout.buffer.write(item_noise(list(range(16)), (8, 8, 4)).tobytes())
 
 @pytest.mark.parametrize("devices", [1, 2, 4, 8])
 def test_device_counts_do_not_change_a_bit(devices: int) -> None:
-    root = ROOT
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    settings = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(root)}
-    made = subprocess.run([sys.executable, "-c", CODE, str(devices)], capture_output=True, check=True, env=settings)
+    command = [sys.executable, "-c", CODE, str(devices)]
+    made = subprocess.run(command, capture_output=True, check=True, env=environment(devices))
     assert made.stdout == item_noise(list(range(16)), SHAPE).tobytes()
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from ine_jax.models.checkpoints.pipeline_folder import read_pipeline
 from ine_jax.pipeline import compile_cache as cache
 from ine_jax.pipeline.pipeline import Pipeline, assemble, load
 from scripts.train_world.manifest import write_manifest
-from tests.support.paths import ROOT
+from tests.support.devices import environment
 from tests.support.tiny_pipeline import CELLS, UNET
 from tests.support.typechecking import unchecked
 
@@ -110,11 +109,8 @@ print("free of collectives")
 
 
 def test_four_devices_make_the_same_latents_without_talking(pipe: Pipeline, tiny_folder: Path, tmp_path: Path) -> None:
-    root = ROOT
-    flags = "--xla_force_host_platform_device_count=4"
-    settings = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(root)}
     command = [sys.executable, "-c", DEVICES, str(tiny_folder), str(tmp_path / "made.npy")]
-    done = subprocess.run(command, capture_output=True, env=settings, text=True)
+    done = subprocess.run(command, capture_output=True, env=environment(4), text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "free of collectives" in done.stdout
     prompts = ["a cat", "a dog", "red knife", "apple", "cat"]

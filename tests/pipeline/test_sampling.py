@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 from typing import Any
@@ -17,6 +16,7 @@ from ine_jax.errors import InputError
 from ine_jax.guidance import Cfg, Guidance, Moment, Negative, NoGuidance, Texts
 from ine_jax.guidance.base import phases
 from ine_jax.pipeline.sampling import sample
+from tests.support.devices import environment
 from tests.support.paths import ROOT
 from tests.support.toys import ToyDenoiser
 
@@ -230,10 +230,14 @@ print(json.dumps(found))
 
 def test_a_sharded_batch_needs_no_communication() -> None:
     """On four virtual devices the compiled sampler is partitioned, free of collectives, and gives the same latents."""
-    env = dict(os.environ, XLA_FLAGS="--xla_force_host_platform_device_count=4", JAX_PLATFORMS="cpu")
     root = str(ROOT)
     done = subprocess.run(
-        [sys.executable, "-c", SHARDED, root], env=env, capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-c", SHARDED, root],
+        env=environment(4),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     found: dict[str, dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])

@@ -1,7 +1,6 @@
 """Inversion and ESD on two devices give what they give on one, up to the order of sums."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.support.devices import environment
 from tests.support.paths import ROOT
 
 CHILD = """
@@ -39,10 +39,8 @@ print(json.dumps({"devices": len(jax.devices()), "found": found}))
 
 @pytest.mark.slow
 def test_two_devices_equal_one(tiny_folder: Path, tmp_path: Path) -> None:
-    flags = "--xla_force_host_platform_device_count=2"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     command = [sys.executable, "-c", CHILD, str(tiny_folder), str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, env=environment(2), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["devices"] == 2
