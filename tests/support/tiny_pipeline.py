@@ -92,9 +92,9 @@ UNET = {
     "sample_size": CELLS,
     "in_channels": 4,
     "out_channels": 4,
-    "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
-    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
-    "block_out_channels": [32, 32],
+    "down_block_types": ["CrossAttnDownBlock2D"],  # one level: tests/models has those that halve and double the size
+    "up_block_types": ["CrossAttnUpBlock2D"],
+    "block_out_channels": [32],
     "layers_per_block": 1,
     "attention_head_dim": 2,
     "cross_attention_dim": WIDTH,
