@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ine_jax.cli import parsing, shards
+from ine_jax.cli import launcher, parsing, shards
 from ine_jax.cli.evaluate import Evaluate
 from ine_jax.cli.invert import Invert
 from tests.support.paths import ROOT
@@ -74,17 +74,46 @@ def test_the_job_set_has_every_part() -> None:
     assert parts == [(i, spec["completions"]) for i in range(spec["completions"])]
 
 
+def test_the_hosts_of_a_job_set_find_the_first() -> None:
+    spec, found = container("jobset-invert.yml")
+    environment = {entry["name"]: entry["value"] for entry in found["env"]}
+    places = [launcher.detect({**environment, "JOB_COMPLETION_INDEX": str(i)}) for i in range(spec["completions"])]
+    assert [(place.index, place.count) for place in places if place] == [(i, 4) for i in range(4)]
+    assert {place.coordinator for place in places if place} == {"ine-invert-hosts-0-0.ine-invert:8476"}
+
+
+def sky(name: str) -> list[str]:
+    """The command of a SkyPilot file, with its own variables."""
+    task = yaml.safe_load((LAUNCH / name).read_text())
+    printed = 'ine() { printf "%s\\0" "$@"; }\n' + task["run"]
+    settings = {**os.environ, **task["envs"]}
+    done = subprocess.run(["bash", "-c", printed], env=settings, capture_output=True, text=True, check=True)
+    return done.stdout.rstrip("\0").split("\0")
+
+
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
         ("jobset-evaluate.yml", Evaluate),
         ("jobset-invert.yml", Invert),
+        ("skypilot-evaluate.yaml", Evaluate),
+        ("skypilot-invert.yaml", Invert),
     ],
 )
 def test_the_command_line_is_accepted(name: str, kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    words = container(name)[1]["command"][1:]
+    words = container(name)[1]["command"][1:] if name.startswith("jobset") else sky(name)
     own = str(ROOT / "configs" / "evaluate" / "tiny.yaml")
     command = parsing.parse([own if word == "/shared/evaluate.yaml" else word for word in words])
     assert isinstance(command, kind)
     assert shlex.join(words).count("--out") == 1
+
+
+def test_the_images_install_extras_that_exist() -> None:
+    import tomllib
+
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    lines = (ROOT / "docker" / "Dockerfile").read_text().splitlines()
+    installed = [line.split("[", 1)[1].split("]", 1)[0].split(",") for line in lines if "pip install" in line]
+    assert len(installed) == 2
+    assert {name for names in installed for name in names} <= set(extras)
