@@ -60,7 +60,7 @@ def sampler(mesh: Mesh, rows: int, steps: int) -> jax.stages.Lowered:
     programs = build(TEXT, UNET, VAE, jnp.dtype(jnp.bfloat16), mesh)
     context = array(mesh, (batch, TOKENS, TEXT.hidden_size))
     texts = Texts(prompt=context, uncond=context, negative=context)  # type: ignore[arg-type]
-    ddim, guard = Ddim(NOISE), Cfg(np.float32(7.5))
+    ddim, guard = Ddim(NOISE), Cfg(np.array(7.5, np.float32))
     tables = jax.tree.map(lambda x: array(mesh, x.shape, x.dtype, rows=False), ddim.tables(steps))
     noise = array(mesh, (batch, 64, 64, 4))
     lowered: jax.stages.Lowered = programs.sample.lower(unet_params(mesh), ddim, tables, guard, texts, noise)  # type: ignore[attr-defined]
@@ -102,7 +102,9 @@ def inversion(mesh: Mesh, rows: int) -> jax.stages.Lowered:
     same = functools.partial(array, mesh, rows=False)
     images = same((PICTURES, 64, 64, 4))
     one = same((1,), jnp.int32)
-    data = Data(images, images, one, one, same((1,), jnp.uint32), one, same((TEMPLATES, TOKENS), jnp.int32), None)
+    ids = same((TEMPLATES, TOKENS), jnp.int32)
+    values: list[Any] = [images, images, one, one, same((1,), jnp.uint32), one, ids, None]
+    data = Data(*values)
     frozen = Frozen(text_params(mesh, jnp.float32), unet_params(mesh))
     vectors = same((1, 1, TEXT.hidden_size))
     with jax.numpy_dtype_promotion("standard"):
@@ -117,8 +119,8 @@ def attend(mesh: Mesh, rows: int, shape: tuple[int, int, int], platform: str) ->
     """Lower one layer's self-attention of [tokens, heads, head size], as on a platform."""
     each = array(mesh, (mesh.size * rows, *shape), jnp.bfloat16)
 
-    def own(*parts: jax.Array) -> jax.Array:
-        return attention(*parts, platform=platform)
+    def own(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+        return attention(query, key, value, platform=platform)
 
     split = jax.shard_map(own, mesh=mesh, in_specs=PartitionSpec(AXIS), out_specs=PartitionSpec(AXIS), check_vma=False)
     return jax.jit(split).lower(each, each, each)
