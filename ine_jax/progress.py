@@ -25,6 +25,7 @@ else:
     Bar = object  # rich is loaded where a bar is opened
 
 LINE_SECONDS = 10.0
+GRACE = 8.0  # seconds from a request to stop to the end, for loops that keep what is finished anyway
 STOPPED = ("interrupted", "", "run the same command again to continue")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -34,6 +35,12 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def note(text: str) -> None:
+    """Print one line beside the progress."""
+    sys.stderr.write(f"{clean(text)}\n")
+    sys.stderr.flush()
 
 
 class Progress:
@@ -115,10 +122,11 @@ def _open_bar(stream: TextIO | io.StringIO, label: str, total: int) -> Bar:
 
 
 class _Receiver:
-    """What `receive_signals` started: whether it did, and the event of the loop that takes requests, if one runs."""
+    """What `receive_signals` started: whether it did, the event of the loop that takes requests, and its grace."""
 
     active = False
     loop: threading.Event | None = None
+    grace: float | None = None
     last_words = b""
     farewell: Callable[[], None] | None = None
 
@@ -137,17 +145,28 @@ def receive_signals(last_words: bytes = b"") -> None:
     os.set_blocking(write_end, False)
     numbers = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
 
+    def end() -> None:
+        if _Receiver.farewell is not None:
+            _Receiver.farewell()
+        leave(Interrupted(*STOPPED))
+
+    def too_late(loop: threading.Event) -> None:
+        if _Receiver.loop is loop:
+            end()
+
     def receive() -> None:
         while True:
             if os.read(read_end, 1)[0] not in numbers:
                 continue
             loop = _Receiver.loop
-            if loop is not None and not loop.is_set():
-                loop.set()
+            if loop is None or loop.is_set():
+                end()
                 continue
-            if _Receiver.farewell is not None:
-                _Receiver.farewell()
-            leave(Interrupted(*STOPPED))
+            loop.set()
+            if _Receiver.grace is not None:  # a device program or a compilation may take minutes
+                timer = threading.Timer(_Receiver.grace, too_late, (loop,))
+                timer.daemon = True
+                timer.start()
 
     _Receiver.active, _Receiver.last_words = True, last_words
     threading.Thread(target=receive, name="signals", daemon=True).start()
@@ -181,26 +200,29 @@ def _nothing(_: int, __: FrameType | None) -> None:
 
 
 @contextlib.contextmanager
-def stop_requests() -> Iterator[threading.Event]:
+def stop_requests(grace: float | None = None) -> Iterator[threading.Event]:
     """Yield an event that the first SIGINT or SIGTERM sets; the second signal acts as it does outside.
+
+    With `receive_signals`, a loop that has not ended `grace` seconds after the first signal ends as by a second one.
 
     A loop that ends by itself after a request raises `Interrupted` here, so that what follows it does not begin.
     Without `receive_signals`, signals are handled in the main thread only; elsewhere the event is never set.
     """
     asked = threading.Event()
-    with _receiving(asked) if _Receiver.active else _handling(asked):
+    with _receiving(asked, grace) if _Receiver.active else _handling(asked):
         yield asked
     if asked.is_set():
         raise Interrupted(*STOPPED)
 
 
 @contextlib.contextmanager
-def _receiving(asked: threading.Event) -> Iterator[None]:
-    before, _Receiver.loop = _Receiver.loop, asked
+def _receiving(asked: threading.Event, grace: float | None) -> Iterator[None]:
+    before = _Receiver.loop, _Receiver.grace
+    _Receiver.grace, _Receiver.loop = grace, asked
     try:
         yield
     finally:
-        _Receiver.loop = before
+        _Receiver.loop, _Receiver.grace = before
 
 
 @contextlib.contextmanager

@@ -58,6 +58,7 @@ def run(config: DemoConfig, command: Sequence[str] = ()) -> Outcome:
     from ine_jax import assets, evaluation, report
     from ine_jax.evaluation.from_config import detector
     from ine_jax.evaluation.generating import pending
+    from ine_jax.evaluation.scoring import Behind
     from ine_jax.progress import Progress
 
     out = Path(config.out)
@@ -72,10 +73,10 @@ def run(config: DemoConfig, command: Sequence[str] = ()) -> Outcome:
     scorer = detector(DetectorConfig())
     plan = demo_plan(settings, found, None if config.full else config.items)
     plan = dataclasses.replace(plan, detector=evaluation.scorer_name(scorer))
-    missing = pending(plan, out / "evaluation")
+    missing, behind = pending(plan, out / "evaluation"), Behind([scorer])
     with Progress(max(1, missing), "images", unit="images") as progress:
-        stored = evaluation.evaluate(plan, out / "evaluation", progress=progress, command=command)
-    evaluation.score(stored, [scorer])
+        stored = evaluation.evaluate(plan, out / "evaluation", progress=progress, command=command, behind=behind)
+    evaluation.score(stored, [scorer], behind=behind)
     page = report.build([out])
     summary = cast("Summary", read_json(out / "summary.json"))
     lines = (*report.plain(summary), *report.sentences(summary), *_measured(world), str(page))

@@ -47,6 +47,7 @@ class Evaluate(Command):
         ready = prepare(config, shard)
         plan, missing, scorers = ready.plan, ready.missing, ready.scorers
         command = shards.without(line)
+        behind = scorers.behind() if scorers and missing else None
         with writing(config.out, shard), Progress(max(1, missing), "images", unit="images") as progress:
             run = generating.evaluate(
                 plan,
@@ -56,8 +57,10 @@ class Evaluate(Command):
                 shard=shard,
                 progress=progress,
                 command=command,
+                behind=behind,
             )
-            scored, measured = scorers.score(run, shard=shard) if scorers else (0, 0)
+            scored, measured = scorers.score(run, shard=shard, behind=behind) if scorers else (0, 0)
+            scored += missing  # each was scored as soon as its block was stored
             if scorers and scorers.finished(run, shard):
                 finished.mark(config, shard, scorers.names)
         done = f"{config.out}: {missing} images generated, {scored} scored"

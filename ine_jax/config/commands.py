@@ -162,7 +162,7 @@ class EvaluateConfig:
     """Use only this many rows of each prompt set."""
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     block: int = 50
-    """Images per block; an interruption loses at most one block."""
+    """Images per block, which are stored at once; an interruption loses the blocks that are begun."""
     detectors: tuple[DetectorConfig, ...] = (DetectorConfig(),)
     """Detectors that score every image; the first one fills the tables of the report."""
     metrics: tuple[MetricConfig, ...] = ()

@@ -54,20 +54,31 @@ class Scorers:
     metrics: tuple[tuple[Metric, str], ...]
     reference: str
 
-    def score(self, run: Run, *, rescan: bool = False, shard: tuple[int, int] = (0, 1)) -> tuple[int, int]:
+    def behind(self) -> scoring.Behind:
+        """Return what scores blocks with the detectors while others are generated."""
+        return scoring.Behind(self.detectors)
+
+    def score(
+        self,
+        run: Run,
+        *,
+        rescan: bool = False,
+        shard: tuple[int, int] = (0, 1),
+        behind: scoring.Behind | None = None,
+    ) -> tuple[int, int]:
         """Score what is not scored yet, or everything with `rescan`; return the images that detectors and metrics read.
 
         Missing verdicts of detectors are raised (ItemErrors) after the metrics have run.
         """
         with writing(run.root, shard):
-            return self._score(run, rescan, shard)
+            return self._score(run, rescan, shard, behind)
 
-    def _score(self, run: Run, rescan: bool, shard: tuple[int, int]) -> tuple[int, int]:
+    def _score(self, run: Run, rescan: bool, shard: tuple[int, int], behind: scoring.Behind | None) -> tuple[int, int]:
         process = process_index()
         scored = measured = 0
         failed = None
         try:
-            scored = scoring.score(run, self.detectors, rescan=rescan, shard=shard, process=process)
+            scored = scoring.score(run, self.detectors, rescan=rescan, shard=shard, process=process, behind=behind)
         except ItemErrors as error:
             failed = error
         if self.metrics:

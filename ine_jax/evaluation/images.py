@@ -5,19 +5,27 @@ of magnitude, and what the decoder makes of such latents has ordinary pixel stat
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
+import jax
 import numpy as np
 
+from ine_jax.evaluation.packing import Group, Made, Wanted
 from ine_jax.evaluation.plan import Cell, Plan
 from ine_jax.guidance import Guidance, from_config
+from ine_jax.guidance.base import as_arrays
 from ine_jax.guidance.concept import Concept
 from ine_jax.pipeline import pipeline
+from ine_jax.pipeline.bound import Bound
 from ine_jax.pipeline.checking import check_call
+from ine_jax.pipeline.noise import starts_of
+from ine_jax.pipeline.packed import PackedSampler, Row
 from ine_jax.pipeline.pipeline import Pipeline
-from ine_jax.prompts.items import Item, alike
+from ine_jax.prompts.items import Own, alike, own_settings
 
 MAX_RMS = 5.0  # of an image's latents; docs/evaluation.md has the measurement
+Bounds: TypeAlias = dict[tuple[object, ...], Bound]
 
 
 def outside(latents: np.ndarray) -> str:
@@ -29,62 +37,66 @@ def outside(latents: np.ndarray) -> str:
 
 
 class ImageGenerator:
-    """Keeps the last model and guard loaded: cells come model by model."""
+    """Keeps the last model loaded, with the guards and texts of its cells: cells come model by model."""
 
     def __init__(self) -> None:
         """Load nothing before the first call."""
-        self._pipe: Pipeline | None = None
-        self._cell: Cell | None = None
-        self._concept: Concept | None = None
-        self._guards: dict[float | None, Guidance] = {}
-        self._outside: list[str] = []
+        self._model: str | None = None
+        self._sampler: PackedSampler | None = None
+        self._concepts: dict[Cell, Concept | None] = {}
+        self._guards: dict[tuple[Cell, float | None], Guidance] = {}
+        self._bound: Bounds = {}
+        self._texts: Bounds = {}
 
-    def __call__(self, cell: Cell, items: Sequence[Item], plan: Plan) -> list[np.ndarray]:
-        """Generate one uint8 image [H, W, 3] per item; items of equal guidance scale and size share a call."""
-        pipe = self._load(cell, plan)
-        images: dict[int, np.ndarray] = {}
-        reasons = [""] * len(items)
-        for (scale, height, width), places in alike(items, (cell.guidance.scale, plan.height, plan.width)):
-            latents = pipe(
-                [items[i].prompt for i in places],
-                guidance=self._guard(pipe, cell, scale),
-                negative=self._concept,
-                seeds=[items[i].seed for i in places],
-                noise=plan.noise if plan.starts is None else plan.starts([items[i] for i in places]),
-                noise_layout=plan.latents_layout,
-                steps=plan.steps,
-                height=height,
-                width=width,
-                output="latents",
-            )
-            for i, latent in zip(places, latents, strict=True):
-                reasons[i] = outside(latent)
-            images.update(zip(places, np.asarray(pipe.decode(latents)), strict=True))
-        self._outside = reasons
-        return [images[i] for i in range(len(items))]
+    @property
+    def size(self) -> int:
+        """Rows of a batch of the loaded model; 0 without one."""
+        return 0 if self._sampler is None else self._sampler.size
+
+    def group(self, wanted: Wanted, plan: Plan) -> Group:
+        """Rows of one model and one program share batches; where the place in a batch matters, of one block only."""
+        bound = self._of(wanted, plan)
+        if bound.place_matters:
+            return Group((wanted.cell.model, bound.program, bound.numbers), wanted.unit.k)
+        return Group((wanted.cell.model, bound.program))
+
+    def start(self, wanted: Sequence[Wanted], plan: Plan) -> Callable[[], Sequence[Made]]:
+        """Dispatch a batch of one group."""
+        bounds = [self._of(each, plan) for each in wanted]
+        sampler = self._loaded()
+        tokenizer, prompts = sampler.pipe.tokenizer, [each.item.prompt for each in wanted]
+        cut = tokenizer.truncated(prompts)
+        items = [each.item for each in wanted]
+        noise = plan.noise if plan.starts is None else plan.starts(items)
+        starts = starts_of(noise, [item.seed for item in items], len(items), bounds[0].shape, plan.latents_layout)
+        rows = [Row(*row) for row in zip(bounds, tokenizer.ids(prompts), cut, starts, strict=True)]
+        running = sampler.start(rows, [each.number % sampler.size for each in wanted])
+
+        def fetch() -> Sequence[Made]:
+            latents, images = running.fetch()
+            return [Made(*each) for each in zip(images, cut, map(outside, latents), strict=True)]
+
+        return fetch
 
     def check(self, cell: Cell, plan: Plan) -> None:
         """Read all that the images of a cell need; InputError where something is damaged or does not fit."""
         pipe = self._load(cell, plan)
         items = [item for name, count in cell.lists for item in plan.lists[name][:count]]
-        for (scale, height, width), places in alike(items, (cell.guidance.scale, plan.height, plan.width)):
+        for (scale, height, width), places in alike(items, _usual(cell, plan)):
             guard, group = self._guard(pipe, cell, scale), [items[i] for i in places]
-            check_call(pipe, guard, self._concept, group, plan.starts, steps=plan.steps, height=height, width=width)
+            concept = self._concept(cell)
+            check_call(pipe, guard, concept, group, plan.starts, steps=plan.steps, height=height, width=width)
 
-    def truncated(self, items: Sequence[Item]) -> list[bool]:
-        """Whether each prompt is longer than the text encoder of the last cell reads."""
-        assert self._pipe is not None  # noqa: S101  asked after a call
-        return self._pipe.tokenizer.truncated([item.prompt for item in items])
-
-    def degenerate(self) -> list[str]:
-        """For each image of the last call why its latents are those of no image, or nothing."""
-        return self._outside
+    def _loaded(self) -> PackedSampler:
+        assert self._sampler is not None  # noqa: S101  asked after a group
+        return self._sampler
 
     def _load(self, cell: Cell, plan: Plan) -> Pipeline:
-        """Load the cell's model and concept, unless they are those of the last call."""
-        if self._pipe is None or self._cell is None or self._cell.model != cell.model:
+        """Load the cell's model, unless it is that of the last call."""
+        if self._sampler is None or self._model != cell.model:
             model = plan.model(cell.model)
-            self._pipe = pipeline.load(
+            self.__init__()  # type: ignore[misc]  # the last model is gone before the next one is read
+            pipe = pipeline.load(
                 model.model,
                 revision=model.revision,
                 unlearned=model.unlearned,
@@ -92,15 +104,35 @@ class ImageGenerator:
                 batch_size=plan.batch,
                 unet_impl=plan.unet_impl,
             )
-            self._cell = None
-        if self._cell != cell:
-            # files are read and images encoded once for a cell, not for each of its blocks
-            self._concept, self._guards, self._cell = from_config.concept(cell.negative), {}, cell
-        return self._pipe
+            self._sampler, self._model = PackedSampler(pipe), cell.model
+        return self._sampler.pipe
+
+    def _of(self, wanted: Wanted, plan: Plan) -> Bound:
+        """The guard of an item with its texts, which are encoded once for all numbers of a guard."""
+        pipe, cell = self._load(wanted.cell, plan), wanted.cell
+        scale, height, width = own = own_settings(wanted.item, _usual(cell, plan))
+        key = (cell, *own)
+        if key not in self._bound:
+            guard = as_arrays(self._guard(pipe, cell, scale))
+            shape = pipe.latent_shape(height, width)
+            alike = (cell.negative, jax.tree.structure(guard), shape)
+            if alike not in self._texts:
+                self._texts[alike] = pipe.bind(guard, self._concept(cell), shape, steps=plan.steps)
+            self._bound[key] = dataclasses.replace(self._texts[alike], guard=guard)
+        return self._bound[key]
+
+    def _concept(self, cell: Cell) -> Concept | None:
+        if cell not in self._concepts:
+            self._concepts[cell] = from_config.concept(cell.negative)
+        return self._concepts[cell]
 
     def _guard(self, pipe: Pipeline, cell: Cell, scale: float | None) -> Guidance:
         """The cell's guard at a guidance scale; an empty negative scale, or a preset's, follows it."""
-        if scale not in self._guards:
+        if (cell, scale) not in self._guards:
             config = cell.guidance if scale is None else dataclasses.replace(cell.guidance, scale=scale)
-            self._guards[scale] = from_config.guidance(config, self._concept is not None, pipe)
-        return self._guards[scale]
+            self._guards[cell, scale] = from_config.guidance(config, self._concept(cell) is not None, pipe)
+        return self._guards[cell, scale]
+
+
+def _usual(cell: Cell, plan: Plan) -> Own:
+    return cell.guidance.scale, plan.height, plan.width

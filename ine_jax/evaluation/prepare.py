@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ine_jax.config import EvaluateConfig
-from ine_jax.evaluation import finished, generating
+from ine_jax.evaluation import finished, generating, packing
 from ine_jax.evaluation.plan import Cell, Plan, check, plan_from_config
 from ine_jax.storage import runs
 from ine_jax.storage.records import RunHashes
@@ -33,7 +33,7 @@ class Prepared:
     missing: int
     models: Mapping[str, Mapping[str, str]]
     scorers: "Scorers | None" = None
-    generate: "generating.Generate | None" = None
+    generate: packing.Batches | None = None
 
 
 def prepare(config: EvaluateConfig, shard: Shard = (0, 1), absent: Collection[str] = ()) -> Prepared:
@@ -82,7 +82,7 @@ def _hashes(models: Mapping[str, Mapping[str, str]]) -> RunHashes:
     return {"models": {label: dict(record) for label, record in models.items()}}
 
 
-def _checked(plan: Plan, cells: Sequence[Cell]) -> generating.Generate:
+def _checked(plan: Plan, cells: Sequence[Cell]) -> packing.Batches:
     """Check every cell, model by model; the last first, so that the model of the first is still loaded afterwards."""
     from ine_jax.evaluation.images import ImageGenerator
 

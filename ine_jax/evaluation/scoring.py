@@ -1,6 +1,7 @@
 """Scores stored images with detectors. Scores are files beside the images, so no image is ever generated again."""
 
 import dataclasses
+import threading
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar, cast
@@ -19,12 +20,13 @@ from ine_jax.evaluation.detectors.base import (
     detect_checked,
 )
 from ine_jax.progress import Progress, stop_requests
-from ine_jax.storage.records import Box, Row, ScorerRecord, VerdictLine
+from ine_jax.storage.records import Box, NewRow, ScorerRecord, VerdictLine
 from ine_jax.storage.runs import Run, writing
 
 T = TypeVar("T")
 R = TypeVar("R")
 MAX_UNSCORED = 0.01
+BEHIND = 2  # blocks that wait for a detector while images are generated
 
 
 @dataclasses.dataclass
@@ -54,28 +56,83 @@ def scorer_name(scorer: Scorer) -> str:
     return f"{scorer.id}@{scorer.version}"
 
 
+class Behind:
+    """Scores blocks as they are stored, from the images in memory, with each detector in a thread of its own."""
+
+    def __init__(self, detectors: Sequence[Detector]) -> None:
+        """Score with these detectors."""
+        self.detectors = {scorer_name(detector): detector for detector in detectors}
+        self.blocks: set[int] = set()  # that every detector has seen
+        self._left: dict[int, int] = {}
+        self._lock = threading.Lock()
+
+    def open(self, run: Run) -> None:
+        """Begin, with what the detectors store about themselves."""
+        self._run = run
+        self._labels = {name: frozenset(write_about(run, each)["labels"]) for name, each in self.detectors.items()}
+        self._threads = {name: ThreadPoolExecutor(1, thread_name_prefix=name) for name in self.detectors}
+        self._room = {name: threading.Semaphore(BEHIND) for name in self.detectors}
+        self._pending: list[Future[None]] = []
+
+    def add(self, k: int, rows: Sequence[NewRow], images: Sequence[np.ndarray]) -> None:
+        """Score a stored block; waits where a detector is far behind."""
+        self._left[k] = len(self.detectors)
+        for name in self.detectors:
+            self._room[name].acquire()
+            future = self._threads[name].submit(self._score, name, k, rows, images)
+            future.add_done_callback(lambda _, name=name: self._room[name].release())  # type: ignore[misc]
+            self._pending.append(future)
+
+    def close(self) -> None:
+        """Wait for all verdicts, and raise the first error of a thread: of the disk, since detectors raise none."""
+        for pool in self._threads.values():
+            pool.shutdown()
+        for future in self._pending:
+            future.result()
+
+    def _score(self, name: str, k: int, rows: Sequence[NewRow], images: Sequence[np.ndarray]) -> None:
+        self._run.write_scores(name, k, _score_block(rows, images, self.detectors[name], self._labels[name], {}))
+        with self._lock:
+            self._left[k] -= 1
+            if not self._left[k]:
+                self.blocks.add(k)
+
+
 def score(
-    run: Run, detectors: Sequence[Detector], *, rescan: bool = False, shard: tuple[int, int] = (0, 1), process: int = 0
+    run: Run,
+    detectors: Sequence[Detector],
+    *,
+    rescan: bool = False,
+    shard: tuple[int, int] = (0, 1),
+    process: int = 0,
+    behind: Behind | None = None,
 ) -> int:
     """Score the images of shard i of N that a detector has not scored; return the number of images read.
 
     Every finished block is read once: the next one is loaded while the detectors, each in a thread, score this one.
     Where a detector failed, the next call tries again; with `rescan`, every image is scored again. Only process 0 shows
-    progress.
+    progress. Blocks that were scored just now, `behind` the generation, are only counted.
 
     Raises:
         ItemErrors: more than 1 % of a detector's images got no verdict (the scores are kept).
         Interrupted: asked to stop; finished blocks are kept.
     """
     with writing(run.root, shard):
-        return _score(run, detectors, rescan, shard, process)
+        return _score(run, detectors, rescan, shard, process, behind.blocks if behind else ())
 
 
-def _score(run: Run, detectors: Sequence[Detector], rescan: bool, shard: tuple[int, int], process: int) -> int:
+def _score(
+    run: Run,
+    detectors: Sequence[Detector],
+    rescan: bool,
+    shard: tuple[int, int],
+    process: int,
+    seen: Container[int],
+) -> int:
     scorers = {scorer_name(detector): detector for detector in detectors}
     labels = {name: frozenset(write_about(run, detector)["labels"]) for name, detector in scorers.items()}
     counts = {name: Count() for name in scorers}
-    tasks = open_tasks(run, counts, rescan, shard)
+    tasks = open_tasks(run, counts, rescan, shard, seen)
     images = sum(name.endswith(".png") for task in tasks for name in run.sums(task.k))
     done = 0
     blocks = read_ahead(lambda task: (task, run.rows(task.k), run.images(task.k)), tasks)
@@ -105,8 +162,13 @@ def write_about(run: Run, scorer: Scorer, reference: str | None = None) -> Score
     return about
 
 
-def open_tasks(run: Run, counts: Mapping[str, Count], rescan: bool, shard: tuple[int, int]) -> list[Task]:
-    """The blocks of the shard that scorers have not finished; the finished ones are added to the counts."""
+def open_tasks(
+    run: Run, counts: Mapping[str, Count], rescan: bool, shard: tuple[int, int], seen: Container[int] = ()
+) -> list[Task]:
+    """The blocks of the shard that scorers have not finished; the finished ones are added to the counts.
+
+    Failures in the blocks `seen` are not tried again.
+    """
     tasks = []
     for k in run.blocks():
         if k % shard[1] != shard[0]:
@@ -114,7 +176,7 @@ def open_tasks(run: Run, counts: Mapping[str, Count], rescan: bool, shard: tuple
         settled = {}
         for name, count in counts.items():
             lines = None if rescan else run.scores(name, k)
-            if lines is None or any(map(_failed, lines)):
+            if lines is None or (k not in seen and any(map(_failed, lines))):
                 settled[name] = {line["id"]: line for line in lines or () if not _failed(line)}
             else:
                 count.add(lines)
@@ -141,7 +203,7 @@ def read_ahead(load: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
 
 
 def _score_block(
-    rows: Sequence[Row],
+    rows: Sequence[NewRow],
     images: Sequence[np.ndarray],
     detector: Detector,
     labels: frozenset[str],
@@ -162,7 +224,7 @@ def _score_block(
     return [lines[row["id"]] for row in rows]
 
 
-def unusable(rows: Sequence[Row], settled: Container[str]) -> dict[str, VerdictLine]:
+def unusable(rows: Sequence[NewRow], settled: Container[str]) -> dict[str, VerdictLine]:
     """The lines of images that the generation found to be degenerate; nothing scores them."""
     found = {row["id"]: row["degenerate"] for row in rows if "degenerate" in row and row["id"] not in settled}
     return {item: line(item, Unscored(f"{DEGENERATE}{why}")) for item, why in found.items()}

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Float
 
 from ine_jax import schedulers
 from ine_jax.config.methods import LatentsLayout, NoiseMode, SamplerConfig, UnetImpl
@@ -25,10 +24,11 @@ from ine_jax.models.parts import ModelParts
 from ine_jax.models.text import Tokenizer, learned_rows
 from ine_jax.pipeline import compile_cache as cache
 from ine_jax.pipeline import tpu
+from ine_jax.pipeline.bound import Bound, texts_of
 from ine_jax.pipeline.mesh import device_mesh
 from ine_jax.pipeline.noise import random_normal, starts_of
 from ine_jax.pipeline.programs import Programs, build
-from ine_jax.schedulers import AnyScheduler, Tables
+from ine_jax.schedulers import AnyScheduler
 from ine_jax.storage.weight_files import read_json
 from ine_jax.types import Array, HostArray, HostContext, HostImages, HostLatents, LatentShape, Params, TokenIds
 
@@ -159,35 +159,55 @@ class Pipeline:
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         shape = self.latent_shape(height, width)
         starts = starts_of(noise, seeds, len(prompts), shape, noise_layout)
-        tables = self._tables(steps)
-        concept = as_concept(negative)
-        guard = as_arrays(conditioning.resolve(guidance, concept, negative_scale))
         rows = self.rows(batch_size)
-        slots = conditioning.fill(guard, concept, self._encoder(embeddings, rows))
-        uncond, negated = self._repeat(slots.uncond, rows), self._repeat(slots.negative, rows)
-        shared = Texts(uncond, uncond, negated, None if slots.bank is None else self._repeat(slots.bank, rows))
-        columns, calls = slots.columns, np.float32(len(tables.timestep))
-        end = np.int32(self.tokenizer.backend.eos_token_id)
-        learned = learned_rows(embeddings, self.parts.text_config.hidden_size)
+        guard = conditioning.resolve(guidance, as_concept(negative), negative_scale)
+        bound = self.bind(guard, negative, shape, steps=steps, embeddings=embeddings, rows=rows)
+        shared = texts_of([bound] * rows, self.programs.batch_sharding())
         ids = self.tokenizer.ids(prompts, embeddings)
 
         def run(ids: TokenIds, cut: Array, start: Array, *scales: Array) -> Array:
-            prompt = self.programs.encode(self.parts.text_params, ids, learned)
-            texts = dataclasses.replace(shared, prompt=prompt)
-            guided = with_scales(guard, scales)
-            projects = conditioning.projection(guided)
-            if projects is not None:
-                where = self.parts.text_params, ids, learned, cut, end
-                found = self.programs.project(*where, projects, prompt, columns, calls)
-                texts = dataclasses.replace(texts, safe=found.safe, until=found.until)
-            if start.ndim == 1:  # seeds: the noise is sampled on the device
-                start = jax.device_put(random_normal(np.asarray(start), shape), self.programs.batch_sharding())
-            latents = self.programs.sample(self.parts.unet_params, self.scheduler, tables, guided, texts, start)
+            scaled = dataclasses.replace(bound, guard=with_scales(bound.guard, scales))
+            latents = self.sample(scaled, shared, ids, cut, start)
             return latents if output == "latents" else self.programs.decode(self.parts.vae_params, latents)
 
         cut = np.asarray(self.tokenizer.truncated(prompts, embeddings), bool)
-        arrays = [ids, cut, starts, *item_scales(guard, len(prompts))]
+        arrays = [ids, cut, starts, *item_scales(bound.guard, len(prompts))]
         return self.programs.batched(run, arrays, rows, empty=self._empty(shape, output))
+
+    def bind(
+        self,
+        guard: Guidance,
+        negative: NegativeLike,
+        shape: LatentShape,
+        *,
+        steps: int = STEPS,
+        embeddings: Sequence[Embedding] = (),
+        rows: int | None = None,
+    ) -> Bound:
+        """Return the guard with the texts of its slots, for latents of `shape`; raises as `__call__` does."""
+        if steps < 1:
+            raise InputError(f"steps {steps}", "1 or more", "change steps")
+        tables, arrays = jax.device_put(self.scheduler.tables(steps), self.programs.replicated()), as_arrays(guard)
+        encoder = self._encoder(embeddings, self.rows() if rows is None else rows)
+        slots = conditioning.fill(arrays, as_concept(negative), encoder)
+        return Bound(arrays, slots, shape, tables, learned_rows(embeddings, self.parts.text_config.hidden_size))
+
+    def sample(self, bound: Bound, texts: Texts, ids: TokenIds, cut: Array, start: Array) -> Array:
+        """Return the latents of one batch, on its devices and before they are computed.
+
+        The guard's numbers are single ones or one per row; `ids` are the prompts' tokens, `cut` whether each was too
+        long for the encoder, `start` seeds [batch] whose noise the device samples, or noise [batch, h, w, c].
+        """
+        prompt = self.programs.encode(self.parts.text_params, ids, bound.learned)
+        texts = dataclasses.replace(texts, prompt=prompt)
+        projects = conditioning.projection(bound.guard)
+        if projects is not None:
+            where = self.parts.text_params, ids, bound.learned, cut, np.int32(self.tokenizer.backend.eos_token_id)
+            found = self.programs.project(*where, projects, prompt, bound.slots.columns, np.float32(bound.calls))
+            texts = dataclasses.replace(texts, safe=found.safe, until=found.until)
+        if start.ndim == 1:
+            start = jax.device_put(random_normal(np.asarray(start), bound.shape), self.programs.batch_sharding())
+        return self.programs.sample(self.parts.unet_params, self.scheduler, bound.tables, bound.guard, texts, start)
 
     def _encoder(self, embeddings: Sequence[Embedding], rows: int) -> Encode:
         """Return the encoder that fills slots; words may use the tokens of `embeddings`."""
@@ -208,16 +228,6 @@ class Pipeline:
             if side < unit or side % unit:
                 raise InputError(f"image side {side} px", f"multiples of {unit} px", "change height and width")
         return sides[0] // cell, sides[1] // cell, unet.in_channels
-
-    def _tables(self, steps: int) -> Tables:
-        if steps < 1:
-            raise InputError(f"steps {steps}", "1 or more", "change steps")
-        tables: Tables = jax.device_put(self.scheduler.tables(steps), self.programs.replicated())
-        return tables
-
-    def _repeat(self, context: Float[np.ndarray, "1 ..."], rows: int) -> Array:
-        repeated: Array = jax.device_put(np.repeat(context, rows, axis=0), self.programs.batch_sharding())
-        return repeated
 
     def _empty(self, shape: LatentShape, output: Output) -> HostImages | HostLatents:
         if output not in ("uint8", "latents"):

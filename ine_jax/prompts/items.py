@@ -49,6 +49,13 @@ def spans(count: int, size: int) -> list[range]:
     return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
 
+def own_settings(item: Item, usual: Own) -> Own:
+    """Guidance scale, height and width of an item; `usual` where it has none of its own."""
+    scale = usual[0] if item.guidance is None else item.guidance
+    height = usual[1] if item.height is None else item.height
+    return scale, height, usual[2] if item.width is None else item.width
+
+
 def alike(items: Sequence[Item], usual: Own, size: int | None = None) -> list[tuple[Own, list[int]]]:
     """Group the places of items by guidance scale, height and width; `usual` where an item has none of its own.
 
@@ -56,10 +63,7 @@ def alike(items: Sequence[Item], usual: Own, size: int | None = None) -> list[tu
     """
     groups: dict[Own, list[int]] = {}
     for place, item in enumerate(items):
-        scale = usual[0] if item.guidance is None else item.guidance
-        height = usual[1] if item.height is None else item.height
-        width = usual[2] if item.width is None else item.width
-        groups.setdefault((scale, height, width), []).append(place)
+        groups.setdefault(own_settings(item, usual), []).append(place)
     cuts = [(own, places, spans(len(places), size or len(places))) for own, places in groups.items()]
     return [(own, places[span.start : span.stop]) for own, places, found in cuts for span in found]
 

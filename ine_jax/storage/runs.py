@@ -30,7 +30,7 @@ from ine_jax.errors import CorruptRunError, InputError
 from ine_jax.storage import marks, provenance, run_record, schema, score_files, timing, untrusted
 from ine_jax.storage.atomic import atomic_folder, clear, lock, remove, write_atomic, write_durable
 from ine_jax.storage.binding import require_same
-from ine_jax.storage.images import decode, png
+from ine_jax.storage.images import decode
 from ine_jax.storage.records import NewRow, Row, RunConfig, RunHashes, RunRecord, ScorerRecord, TimingEntry, VerdictLine
 from ine_jax.storage.sealed import SUMS, WRONG, checksums, corrupt, jsonl, parse_jsonl, read_sums, seal, unseal
 
@@ -78,11 +78,11 @@ class Run:
         """The complete blocks, in order."""
         return finished_blocks(self.root)
 
-    def write_block(self, k: int, images: np.ndarray | Sequence[np.ndarray], rows: Sequence[NewRow]) -> None:
-        """Store the uint8 images [H, W, 3] of block k, one per row; `file_name` is added to each row."""
+    def write_block(self, k: int, images: Sequence[bytes], rows: Sequence[NewRow]) -> None:
+        """Store the images of block k as PNG, one per row; `file_name` is added to each row."""
         if len(images) != len(rows):
             raise ValueError(f"{len(images)} images for {len(rows)} rows")
-        files = {f"{i:06d}.png": png(image) for i, image in enumerate(images)}
+        files = {f"{i:06d}.png": image for i, image in enumerate(images)}
         named = [{**row, "file_name": name, **self._marks(k)} for row, name in zip(rows, files, strict=True)]
         files["rows.jsonl"] = jsonl(named).encode()
         sums = checksums(files)

@@ -5,18 +5,16 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from ine_jax import assets
 from ine_jax.cli import main as cli
 from ine_jax.evaluation import Cell, from_config, images, score
 from ine_jax.evaluation import generating as drawing
-from ine_jax.prompts.items import Item
+from ine_jax.evaluation.scoring import Behind
 from ine_jax.storage import runs
 from ine_jax.storage.runs import Run
 from tests.support import fakes
@@ -36,11 +34,11 @@ out: run
 Capture = pytest.CaptureFixture[str]
 
 
-class ImageGenerator:
+class ImageGenerator(drawing.ByBlock):
     """Images of the seeds."""
 
-    def __call__(self, cell: Cell, items: Sequence[Item], plan: Any) -> list[np.ndarray]:
-        return list(fakes.generate(cell, items, plan))
+    def __init__(self) -> None:
+        super().__init__(fakes.generate)
 
     def check(self, cell: Cell, plan: Any) -> None:
         """Everything fits."""
@@ -48,6 +46,9 @@ class ImageGenerator:
 
 class Scorers:
     """Reads the seeds back."""
+
+    def behind(self) -> Behind:
+        return Behind([fakes.Corner()])
 
     def score(self, run: Run, **options: Any) -> tuple[int, int]:
         return score(run, [fakes.Corner()], **options), 0

@@ -12,6 +12,7 @@ from ine_jax.errors import ItemErrors
 from ine_jax.evaluation import Cell, Item, Plan, evaluate, score, score_metrics, summarise
 from ine_jax.evaluation.detectors.base import check_image
 from ine_jax.evaluation.images import MAX_RMS, outside
+from ine_jax.evaluation.packing import Made
 from ine_jax.report.text import markdown, plain
 from tests.support import fakes
 from tests.support.metrics import Away
@@ -47,12 +48,9 @@ class Strong:
     def __init__(self, kind: str) -> None:
         self.kind = kind
 
-    def __call__(self, cell: Cell, wanted: Sequence[Item], plan: Plan) -> np.ndarray:
-        self.reasons = ["latents of RMS 9e+03" if cell.negative.kind == self.kind else ""] * len(wanted)
-        return fakes.generate(cell, wanted, plan)
-
-    def degenerate(self) -> list[str]:
-        return self.reasons
+    def __call__(self, cell: Cell, wanted: Sequence[Item], plan: Plan) -> list[Made]:
+        reason = "latents of RMS 9e+03" if cell.negative.kind == self.kind else ""
+        return [Made(image, degenerate=reason) for image in fakes.generate(cell, wanted, plan)]
 
 
 def test_they_are_counted_apart_everywhere(tmp_path: Path) -> None:

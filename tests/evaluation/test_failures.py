@@ -1,8 +1,8 @@
 """Faults injected under every detector: what was not scored is unscored, in the files, the summary and the report."""
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -15,10 +15,11 @@ from safetensors.numpy import save_file
 from ine_jax.cli import main as cli
 from ine_jax.config import DetectorConfig
 from ine_jax.config import yaml_file as configfile
-from ine_jax.evaluation import from_config
+from ine_jax.evaluation import Cell, Plan, from_config
 from ine_jax.evaluation.detectors import Detector, Scored, Unscored
 from ine_jax.evaluation.detectors.presets import concept, default_preset
 from ine_jax.evaluation.detectors.world import WorldConfig, WorldDetector, WorldNet
+from ine_jax.evaluation.packing import Group, Made, Wanted
 from ine_jax.storage import runs
 from tests.support.detector_folders import random_images, write_clip, write_vit
 
@@ -84,16 +85,19 @@ def generated(count: int = ITEMS) -> np.ndarray:
     return images
 
 
-class FakePipeline:
-    """A pipeline that generates images."""
+class FakeBatches:
+    """Generates the images above in one batch."""
 
-    tokenizer = SimpleNamespace(truncated=lambda prompts: [False] * len(prompts))
+    size = ITEMS
 
-    def __call__(self, prompts: list[str], **_: Any) -> np.ndarray:
-        return np.zeros((len(prompts), 8, 8, 4), np.float32)  # latents
+    def group(self, wanted: Wanted, plan: Plan) -> Group:
+        return Group("all")
 
-    def decode(self, latents: np.ndarray) -> np.ndarray:
-        return generated(len(latents))
+    def start(self, wanted: Sequence[Wanted], plan: Plan) -> Callable[[], list[Made]]:
+        return lambda: [Made(image) for image in generated(len(wanted))]
+
+    def check(self, cell: Cell, plan: Plan) -> None:
+        """Everything fits."""
 
 
 def faulty(real: Any, faults: dict[int, str]) -> Any:
@@ -136,8 +140,7 @@ def test_through_evaluate_and_report(
 ) -> None:
     detector = load(kind, folder)
     (good,) = detector.detect(generated()[:1])
-    monkeypatch.setattr("ine_jax.pipeline.pipeline.load", lambda *_, **__: FakePipeline())
-    monkeypatch.setattr("ine_jax.evaluation.images.check_call", lambda *_, **__: None)
+    monkeypatch.setattr("ine_jax.evaluation.images.ImageGenerator", FakeBatches)
     inner = type(detector)._detect  # type: ignore[attr-defined]
     monkeypatch.setattr(type(detector), "_detect", faulty(inner, dict(enumerate(FAULTS))))
     for _ in range(2):  # by the next call, too
@@ -161,8 +164,7 @@ def test_through_evaluate_and_report(
 
 @pytest.mark.usefixtures("fake_types")
 def test_nothing_but_failures_is_no_rate(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ine_jax.pipeline.pipeline.load", lambda *_, **__: FakePipeline())
-    monkeypatch.setattr("ine_jax.evaluation.images.check_call", lambda *_, **__: None)
+    monkeypatch.setattr("ine_jax.evaluation.images.ImageGenerator", FakeBatches)
     monkeypatch.setattr(WorldDetector, "_detect", faulty(WorldDetector._detect, dict.fromkeys(range(ITEMS), "raises")))
     assert cli.main(command(tmp_path, words("world", folder))) == 4
     assert cli.main(["report", str(tmp_path / "run")]) == 0
@@ -182,8 +184,7 @@ def test_a_failure_within_the_budget_is_asked_for_again(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     detector, inner = load("world", folder), WorldDetector._detect
-    monkeypatch.setattr("ine_jax.pipeline.pipeline.load", lambda *_, **__: FakePipeline())
-    monkeypatch.setattr("ine_jax.evaluation.images.check_call", lambda *_, **__: None)
+    monkeypatch.setattr("ine_jax.evaluation.images.ImageGenerator", FakeBatches)
     monkeypatch.setattr("ine_jax.evaluation.scoring.MAX_UNSCORED", 0.5)
     monkeypatch.setattr(WorldDetector, "_detect", faulty(inner, {2: "raises"}))
     line = command(tmp_path, words("world", folder))

@@ -22,14 +22,15 @@ from ine_jax.config import (
 from ine_jax.config.guards import GateConfig
 from ine_jax.errors import InputError
 from ine_jax.evaluation import Cell, Plan, evaluate, plan_from_config
-from ine_jax.evaluation.generating import _pixels, image_identity
 from ine_jax.evaluation.images import ImageGenerator
 from ine_jax.evaluation.plan import measure
+from ine_jax.evaluation.storing import _pixels, image_identity
 from ine_jax.guidance import Cfg
 from ine_jax.pipeline.pipeline import load
 from ine_jax.prompts.items import Item, alike
 from ine_jax.storage.provenance import value_hash
 from tests.support import fakes
+from tests.support.batches import made
 from tests.support.tiny_pipeline import SIDE
 
 WORDS = NegativeConfig(words="knife")
@@ -100,15 +101,19 @@ def test_every_row_is_generated_as_it_would_be_alone(tiny_folder: Path, name: st
     cell = Cell(str(tiny_folder), (("attack", len(items)),), guidance, negative)
     plan = Plan((cell,), {"attack": tuple(items)}, steps=2, batch=2)
     generator = ImageGenerator()
-    together = generator(cell, items, plan)
-    assert generator._pipe is not None
-    compiled = generator._pipe.compiles
+    together = [each.image for each in made(generator, cell, items, plan)]
+    assert generator._sampler is not None
+    pipe = generator._sampler.pipe
+    compiled = pipe.compiles
     for i, item in enumerate(items):
         own = guidance if item.guidance is None else dataclasses.replace(guidance, scale=item.guidance)
-        alone = generator(dataclasses.replace(cell, guidance=own), [dataclasses.replace(item, guidance=None)], plan)
-        np.testing.assert_array_equal(together[i], alone[0])
-    assert generator._pipe.compiles == compiled
-    assert not np.array_equal(together[1], generator(cell, [dataclasses.replace(items[1], guidance=None)], plan)[0])
+        (alone,) = made(
+            generator, dataclasses.replace(cell, guidance=own), [dataclasses.replace(item, guidance=None)], plan
+        )
+        np.testing.assert_array_equal(together[i], alone.image)
+    assert pipe.compiles == compiled
+    (other,) = made(generator, cell, [dataclasses.replace(items[1], guidance=None)], plan)
+    assert not np.array_equal(together[1], other.image)
 
 
 def test_other_scales_compile_nothing(tiny_folder: Path) -> None:
@@ -116,15 +121,15 @@ def test_other_scales_compile_nothing(tiny_folder: Path) -> None:
     cell = Cell(str(tiny_folder), (("attack", 6),), GuidanceConfig(7.5), WORDS)
     plan = Plan((cell,), {"attack": tuple(items)}, steps=2, batch=2)
     generator = ImageGenerator()
-    generator(cell, items[:1], plan)
-    assert generator._pipe is not None
-    before = dict(generator._pipe.programs.traces)
-    generator(cell, items, plan)
-    assert dict(generator._pipe.programs.traces) == before
-    assert not any(generator.degenerate())
-    generator(cell, [items[0], dataclasses.replace(items[1], guidance=1e5)], plan)
-    assert [bool(reason) for reason in generator.degenerate()] == [False, True]
-    assert dict(generator._pipe.programs.traces) == before
+    made(generator, cell, items[:1], plan)
+    assert generator._sampler is not None
+    pipe = generator._sampler.pipe
+    before = dict(pipe.programs.traces)
+    assert not any(each.degenerate for each in made(generator, cell, items, plan))
+    assert dict(pipe.programs.traces) == before
+    strong = [items[0], dataclasses.replace(items[1], guidance=1e5)]
+    assert [bool(each.degenerate) for each in made(generator, cell, strong, plan)] == [False, True]
+    assert dict(pipe.programs.traces) == before
 
 
 def write(path: Path, rows: list[Any], mark: str = "") -> str:

@@ -16,6 +16,7 @@ from ine_jax.evaluation.detectors.base import Scored, Unscored, Verdict
 from ine_jax.evaluation.detectors.presets import Preset
 from ine_jax.evaluation.metrics import wilson
 from ine_jax.storage import runs
+from ine_jax.storage.images import png
 from ine_jax.storage.runs import Run
 from ine_jax.storage.sealed import pretty
 from tests.support import fakes
@@ -182,7 +183,7 @@ def test_the_same_files_give_the_same_bytes(run: Run, summary: dict[str, Any]) -
 def test_an_item_more_than_the_list_had(tmp_path: Path) -> None:
     run = evaluate(fakes.plan(n=2), tmp_path, generate=fakes.generate, hashes=fakes.hashes)
     (tmp_path / "blocks.json").unlink()  # as in a run that is not finished
-    images = run.images(2)
+    images = [png(image) for image in run.images(2)]
     rows: Any = run.rows(2)
     shutil.rmtree(run.block(2))
     run = runs.open_run(tmp_path)
