@@ -158,7 +158,7 @@ class Loop:
 
     def _add(self, unit: Unit, cell: Cell, number: int) -> None:
         items = self.plan.lists[unit.list][unit.start : unit.stop]
-        self.storing.open(unit)
+        self.storing.begin(unit)
         for place, item in enumerate(items):
             wanted = Wanted(unit, place, cell, item, number + place)
             group = self.batches.group(wanted, self.plan)

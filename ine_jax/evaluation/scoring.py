@@ -66,7 +66,7 @@ class Behind:
         self._left: dict[int, int] = {}
         self._lock = threading.Lock()
 
-    def open(self, run: Run) -> None:
+    def start(self, run: Run) -> None:
         """Begin, with what the detectors store about themselves."""
         self._run = run
         self._labels = {name: frozenset(write_about(run, each)["labels"]) for name, each in self.detectors.items()}

@@ -65,7 +65,7 @@ class Storing:
 
     def __enter__(self) -> "Storing":
         if self.behind is not None:
-            self.behind.open(self.run)
+            self.behind.start(self.run)
         return self
 
     def __exit__(
@@ -83,7 +83,7 @@ class Storing:
         """Blocks that wait for images."""
         return len(self._open)
 
-    def open(self, unit: Unit) -> None:
+    def begin(self, unit: Unit) -> None:
         """Expect the images of a block."""
         self._open[unit.k] = Open(unit, {}, {})
 

@@ -96,8 +96,8 @@ def sky(name: str) -> list[str]:
     [
         ("jobset-evaluate.yml", Evaluate),
         ("jobset-invert.yml", Invert),
-        ("skypilot-evaluate.yaml", Evaluate),
-        ("skypilot-invert.yaml", Invert),
+        ("skypilot-evaluate.yml", Evaluate),
+        ("skypilot-invert.yml", Invert),
     ],
 )
 def test_the_command_line_is_accepted(name: str, kind: type, monkeypatch: pytest.MonkeyPatch) -> None:

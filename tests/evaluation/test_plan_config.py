@@ -2,8 +2,8 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,8 +28,10 @@ from ine_jax.config.checks import MAX_SEED
 from ine_jax.config.guards import SafeDenoiserConfig
 from ine_jax.embeddings.embedding import Embedding
 from ine_jax.errors import InputError
-from ine_jax.evaluation import evaluate, plan_from_config, read_items, score, summarise
+from ine_jax.evaluation import Cell, Plan, evaluate, plan_from_config, read_items, score, summarise
+from ine_jax.evaluation.images import ImageGenerator
 from ine_jax.pipeline.noise import item_seeds
+from ine_jax.prompts.items import Item
 from ine_jax.storage.provenance import file_hash
 from scripts.train_world.manifest import write_manifest
 from tests.support import fakes
@@ -41,16 +43,12 @@ def prompt_list(folder: Path, seed: int = 0) -> str:
     return str(path)
 
 
-class Blank:
-    """A pipeline that generates black images."""
+class AskedError(Exception):
+    """Raised where a model would be loaded."""
 
-    tokenizer = SimpleNamespace(truncated=lambda prompts: [False] * len(prompts))
 
-    def __call__(self, prompts: list[str], **_: Any) -> np.ndarray:
-        return np.zeros((len(prompts), 8, 8, 4), np.float32)  # latents
-
-    def decode(self, latents: np.ndarray) -> np.ndarray:
-        return np.zeros((len(latents), 8, 8, 3), np.uint8)
+def noise(cell: Cell, wanted: Sequence[Item], plan: Plan) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (len(wanted), 8, 8, 3), np.uint8)
 
 
 def embedding(folder: Path, name: str = "weapon", value: float = 1.0) -> str:
@@ -189,19 +187,22 @@ def test_the_unet_of_the_sampler_reaches_the_model_and_the_record(
 
     def loaded(name: str, **options: Any) -> Any:
         asked.append((name, options["unet_impl"]))
-        return Blank()
+        raise AskedError
 
     monkeypatch.setattr("ine_jax.pipeline.pipeline.load", loaded)
     identities = []
     for impl in ("native", "diffusers"):
         config = EvaluateConfig(prompts=(PromptsConfig(prompt_list(tmp_path)),), sampler=SamplerConfig(unet_impl=impl))  # type: ignore[arg-type]
-        run = evaluate(plan_from_config(config), tmp_path / impl, hashes=fakes.hashes)
+        plan = plan_from_config(config)
+        with pytest.raises(AskedError):
+            ImageGenerator().check(plan.cells[0], plan)
+        run = evaluate(plan, tmp_path / impl, generate=noise, hashes=fakes.hashes)
         identities.append(run.rows(0)[0]["identity"])
         assert run.config["sampler"].get("unet_impl", "native") == impl
     assert asked == [("tiny", "native"), ("tiny", "diffusers")]
     assert identities[0] != identities[1]
     with pytest.raises(InputError, match="started with other settings"):
-        evaluate(plan_from_config(config), tmp_path / "native", hashes=fakes.hashes)
+        evaluate(plan, tmp_path / "native", generate=noise, hashes=fakes.hashes)
 
 
 @pytest.mark.parametrize("template", ["", "a photo", "{} and {}", "{ }"])

@@ -24,14 +24,14 @@ LAZY = ".png"  # images in folders are downloaded when they are opened
 
 
 class WorkingCopy:
-    """Follows the folder `root`, which is complete after `open`."""
+    """Follows the folder `root`, which is complete after `fill`."""
 
     def __init__(self, root: Path, address: Address, only: str = "") -> None:
-        """Nothing is read before `open`; `only` is the one file that matters of a directory of many."""
+        """Nothing is read before `fill`; `only` is the one file that matters of a directory of many."""
         self.root, self.directory = root, Directory(address, only)
         self._lease: lease.Lease | None = None
 
-    def open(self) -> None:
+    def fill(self) -> None:
         """Make the folder that of the committed units."""
         self.directory.load()
         names = {name for done in self.directory.units.values() for name in done.files}
@@ -177,7 +177,7 @@ def working_file(address: Address) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _followed(copy: WorkingCopy) -> Iterator[None]:
-    copy.open()
+    copy.fill()
     with publishing.following(copy.root, copy):
         yield
 
