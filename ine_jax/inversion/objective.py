@@ -60,7 +60,7 @@ def sample(
     concept, place = numbers // batch, numbers % batch
 
     def of_concept(seed: Array, start: Array, count: Array) -> tuple[Array, Array, Array, Array, Array]:
-        """Two keys for what only its own device draws, and the few integers of all rows."""
+        """Two keys for the random numbers of a device's own rows, and the few integers of all rows."""
         keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), step), 5)
         index = start + jax.random.randint(keys[0], (batch,), 0, count)
         timesteps = jax.random.randint(keys[3], (batch,), 0, train_steps)

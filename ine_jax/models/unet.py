@@ -94,6 +94,10 @@ class UNetConfig:
             given = f"{len(self.down_block_types)} down and {len(self.up_block_types)} up blocks for {levels} widths"
             allowed = "one down and one up block per entry of block_out_channels"
             raise InputError(given, allowed, "change unet/config.json")
+        heads = self.num_attention_heads or self.attention_head_dim
+        if not isinstance(heads, int) and len(heads) != levels:
+            given = f"{len(heads)} numbers of attention heads for {levels} widths"
+            raise InputError(given, "one number, or one per level", "change unet/config.json")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> "UNetConfig":

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from ine_jax.errors import InputError
 from ine_jax.storage import publishing
+from ine_jax.storage.processes import is_alive
 
 DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})  # full or failing; nothing is wrong with input
 _HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
@@ -171,18 +172,8 @@ def clear(folder: Path, name: str = "*", *, alone: bool = False) -> None:
     """
     for path in folder.glob(f".{name if name == '*' else glob.escape(name)}.*.tmp"):
         owner = _TEMPORARY.fullmatch(path.name)
-        if owner and ((owner[1] == _HOST and not _alive(int(owner[2]))) or (owner[1] != _HOST and alone)):
+        if owner and ((owner[1] == _HOST and not is_alive(int(owner[2]))) or (owner[1] != _HOST and alone)):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True
 
 
 @contextlib.contextmanager

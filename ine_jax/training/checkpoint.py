@@ -259,7 +259,7 @@ class Checkpoints:
 
 
 def _placed(value: np.ndarray, like: Leaf) -> Leaf:
-    """A value that all processes hold, as the kind of array that stands in its place."""
+    """A value that all processes hold, as the kind of array that the state has there."""
     if not isinstance(like, jax.Array):
         return value
     host = np.asarray(value)

@@ -1,7 +1,8 @@
 """The rows of a step that one device computes, and random numbers that belong to a row and not to its device.
 
-The batch of step t is a pure function of (seed, t). Its rows lie over the devices in order; each device draws its own
-and no others, so that a step needs the memory of its own rows on every host, whatever the number of hosts is.
+The batch of step t is a pure function of (seed, t). Its rows lie over the devices in order; each device generates the
+random numbers of its own and of no others, so that a step needs the memory of its own rows on every host, whatever the
+number of hosts is.
 """
 
 import math
@@ -39,7 +40,7 @@ ALL = Share(0, 1)
 
 
 def normal_rows(key: Array, rows: Int[Array, "row"], shape: Sequence[int]) -> Float[Array, "row ..."]:
-    """Rows of `jax.random.normal(key, (batch, *shape))`, float32, without drawing the others.
+    """Rows of `jax.random.normal(key, (batch, *shape))`, float32, without generating the others.
 
     JAX's default generator numbers the elements of an array and encrypts each number with the key, so every element can
     be had alone. `fold_in` is that encryption (Threefry 2x32). The rest is `jax.random.normal`: the mantissa of a

@@ -1,4 +1,4 @@
-"""Who of a run's processes is still there: heartbeats in the coordination service, judged by every process.
+"""Who of a run's processes is still there: heartbeats in the coordination service, which every process checks.
 
 JAX has no time-out of its own for a process that is alive and does nothing, and ends the others natively for one that
 is dead. Here every process writes once a second how often its heart has beaten and how far its main thread is. A heart
@@ -63,7 +63,7 @@ class _Peer:
 
 
 class Watch:
-    """Two threads: one talks to the service, one judges by the clock and never waits for anything."""
+    """Two threads: one talks to the service, one checks the clock and never waits for anything."""
 
     def __init__(self, store: Store, index: int, hosts: list[str], timeout: float) -> None:
         self._store, self._index, self._hosts, self._timeout = store, index, hosts, timeout
@@ -82,7 +82,7 @@ class Watch:
         progress.set_farewell(
             lambda: self.publish(Interrupted(f"{self.name(self._index)} was asked to stop", "", _TODO))
         )
-        for work in (self._talk, self._judge):
+        for work in (self._talk, self._check):
             threading.Thread(target=work, name=f"pod{work.__name__}", daemon=True).start()
 
     def name(self, index: int) -> str:
@@ -170,7 +170,7 @@ class Watch:
                 self._verdict = next((kind for kind in _KINDS if kind.exit_code == code), Interrupted)(*text)
         self._answered = time.monotonic()
 
-    def _judge(self) -> None:
+    def _check(self) -> None:
         while not self._end.wait(0.1):
             found = self._verdict or self._lost_service() or self._lost() or self._stuck()
             if found is not None:

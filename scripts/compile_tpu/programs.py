@@ -24,7 +24,7 @@ from ine_jax.types import Params
 
 TEXT, UNET, VAE = ClipTextConfig(), UNetConfig(), VaeConfig()
 TOKENS, STEPS = 77, 50
-PICTURES, TEMPLATES = 100, 27  # of a concept
+IMAGES, TEMPLATES = 100, 27  # of a concept
 NOISE = NoiseConfig(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", offset=1)
 Lower: TypeAlias = Callable[[Mesh, int], jax.stages.Lowered]
 
@@ -100,7 +100,7 @@ def inversion(mesh: Mesh, rows: int) -> jax.stages.Lowered:
         concepts=1,
     )
     same = functools.partial(array, mesh, rows=False)
-    images = same((PICTURES, 64, 64, 4))
+    images = same((IMAGES, 64, 64, 4))
     one = same((1,), jnp.int32)
     ids = same((TEMPLATES, TOKENS), jnp.int32)
     values: list[Any] = [images, images, one, one, same((1,), jnp.uint32), one, ids, None]

@@ -1,8 +1,5 @@
 """The edit of skip connections against NumPy's FFT, and what it leaves alone in the UNet."""
 
-import json
-import subprocess
-import sys
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -15,7 +12,7 @@ import pytest
 from ine_jax.models.checkpoints import names
 from ine_jax.models.skips import Mode, SkipEdit, fourier_filter
 from ine_jax.models.unet import UNet
-from tests.support.devices import environment
+from tests.support.devices import printed
 from tests.support.model_recipes import UNETS, normal, torch_state
 from tests.support.paths import ROOT
 
@@ -207,17 +204,7 @@ print(json.dumps({"collectives": found, "partitions": "num_partitions=4" in text
 
 
 def test_a_batch_shared_by_devices_needs_no_communication() -> None:
-    root = str(ROOT)
-    done = subprocess.run(
-        [sys.executable, "-c", SHARDED, root],
-        env=environment(4),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = printed(SHARDED, 4, str(ROOT))
     assert found["collectives"] == []
     assert found["partitions"]
     assert found["delta"] < 1e-5

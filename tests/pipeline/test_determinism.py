@@ -3,8 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +14,7 @@ from ine_jax.pipeline.noise import item_noise
 from ine_jax.pipeline.torch_noise import torch_noise
 from ine_jax.prompts.items import Item
 from ine_jax.storage import runs
-from tests.support.devices import environment
+from tests.support.devices import printed
 from tests.support.tiny_pipeline import CELLS
 
 SEEDS = [0, 7, 7, 2**32 - 1, 1000, 31337, 42, 3, 9]
@@ -56,13 +54,9 @@ def expected(mode: str) -> str:
 
 def test_noise_of_an_item_is_the_same_in_any_batch_on_any_devices(tiny_folder: Path) -> None:
     words = [str(tiny_folder), *map(json.dumps, (DEVICES, SEEDS, BATCHES, MODES))]
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD, *words], env=environment(max(DEVICES)), capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
     noises = {mode: expected(mode) for mode in MODES}
     wanted = {f"{d} {m} {b}": noises[m] for d in DEVICES for m in MODES for b in BATCHES}
-    assert json.loads(done.stdout.splitlines()[-1]) == wanted
+    assert printed(CHILD, max(DEVICES), *words) == wanted
 
 
 def plan(model: str) -> Plan:

@@ -1,9 +1,6 @@
 """The sampling loop: what it computes, how often it calls the network, and that devices need not talk."""
 
 import dataclasses
-import json
-import subprocess
-import sys
 from typing import Any
 
 import jax
@@ -16,7 +13,7 @@ from ine_jax.errors import InputError
 from ine_jax.guidance import Cfg, Guidance, Moment, Negative, NoGuidance, Texts
 from ine_jax.guidance.base import phases
 from ine_jax.pipeline.sampling import sample
-from tests.support.devices import environment
+from tests.support.devices import printed
 from tests.support.paths import ROOT
 from tests.support.toys import ToyDenoiser
 
@@ -230,17 +227,7 @@ print(json.dumps(found))
 
 def test_a_sharded_batch_needs_no_communication() -> None:
     """On four virtual devices the compiled sampler is partitioned, free of collectives, and gives the same latents."""
-    root = str(ROOT)
-    done = subprocess.run(
-        [sys.executable, "-c", SHARDED, root],
-        env=environment(4),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    found: dict[str, dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
+    found = printed(SHARDED, 4, str(ROOT))
     assert found.pop("control")["collectives"]
     assert len(found) == 12
     for name, seen in found.items():

@@ -1,15 +1,12 @@
 """Inversion and ESD on two devices give what they give on one, up to the order of sums."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.support.devices import environment
-from tests.support.paths import ROOT
+from tests.support.devices import printed
 
 CHILD = """
 import json, sys
@@ -39,10 +36,7 @@ print(json.dumps({"devices": len(jax.devices()), "found": found}))
 
 @pytest.mark.slow
 def test_two_devices_equal_one(tiny_folder: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", CHILD, str(tiny_folder), str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, env=environment(2), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    result = json.loads(done.stdout.splitlines()[-1])
+    result = printed(CHILD, 2, str(tiny_folder), str(tmp_path))
     assert result["devices"] == 2
     one, two = result["found"]["1"], result["found"]["2"]
     np.testing.assert_allclose(one["vectors"], two["vectors"], atol=1e-4)

@@ -61,6 +61,7 @@ def test_the_file_is_the_result_and_the_given_model_stays(
     assert model_id(tiny_folder, unlearned=[found.path])
     flip(found.path, -1)
     assert [fault.split(": ")[0] for fault in verified(tmp_path).faults] == [str(found.path)]
+    assert verified(found.path).faults
     with pytest.raises(CorruptRunError, match="undamaged copy"):
         model_id(tiny_folder, unlearned=[found.path])
 

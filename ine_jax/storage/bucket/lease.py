@@ -26,6 +26,7 @@ from ine_jax.errors import InputError, StorageError
 from ine_jax.storage.bucket import client
 from ine_jax.storage.bucket.address import Address
 from ine_jax.storage.bucket.done import LOCK
+from ine_jax.storage.processes import is_alive
 
 BEAT, LEASE = 5.0, 30.0  # seconds
 ALL = "all"
@@ -171,21 +172,7 @@ def _here(content: bytes) -> bool | None:
         return None
     if machine != _machine():
         return None
-    if process == os.getpid():
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return not _is_zombie(process)
-
-
-def _is_zombie(process: int) -> bool:
-    with contextlib.suppress(OSError, IndexError):
-        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-    return False
+    return is_alive(process)
 
 
 def _owner(content: bytes) -> str:
