@@ -15,6 +15,7 @@ from ine_jax.training.pod import AHEAD, Pod, require_same
 from ine_jax.training.watch import Watch
 
 HOSTS = ["a", "b", "c"]
+pytestmark = pytest.mark.filterwarnings(r"ignore:(?s).*SystemExit:pytest.PytestUnhandledThreadExceptionWarning")  # `left`
 
 
 class Memory:
@@ -43,7 +44,7 @@ def left(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, IneError]]:
 
     def leave(error: IneError) -> None:
         found[threading.current_thread().name] = error
-        time.sleep(3600)  # a daemon thread; the process would have ended
+        raise SystemExit  # of this thread; the process would have ended
 
     def note(watch: Watch) -> None:
         made.append(watch)
@@ -55,6 +56,9 @@ def left(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, IneError]]:
     yield found
     for watch in made:
         watch._end.set()
+    for thread in threading.enumerate():  # or one that is about to leave would report to the next test
+        if thread.name in ("pod_talk", "pod_check"):
+            thread.join()
 
 
 def wait(left: dict[str, IneError], seconds: float = 20.0) -> IneError:
