@@ -15,7 +15,8 @@ from ine_jax.training.pod import AHEAD, Pod, require_same
 from ine_jax.training.watch import Watch
 
 HOSTS = ["a", "b", "c"]
-pytestmark = pytest.mark.filterwarnings(r"ignore:(?s).*SystemExit:pytest.PytestUnhandledThreadExceptionWarning")  # `left`
+# How a thread ends in the fixture `left`.
+pytestmark = pytest.mark.filterwarnings(r"ignore:(?s).*SystemExit:pytest.PytestUnhandledThreadExceptionWarning")
 
 
 class Memory:
