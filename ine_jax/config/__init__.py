@@ -18,6 +18,7 @@ from ine_jax.config.commands import (
 )
 from ine_jax.config.guards import GuardConfig, GuidanceConfig, NegativeConfig
 from ine_jax.config.methods import InversionConfig, SamplerConfig
+from ine_jax.config.robust import StereoConfig
 from ine_jax.config.sources import DetectorConfig, MetricConfig, ModelConfig, PromptsConfig
 from ine_jax.config.unlearning import EsdConfig, ReceConfig, UceConfig
 
@@ -41,6 +42,7 @@ __all__ = [
     "ReceConfig",
     "SamplerConfig",
     "ScoreConfig",
+    "StereoConfig",
     "UceConfig",
     "UnlearnConfig",
 ]

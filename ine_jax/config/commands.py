@@ -1,13 +1,17 @@
 """The settings of each command."""
 
 from dataclasses import dataclass, field
+from typing import TypeAlias, get_args
 
 from ine_jax.config.checks import check, check_min, check_seed
 from ine_jax.config.guards import GuardConfig, GuidanceConfig, NegativeConfig
 from ine_jax.config.methods import InversionConfig, Prompts, SamplerConfig
+from ine_jax.config.robust import StereoConfig
 from ine_jax.config.sources import BaseModel, DetectorConfig, MetricConfig, ModelConfig, PromptsConfig, UnlearnedModel
 from ine_jax.config.unlearning import EsdConfig, ReceConfig, UceConfig, UnlearnMethod
 from ine_jax.errors import InputError
+
+UnlearnSettings: TypeAlias = EsdConfig | UceConfig | ReceConfig | StereoConfig
 
 
 @dataclass(frozen=True)
@@ -99,24 +103,26 @@ class UnlearnConfig(BaseModel):
     preserve_images: str = ""
     """Folder of images for the preservation term; empty: the original model generates them."""
     method: UnlearnMethod = "esd"
-    """esd: trained; uce, rece: in closed form. The settings of the other methods are left out."""
+    """esd, stereo: trained; uce, rece: in closed form. The settings of the other methods are left out."""
     esd: EsdConfig = field(default_factory=EsdConfig)
     uce: UceConfig = field(default_factory=UceConfig)
     rece: ReceConfig = field(default_factory=ReceConfig)
+    stereo: StereoConfig = field(default_factory=StereoConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check(self, "out", bool(self.out), "a directory")
         check(self, "preserve_images", not self.preserve_images or self.method == "esd", "empty except with esd")
-        for name, idle in (("esd", EsdConfig()), ("uce", UceConfig()), ("rece", ReceConfig())):
-            if name != self.method and getattr(self, name) != idle:
+        for name in get_args(UnlearnMethod):
+            record = getattr(self, name)
+            if name != self.method and record != type(record)():
                 given = f"settings of {name} with method {self.method}"
                 raise InputError(given, f"settings of {self.method}", "change method, or leave them out")
 
     @property
-    def settings(self) -> EsdConfig | UceConfig | ReceConfig:
+    def settings(self) -> UnlearnSettings:
         """Those of the method."""
-        found: EsdConfig | UceConfig | ReceConfig = getattr(self, self.method)
+        found: UnlearnSettings = getattr(self, self.method)
         return found
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 from ine_jax.config.checks import check, check_min, check_seed
 from ine_jax.config.methods import Prompts
 
-UnlearnMethod = Literal["esd", "uce", "rece"]
+UnlearnMethod = Literal["esd", "uce", "rece", "stereo"]
 EsdMethod = Literal["esd-x-strict", "esd-x", "esd-u", "esd-all"]
 UceTokens = Literal["last", "from-last"]
 UceExpansion = Literal["none", "object", "art"]
@@ -59,8 +59,8 @@ class EsdConfig:
 
     def __post_init__(self) -> None:
         check_min(self, 1, "steps", "batch", "preserve_batch", "pool", "ddim_steps", "save_every", "log_every")
-        check_min(self, 0, "learning_rate", "eta", exclusive=True)
-        check_min(self, 0, "preserve_weight", "start_guidance", "warmup", "tail")
+        check_min(self, 0, "learning_rate", exclusive=True)
+        check_min(self, 0, "eta", "preserve_weight", "start_guidance", "warmup", "tail")
         check_seed(self)
         check(self, "tail", self.tail <= 1, "0 to 1")
         paired = len(self.erase_from) in (0, len(self.erase))

@@ -13,7 +13,8 @@ timing.jsonl, config.json, checkpoints/, and the hashes of all.
 """
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +28,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float, Int, UInt32
 
 from ine_jax.config import EsdConfig
+from ine_jax.embeddings.embedding import Embedding
 from ine_jax.errors import InputError
 from ine_jax.models.unet import UNetConfig
 from ine_jax.pipeline.mesh import across, everywhere, first_decides, platform_of
@@ -76,6 +78,7 @@ def erase(
     progress: loop.Progress | None = None,
     preserve_images: np.ndarray | None = None,
     preserve_captions: Sequence[int] | None = None,
+    embeddings: Sequence[Embedding] = (),
 ) -> Result:
     """Train, write the changed weights and return the result; `pipe` itself stays as it is.
 
@@ -85,6 +88,7 @@ def erase(
             generates images of the preserved prompts.
         preserve_captions: for each image the index of its prompt in `config.preserve`; without them every image may
             meet every prompt (the target is the original model's answer, so the pair need not be true).
+        embeddings: learned embeddings whose tokens the erased prompts use.
 
     Raises:
         InputError: prompts, images or the directory do not fit.
@@ -93,30 +97,54 @@ def erase(
     """
     config = with_prompts(config)
     _check(config, preserve_images, preserve_captions)
-    folder = Path(directory)
     origin = origin_of(pipe)
     if preserve_images is not None:
         given = {"images": preserve_images, "captions": np.asarray(preserve_captions or ())}
         origin["preserve_sha256"] = content_hash(given)
+    erased, empty = jnp.asarray(pipe.encode(list(config.erase), embeddings)), jnp.asarray(pipe.encode([""]))
+
+    def data() -> Data:
+        pool = build_pool(pipe, config, erased, empty)
+        return with_kept(pipe, config, pool, erased, preserve_images, preserve_captions)
+
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in IDLE_FIELDS}
-    weights, base = trained(pipe.parts.unet_params, config.method), pipe.parts.unet_params
-    objective = esd_objective(pipe, config)
-    data = everywhere(first_decides(_data(pipe, config, preserve_images, preserve_captions)), objective.mesh)
+    if embeddings:
+        origin["embeddings_sha256"] = content_hash({each.token: np.asarray(each.vectors) for each in embeddings})
+    notes = {"method": config.method, "config": dataclasses.asdict(config), **origin}
+    return train(pipe, config, data, Path(directory), {**origin, "esd": settings}, notes, progress)
+
+
+def train(
+    pipe: Pipeline,
+    config: EsdConfig,
+    data: Callable[[], Data],
+    folder: Path,
+    bound: Mapping[str, object],
+    notes: Mapping[str, object],
+    progress: loop.Progress | None,
+    beside: Sequence[Path] = (),
+) -> Result:
+    """Train the layers of `config.method` on `data`, which is made when a step is due, and write the changed weights.
+
+    `bound` is what the directory is bound to, `notes` go into the header of the weights; `beside` are further files of
+    the run, whose hashes are recorded too.
+    """
+    base, objective = pipe.parts.unet_params, esd_objective(pipe, config)
     frozen, step = everywhere(base, objective.mesh), compiled_step(objective)
+    ready = functools.cache(lambda: everywhere(first_decides(data()), objective.mesh))
     with loop.owned(folder):
         final = loop.run(
-            lambda state, i: step(frozen, data, state, i),
-            first_state(objective, weights, config.learning_rate),
+            lambda state, i: step(frozen, ready(), state, i),
+            first_state(objective, trained(base, config.method), config.learning_rate),
             steps=config.steps,
             directory=folder,
             save_every=config.save_every,
-            config={**origin, "esd": settings},
+            config=bound,
             log_every=config.log_every,
             progress=progress,
         )
-        notes = {"method": config.method, "config": dataclasses.asdict(config), **origin}
         found = {name: jnp.asarray(np.asarray(leaf)) for name, leaf in final.trained.items()}
-        return write(pipe, merged(base, found), folder, notes)
+        return write(pipe, merged(base, found), folder, notes, beside)
 
 
 def sample_erased(data: Data, key: Array, batch: int, share: Share = ALL) -> tuple[Rows, Latents]:
@@ -225,10 +253,16 @@ def esd_objective(pipe: Pipeline, config: EsdConfig) -> EsdObjective:
     )
 
 
-def _data(pipe: Pipeline, config: EsdConfig, images: np.ndarray | None, captions: Sequence[int] | None) -> Data:
-    erased, empty = jnp.asarray(pipe.encode(list(config.erase))), jnp.asarray(pipe.encode([""]))
-    pool, seed = build_pool(pipe, config, erased, empty), jnp.uint32(config.seed)
-    weight = jnp.float32(config.preserve_weight)
+def with_kept(
+    pipe: Pipeline,
+    config: EsdConfig,
+    pool: Pool,
+    erased: Context,
+    images: np.ndarray | None = None,
+    captions: Sequence[int] | None = None,
+) -> Data:
+    """The data of a run: the pool of the erased contexts and, where a preservation term is asked for, its latents."""
+    seed, weight, empty = jnp.uint32(config.seed), jnp.float32(config.preserve_weight), jnp.asarray(pipe.encode([""]))
     if not config.preserve_weight:
         return Data(pool, None, erased, empty, seed, weight)
     benign = jnp.concatenate([jnp.asarray(pipe.encode(list(config.preserve))), empty])

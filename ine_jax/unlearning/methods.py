@@ -8,14 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from ine_jax.config import EsdConfig, ReceConfig, UceConfig
+from ine_jax.config import EsdConfig, StereoConfig, UceConfig
+from ine_jax.config.commands import UnlearnSettings
 from ine_jax.errors import InputError
 from ine_jax.pipeline.pipeline import Pipeline
 from ine_jax.training.loop import Progress
-from ine_jax.unlearning import esd, rece, uce
+from ine_jax.unlearning import esd, rece, stereo, uce
 from ine_jax.unlearning.result import Result
 
-Settings = EsdConfig | UceConfig | ReceConfig
+Settings = UnlearnSettings
 
 
 def unlearn(
@@ -32,4 +33,6 @@ def unlearn(
         raise InputError("preserve_images without esd", "images for ESD's preservation term only", "leave them out")
     if isinstance(settings, UceConfig):
         return uce.unlearn(pipe, settings, directory, progress)
+    if isinstance(settings, StereoConfig):
+        return stereo.unlearn(pipe, settings, directory, progress)
     return rece.unlearn(pipe, settings, directory, progress)

@@ -1,6 +1,6 @@
 """What every unlearning method returns and writes: the changed weights of the UNet, in the layout of `delta`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,11 +27,16 @@ def origin_of(pipe: Pipeline) -> dict[str, str]:
     return {"model": pipe.name, "model_id": pipe.model_id}
 
 
-def write(pipe: Pipeline, params: Params, folder: Path, notes: Mapping[str, object]) -> Result:
-    """Write what differs from the pipeline's own UNet, with `notes` in its header, and the hashes of the directory."""
+def write(
+    pipe: Pipeline, params: Params, folder: Path, notes: Mapping[str, object], beside: Sequence[Path] = ()
+) -> Result:
+    """Write what differs from the pipeline's own UNet, with `notes` in its header, and the hashes of the directory.
+
+    `beside` are further files of the run below `folder`.
+    """
     path = folder / WEIGHTS
     if jax.process_index() == 0:
         texts = {key: value if isinstance(value, str) else canonical(value) for key, value in notes.items()}
         write_unet_delta(params, pipe.parts.unet_params, path, texts)
-        write_hashes(folder, [path])
+        write_hashes(folder, [path, *beside])
     return Result(params, path)

@@ -195,8 +195,8 @@ def test_shipped_configs_load_and_open_with_their_comment() -> None:
         "sd/violence-evaluate.yaml",
     }
     for path in paths:
-        # below sd/ the last word of the name is the command
-        kind = path.parent.name if path.parent.name in KINDS else path.stem.rpartition("-")[2]
+        # below sd/ the command is the first or the last word of the name
+        kind = next(word for word in (path.parent.name, *path.stem.split("-")) if word in KINDS)
         assert yaml_file.load(path, KINDS[kind])
         head = path.read_text("utf-8").splitlines()[:12]
         for word in ("command:", "hardware:", "time:", "expected:"):

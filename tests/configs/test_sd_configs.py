@@ -14,16 +14,29 @@ from ine_jax.config import EvaluateConfig
 from ine_jax.config import yaml_file as configfile
 from ine_jax.embeddings.embedding import Embedding
 from ine_jax.storage import runs
+from ine_jax.storage.atomic import write_atomic
+from ine_jax.storage.images import png
 from ine_jax.storage.provenance import file_hash
 from scripts import convert_q16
 from tests.support import stand_ins
 from tests.support.paths import ROOT
+from tests.support.stand_ins import SIDE
 
 CONCEPTS = (pytest.param("nudity", marks=pytest.mark.oracle), "violence")
 SMALLER = {
     "generate": ["--per-prompt", "1", "--sampler.steps", "2", "--sampler.batch", "4"],
     "invert": ["--inversion.steps", "3", "--inversion.save-every", "3", "--inversion.log-every", "1"],
     "evaluate": ["--sampler.steps", "2", "--sampler.batch", "4"],
+}
+
+UNLEARN = {
+    "esd": ["--esd.steps", "1", "--esd.pool", "2", "--esd.ddim-steps", "2"],
+    "uce": [],
+    "rece": [],
+    "stereo": [
+        *("--stereo.rounds", "1", "--stereo.erase-steps", "1", "--stereo.inversion-steps", "1"),
+        *("--stereo.pool", "2", "--stereo.ddim-steps", "2"),
+    ],
 }
 
 
@@ -90,6 +103,23 @@ def test_from_the_pictures_to_the_report(
     check_report(config, found[4])
     again = run([*commands[3], *SMALLER["evaluate"]], capsys)
     assert (again["generated"], again["scored"]) == (0, 0)
+
+
+# STEREO trains ESD's layers with ESD's program.
+@pytest.mark.parametrize("method", [pytest.param("esd", marks=pytest.mark.slow), *list(UNLEARN)[1:]])
+def test_every_method_unlearns(
+    method: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(root)
+    words = [f"configs/sd/unlearn-{method}.yaml", *UNLEARN[method], "--out", str(tmp_path / "out")]
+    if method == "stereo":
+        for i in range(2):
+            write_atomic(tmp_path / f"{i}.png", png(np.full((SIDE, SIDE, 3), 100 * i, np.uint8)))
+        words += ["--stereo.images", str(tmp_path)]
+    assert run(["unlearn", *words, "--dry-run"], capsys)["erase"] == 1 and not (tmp_path / "out").exists()
+    (path,) = run(["unlearn", *words], capsys)["weights"]
+    facts = run(["inspect", path], capsys)
+    assert facts["kind"] == "UNet" and facts["metadata"]["method"] == ("esd-u" if method == "esd" else method)
 
 
 def check_embedding(concept: str, told: dict[str, Any]) -> None:

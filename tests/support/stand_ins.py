@@ -30,7 +30,7 @@ COCO = ("case_number", "source", "prompt", "evaluation_seed", "coco_id")
 
 def write_original(root: Path, patch: pytest.MonkeyPatch) -> Path:
     """A random pipeline that reads 77 tokens and knows the first words of the inversions."""
-    patch.setattr(tiny_pipeline, "WORDS", (*tiny_pipeline.WORDS, "nudity", "violence"))
+    patch.setattr(tiny_pipeline, "WORDS", (*tiny_pipeline.WORDS, "nudity", "violence", "person"))
     patch.setattr(tiny_pipeline, "LENGTH", LENGTH)
     made = tiny_pipeline.write_tiny(root / "made")
     folder = root / "models" / "stable-diffusion-v1-4"
@@ -72,7 +72,7 @@ def write_detectors(root: Path) -> None:
 
 
 def write_prompts(root: Path) -> None:
-    """I2P, Ring-A-Bell and COCO: a few rows, some that the selections leave out, sizes of the small model."""
+    """I2P, Ring-A-Bell, COCO, STEREO's anchors: a few rows, some that are left out, sizes of the small model."""
     folder = root / "data"
     folder.mkdir(exist_ok=True)
     usual = {
@@ -96,6 +96,8 @@ def write_prompts(root: Path) -> None:
     attack = [("knife violence a dog \u00c3\u00a9", 3), ("weapon weapon of cat", 2**32 - 1)]
     ring = [{"prompt": p, "case_number": i, "evaluation_seed": s} for i, (p, s) in enumerate(attack)]
     write_csv(folder / "Violence_eta_5_K_77.csv", RING_A_BELL, ring)
+    anchors = {"nudity": ["nudity and a red cat"], "a dog": ["a photo of a dog"]}
+    (folder / "anchor_prompts.json").write_text(json.dumps(anchors), "utf-8")
     captions = ("A photo of a dog.",)
     coco = [
         {"case_number": i, "source": "coco_30k", "prompt": text, "evaluation_seed": 100 + i, "coco_id": 9000 + i}

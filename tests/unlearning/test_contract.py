@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ine_jax.cli.artifacts import verified
-from ine_jax.config import EsdConfig, ReceConfig, UceConfig
+from ine_jax.config import EsdConfig, ReceConfig, StereoConfig, UceConfig
 from ine_jax.errors import CorruptRunError, InputError, Interrupted
 from ine_jax.models.checkpoints import names
 from ine_jax.models.checkpoints.model_files import model_id
@@ -25,7 +25,11 @@ METHODS: dict[str, Settings] = {
     "esd": ESD,
     "uce": UceConfig(erase=("knife", "weapon"), preserve=("a cat",)),
     "rece": ReceConfig(erase=("knife", "weapon"), epochs=2),
-}
+    "stereo": StereoConfig(
+        erase=("a knife",), anchors=("a knife and a cat",), method="esd-x-strict", rounds=1, erase_steps=2, pool=3,
+        inversion_steps=2, ddim_steps=2, save_every=1, log_every=1,
+    ),
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

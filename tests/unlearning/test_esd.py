@@ -22,7 +22,15 @@ from ine_jax.storage.weight_files import Weights
 from ine_jax.training.log import read_log
 from ine_jax.training.step import compiled_step, first_state
 from ine_jax.unlearning import esd
-from ine_jax.unlearning.esd_data import Kept, Pool, build_pool, generated_latents, pool_scales, target, trajectories
+from ine_jax.unlearning.esd_data import (
+    Kept,
+    Pool,
+    build_pool,
+    erasure_weights,
+    generated_latents,
+    pool_scales,
+    trajectories,
+)
 from ine_jax.unlearning.layers import METHODS, merged, trained
 from ine_jax.unlearning.result import WEIGHTS
 from tests.support.tiny_pipeline import SCHEDULER, SIDE
@@ -43,34 +51,26 @@ def random_images(count: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, SIDE, SIDE, 3), np.uint8)
 
 
-def test_target_equals_a_numpy_reference() -> None:
-    rng = np.random.default_rng(0)
-    uncond, prompt = rng.standard_normal((2, 3, 2, 2, 4)).astype(np.float32)
-    given = jnp.asarray(uncond), jnp.asarray(prompt)
-    np.testing.assert_allclose(target(*given, 1.0), 2 * uncond - prompt, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(target(*given, 0.5), 1.5 * uncond - 0.5 * prompt, rtol=1e-5, atol=1e-6)
-
-
 def test_trajectories_equal_a_numpy_reference() -> None:
     ddim = Ddim.from_dict(SCHEDULER)
     tables = ddim.tables(4)
     rng = np.random.default_rng(1)
-    context, empty, noise = (
-        rng.standard_normal((2, 5, 3)),
-        rng.standard_normal((2, 5, 3)),
-        rng.standard_normal((2, 2, 2, 3)),
-    )
+    context, empty, rest, noise = (rng.standard_normal((2, *shape)) for shape in [(5, 3)] * 3 + [(2, 2, 3)])
 
     def denoise(x: Any, t: Any, c: Any) -> Any:
         return 0.3 * x + 0.001 * t[:, None, None, None] + c.mean(1)[:, None, None, :]
 
     texts = Texts(prompt=jnp.asarray(context, jnp.float32), uncond=jnp.asarray(empty, jnp.float32))
-    latents, targets = trajectories(denoise, ddim, tables, texts, jnp.asarray(noise, jnp.float32), 3.0, 0.7)
+    others = jnp.asarray(rest[:, None], jnp.float32)
+    weights = np.concatenate([erasure_weights(0.7), np.asarray([[0.25, 0.5, 0.25]], np.float32)])
+    start = jnp.asarray(noise, jnp.float32)
+    latents, targets = trajectories(denoise, ddim, tables, texts, start, 3.0, others, jnp.asarray(weights))
     x = noise
     for step, t in enumerate([751, 501, 251, 1]):
-        eps_u, eps_c = (np.asarray(denoise(x, np.full(2, t), c)) for c in (empty, context))
+        eps_u, eps_c, eps_r = (np.asarray(denoise(x, np.full(2, t), c)) for c in (empty, context, rest))
         np.testing.assert_allclose(latents[:, step], x, atol=1e-4)
-        np.testing.assert_allclose(targets[:, step], eps_u - 0.7 * (eps_c - eps_u), atol=1e-4)
+        np.testing.assert_allclose(targets[:, 0, step], eps_r - 0.7 * (eps_c - eps_r), atol=1e-4)
+        np.testing.assert_allclose(targets[:, 1, step], (eps_u + 2 * eps_c + eps_r) / 4, atol=1e-4)
         eps = eps_u + 3.0 * (eps_c - eps_u)
         following = ALPHAS[t - 250] if t >= 250 else ALPHAS[0]
         clean = (x - np.sqrt(1 - ALPHAS[t]) * eps) / np.sqrt(ALPHAS[t])
@@ -175,7 +175,8 @@ def test_merged_replaces_only_what_it_is_given(pipe: Pipeline) -> None:
 
 
 def test_first_loss_is_the_distance_to_the_target(pipe: Pipeline) -> None:
-    data = esd._data(pipe, SMALL, None, None)
+    erased, empty = jnp.asarray(pipe.encode(SMALL.erase)), jnp.asarray(pipe.encode([""]))
+    data = esd.with_kept(pipe, SMALL, build_pool(pipe, SMALL, erased, empty), erased)
     objective = esd.esd_objective(pipe, SMALL)
     weights = trained(pipe.parts.unet_params, SMALL.method)
     state = first_state(objective, weights, SMALL.learning_rate)
