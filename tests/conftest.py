@@ -1,6 +1,7 @@
 """A strict session: no silent promotion of ranks or dtypes, shapes and types checked, no network."""
 
 import atexit
+import gc
 import os
 import shutil
 import socket
@@ -35,8 +36,27 @@ typechecking.install()  # before anything imports the package
 
 from tests.support.tiny_pipeline import tiny_folder, tokenizer_folder  # noqa: E402, F401  fixtures
 
+# The session keeps many programs and their traces: looking through them for garbage at the default thresholds takes a
+# fifth of the processor time.
+gc.set_threshold(50_000, 50, 50)
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker of pytest-xdist ends at once: taking apart what it compiled takes more than a minute."""
+    if hasattr(session.config, "workerinput"):
+        atexit.register(os._exit, 0)  # runs first, because it is registered last
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_waiting_for_the_disk() -> Iterator[None]:
+    """What tests write need not outlive a power cut; waiting for the disk takes longer than the tests that write."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(os, "fsync", lambda _: None)
+    yield
+    patch.undo()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,6 +1,7 @@
 """The shape of the package: floors of imports, sizes of files and functions, annotations, what importing costs."""
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -77,11 +78,17 @@ def statements(tree: ast.AST) -> Iterator[ast.AST]:
             yield from statements(child)
 
 
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"))
+
+
+@functools.cache
 def imported(path: Path) -> set[str]:
     """Modules that `path` imports anywhere, also inside functions; names for type checkers only do not count."""
     known = {module_name(file) for file in FILES}
     found: set[str] = set()
-    for node in statements(ast.parse(path.read_text("utf-8"))):
+    for node in statements(parsed(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -93,11 +100,12 @@ def imported(path: Path) -> set[str]:
 
 
 def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node
 
 
+@functools.cache
 def arrows() -> dict[str, set[str]]:
     """Room -> the other rooms that its modules import."""
     found: dict[str, set[str]] = {name: set() for name in ROOMS}
@@ -181,14 +189,14 @@ def test_every_function_is_annotated(path: Path) -> None:
 def test_only_the_command_line_prints_to_standard_output(path: Path) -> None:
     if room(module_name(path) + ".") == "cli":
         return
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
             assert any(keyword.arg == "file" for keyword in node.keywords), f"line {node.lineno}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_name)
 def test_nothing_here_can_run_code_from_data(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = {alias.name for alias in node.names} | {getattr(node, "module", None)}
             assert not names & {"pickle", "dill", "cloudpickle", "marshal", "shelve"}, f"line {node.lineno}"
