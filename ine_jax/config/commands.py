@@ -1,7 +1,7 @@
 """The settings of each command."""
 
 from dataclasses import dataclass, field
-from typing import TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 from ine_jax.config.checks import check, check_min, check_seed
 from ine_jax.config.guards import GuardConfig, GuidanceConfig, NegativeConfig
@@ -12,6 +12,7 @@ from ine_jax.config.unlearning import EsdConfig, ReceConfig, UceConfig, UnlearnM
 from ine_jax.errors import InputError
 
 UnlearnSettings: TypeAlias = EsdConfig | UceConfig | ReceConfig | StereoConfig
+Baseline = Literal["torch", "torch-compile", "diffusers-flax"]
 
 
 @dataclass(frozen=True)
@@ -227,20 +228,39 @@ class DemoConfig:
 
 @dataclass(frozen=True)
 class BenchConfig(UnlearnedModel):
-    """`ine bench`: sampling speed."""
+    """`ine bench`: speed of sampling, inversion, evaluation and the first image."""
 
+    model: str = "tiny"
+    """Bundled model, folder, hub id, or random-sd1: Stable Diffusion 1.x with random weights made on the device."""
+    dtype: Literal["", "float32", "bfloat16"] = ""
+    """Of computation and weights; empty: float32 on CPUs, bfloat16 elsewhere."""
+    device: Literal["", "cpu", "gpu", "tpu"] = ""
+    """Platform; empty: the one that JAX chooses."""
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    inversion: InversionConfig = field(default_factory=lambda: InversionConfig(steps=10))
+    """What inversion runs; `steps` are those of one turn."""
+    items: int = 100
+    """Images of an evaluation."""
+    block: int = 25
+    """Images per block of an evaluation."""
+    detectors: tuple[DetectorConfig, ...] = (DetectorConfig(),)
+    """Detectors of an evaluation."""
+    guards: tuple[str, ...] = ()
+    """Guards to measure, by name; empty: all."""
     repeats: int = 3
-    """Number of timed runs, after one that compiles."""
-    baselines: tuple[str, ...] = ("torch", "diffusers-flax")
-    """Other implementations to measure, where they are installed."""
+    """Number of timed turns, after one that compiles; at least 3."""
+    baselines: tuple[Baseline, ...] = get_args(Baseline)
+    """Other implementations to measure, where they are installed; `--baselines` alone: none."""
     out: str = "runs/bench/bench.json"
-    """Result file."""
+    """Result file; the plot is beside it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_min(self, 1, "repeats")
-        known = all(name in ("torch", "diffusers-flax") for name in self.baselines)
-        check(self, "baselines", known, "torch, diffusers-flax")
+        check_min(self, 1, "repeats", "items", "block")
+        known = get_args(Baseline)
+        check(self, "baselines", all(name in known for name in self.baselines), ", ".join(known))
         check(self.sampler, "unet_impl", self.sampler.unet_impl == "native", "native; diffusers is a baseline here")
-        check(self, "out", bool(self.out), "a file")
+        learned = self.inversion.method == "inversion" and self.inversion.init != "rece"
+        check(self.inversion, "method", learned, "inversion, with an init other than rece")
+        check(self, "detectors", bool(self.detectors), "at least one")
+        check(self, "out", self.out.endswith(".json"), "a .json file")

@@ -104,7 +104,7 @@ def invert_many(
     shared = configs[0]
     vectors = first_decides(np.stack(first_vectors(pipe, configs, base)))
     problem = inversion_objective(pipe, shared, len(configs))
-    data = everywhere(_data(pipe, images, configs, _embedding(pipe, shared, vectors[0])), problem.mesh)
+    data = everywhere(training_data(pipe, images, configs, vectors[0]), problem.mesh)
     lengths = sorted({config.steps for config in configs})
     weights = {"model_id": pipe.model_id}
     if base is not None and any(config.init == RECE for config in configs):
@@ -230,9 +230,11 @@ def _write(pipe: Pipeline, result: InversionResult, above: tuple[str, np.ndarray
     found.save(result.path)
 
 
-def _data(
-    pipe: Pipeline, images: Sequence[np.ndarray], configs: Sequence[InversionConfig], probe: Embedding
+def training_data(
+    pipe: Pipeline, images: Sequence[np.ndarray], configs: Sequence[InversionConfig], vectors: np.ndarray
 ) -> objective.Data:
+    """Return what the steps of these concepts sample from; `vectors` are those of one concept, for their shape."""
+    probe = _embedding(pipe, configs[0], vectors)
     mean, logvar = pipe.encode_images(np.concatenate(list(images)))
     counts = np.array([len(each) for each in images], np.int32)
     if probe.space == "token":

@@ -16,7 +16,7 @@ from ine_jax.models.text import encode_ids
 from ine_jax.models.unet import UNetConfig
 from ine_jax.pipeline.mesh import across, platform_of
 from ine_jax.pipeline.pipeline import Pipeline
-from ine_jax.pipeline.programs import native_unet
+from ine_jax.pipeline.programs import Apply, native_unet
 from ine_jax.schedulers import NoiseConfig, alphas_cumprod
 from ine_jax.training.rows import Share
 from ine_jax.training.step import Metrics
@@ -57,7 +57,7 @@ class InversionObjective:
         summed, not averaged, so a concept's gradient does not depend on how many others are learned beside it.
         """
         batch = objective.sample(data, i, self.batch, self.noise.train_steps, self.scaling_factor, share)
-        unet, clip = native_unet(self.unet, self.dtype, platform_of(self.mesh)), ClipText(self.text)
+        unet, clip = self.network(), ClipText(self.text)
 
         def denoise(latents: Latents, timesteps: Array, context: Context) -> Latents:
             return unet(frozen.unet, latents, timesteps, context)
@@ -80,6 +80,10 @@ class InversionObjective:
         mean = each.sum() / jnp.maximum(at_work.sum(), 1).astype(each.dtype)
         named = {loss_name(c, self.concepts): each[c] for c in range(self.concepts)}
         return each.sum(), {**named, "loss": mean}
+
+    def network(self) -> Apply:
+        """The UNet that is differentiated."""
+        return native_unet(self.unet, self.dtype, platform_of(self.mesh))
 
     def running(self, data: objective.Data, i: Int[Array, ""]) -> Bool[Array, "concept"]:
         """The concepts whose own number of steps is not done yet."""

@@ -18,6 +18,7 @@ def pipeline(
     sampler: SamplerConfig,
     unlearned: Sequence[str] = (),
     dtype: DTypeLike | None = None,
+    devices: Sequence[jax.Device] | None = None,
 ) -> Pipeline:
     """Load the model, with checkpoints on top, with the sampler's method, batch and UNet."""
     return load(
@@ -25,6 +26,7 @@ def pipeline(
         revision=revision,
         unlearned=unlearned,
         dtype=dtype,
+        devices=devices,
         scheduler=sampler.scheduler,
         batch_size=sampler.batch,
         unet_impl=sampler.unet_impl,

@@ -19,6 +19,7 @@ from ine_jax.errors import InputError
 from ine_jax.guidance import slots as conditioning
 from ine_jax.guidance.base import Guidance, Texts, as_arrays, item_scales, with_scales
 from ine_jax.guidance.concept import Encode, NegativeLike, as_concept
+from ine_jax.models.checkpoints.configs import config_json
 from ine_jax.models.checkpoints.pipeline_folder import read_pipeline
 from ine_jax.models.parts import ModelParts
 from ine_jax.models.text import Tokenizer, learned_rows
@@ -29,7 +30,6 @@ from ine_jax.pipeline.mesh import device_mesh
 from ine_jax.pipeline.noise import random_normal, starts_of
 from ine_jax.pipeline.programs import Programs, build
 from ine_jax.schedulers import AnyScheduler
-from ine_jax.storage.weight_files import read_json
 from ine_jax.types import Array, HostArray, HostContext, HostImages, HostLatents, LatentShape, Params, TokenIds
 
 Output: TypeAlias = Literal["uint8", "latents"]
@@ -289,7 +289,7 @@ def assemble(
 ) -> Pipeline:
     """Return a pipeline over model parts in memory; arguments as in `load`."""
     mesh = device_mesh(devices)
-    foreign = json.dumps(read_json(Path(parts.path) / "unet" / "config.json")) if unet_impl == "diffusers" else None
+    foreign = json.dumps(config_json(parts.unet_config)) if unet_impl == "diffusers" else None
     programs = build(parts.text_config, parts.unet_config, parts.vae_config, jnp.dtype(dtype), mesh, foreign)
     placed = jax.device_put((parts.text_params, parts.unet_params, parts.vae_params), programs.replicated())
     parts = dataclasses.replace(parts, text_params=placed[0], unet_params=placed[1], vae_params=placed[2])

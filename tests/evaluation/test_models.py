@@ -117,7 +117,7 @@ def test_dry_run_opens_what_is_here(base: Base, tmp_path: Path, capsys: pytest.C
     assert capsys.readouterr().err.startswith(f"{tmp_path}/lpips: no such folder or file")
 
 
-@pytest.mark.parametrize("command", ["invert", "generate", "bench", "bench guards"])
+@pytest.mark.parametrize("command", ["invert", "generate", "bench", "bench guards", "bench inversion"])
 def test_every_command_loads_the_checkpoints(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -130,6 +130,7 @@ def test_every_command_loads_the_checkpoints(
     monkeypatch.setattr("ine_jax.pipeline.from_config.load", loaded)
     words = ["--model", "owner/base", "--revision", "abc", "--unlearned", "a.pt", "b.pt:0.5"]
     extra = ["--prompts", "a cat"] if command == "generate" else []
-    assert cli.main([*command.split(), *words, *extra, "--out", str(tmp_path / "out")]) == 2
+    out = str(tmp_path / ("out.json" if command.startswith("bench") else "out"))
+    assert cli.main([*command.split(), *words, *extra, "--out", out]) == 2
     assert "enough" in capsys.readouterr().err
     assert asked == [("owner/base", "abc", ("a.pt", "b.pt:0.5"))]

@@ -78,8 +78,7 @@ def test_a_run_leaves_everything_and_changes_no_weight(pipe: Pipeline, tmp_path:
 def test_the_loss_of_a_repeated_batch_falls(pipe: Pipeline) -> None:
     config = dataclasses.replace(SMALL, learning_rate=0.05)
     vectors = jnp.asarray(np.stack(first_vectors(pipe, [config])))
-    probe = Embedding(np.asarray(vectors[0]), concept="thing")
-    data = run._data(pipe, [random_images(1)], [config], probe)
+    data = run.training_data(pipe, [random_images(1)], [config], np.asarray(vectors[0]))
     objective = inversion_objective(pipe, config, 1)
     state = first_state(objective, vectors, config.learning_rate)
     frozen = Frozen(pipe.parts.text_params, pipe.parts.unet_params)

@@ -9,14 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ine_jax.cli.bench import table
-from ine_jax.config import BenchConfig, GenerateConfig, NegativeConfig, SamplerConfig
+from ine_jax.config import GenerateConfig, NegativeConfig, SamplerConfig
 from ine_jax.errors import InputError, Interrupted
 from ine_jax.guidance import Cfg
 from ine_jax.guidance.from_config import concept
-from ine_jax.pipeline.bench import OURS, measure
 from ine_jax.pipeline.generation import METADATA, SETTINGS, generate, wanted_items, write_images
-from ine_jax.pipeline.pipeline import Pipeline, load
+from ine_jax.pipeline.pipeline import load
 from ine_jax.progress import Progress
 from ine_jax.prompts.items import Item, named
 from ine_jax.storage.images import complete, png
@@ -169,33 +167,3 @@ def test_a_constant_image_is_flagged(tiny_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "out" / "000001_00.png").write_bytes(png(np.zeros((SIDE, SIDE, 3), np.uint8)))
     write_images(pipe, wanted, tmp_path / "out", **options)  # type: ignore[arg-type]
     assert [row["constant"] for row in rows_of(tmp_path / "out")] == [False, True]
-
-
-@pytest.fixture(scope="module")
-def bench_pipe(tiny_folder: Path) -> Pipeline:
-    return load(tiny_folder, batch_size=2, dtype="float32", scheduler="ddim")
-
-
-def test_bench_measures_and_names_what_is_missing(bench_pipe: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "torch", None)
-    sampler = SamplerConfig(steps=11, batch=2)  # programs are shared: a shape that no other test compiles
-    result = measure(bench_pipe, BenchConfig(sampler=sampler, baselines=("torch",)))
-    (row,) = result["rows"]
-    assert row["implementation"] == OURS
-    assert row["lowest"] <= row["images_per_second"] <= row["highest"]
-    assert (row["compiles"], row["speed_of_ine_jax"], row["max_latent_difference"]) == (1, 1.0, 0.0)
-    assert list(result["missing"]) == ["torch"]
-    assert (result["batch"], result["steps"], result["network_rows_per_image"]) == (2, 11, 22)
-    assert table(result)[-1].startswith("torch not measured")
-    json.dumps(result)
-
-
-@pytest.mark.oracle
-def test_bench_baselines_draw_the_same_latents(bench_pipe: Pipeline) -> None:
-    pytest.importorskip("torch")
-    pytest.importorskip("diffusers.models.unets.unet_2d_condition_flax")
-    result = measure(bench_pipe, BenchConfig(sampler=SAMPLER))
-    difference = {row["implementation"]: row["max_latent_difference"] for row in result["rows"]}
-    assert not result["missing"]
-    assert difference["torch"] < 1e-3
-    assert difference["diffusers-flax"] < 0.5  # tanh instead of exact GELU, 1e-5 instead of 1e-6 in one norm

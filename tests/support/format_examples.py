@@ -28,7 +28,7 @@ from ine_jax.guidance import Negative
 from ine_jax.guidance.concept import Concept
 from ine_jax.models.checkpoints.delta import write_unet_delta
 from ine_jax.models.checkpoints.pipeline_folder import write_pipeline
-from ine_jax.pipeline import bench
+from ine_jax.pipeline.bench import turns
 from ine_jax.pipeline.generation import write_images
 from ine_jax.pipeline.mesh import device_mesh
 from ine_jax.prompts import load
@@ -41,7 +41,7 @@ ITEMS = 4
 
 
 class Painter:
-    """What `write_images` and `bench.measure` ask of a pipeline, without a network."""
+    """What `write_images` and `turns.compare` ask of a pipeline, without a network."""
 
     name, dtype, unet_impl = "tiny-unlearned-0", np.dtype(np.float32), "native"
     model_id = "0" * 64
@@ -140,14 +140,11 @@ def make(root: Path) -> Path:
     return root
 
 
-def timed(painter: Any) -> bench.BenchResult:
+def timed(painter: Any) -> turns.Compared:
     """What `ine bench` writes, of an instant run."""
-    ours = bench._jax_run
-    bench._jax_run = lambda pipe, steps, batch: (lambda: np.zeros((batch, 8, 8, 4)), lambda: 1)  # type: ignore[assignment]
-    try:
-        return bench.measure(painter, BenchConfig(sampler=SamplerConfig(steps=16), baselines=()))
-    finally:
-        bench._jax_run = ours
+    instant = turns.Contender(lambda: None, lambda: np.zeros((2, 8, 8, 4)), lambda: 1)
+    config = BenchConfig(sampler=SamplerConfig(steps=16), baselines=())
+    return {**turns.compare(painter, config, instant, {}, "images", 2, 1e9), "what": "sampling"}
 
 
 def header(path: Path) -> dict[str, Any]:

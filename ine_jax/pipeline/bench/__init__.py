@@ -1,0 +1,1 @@
+"""How fast the pipeline is: several implementations in turns, and their share of the matmul rate."""
