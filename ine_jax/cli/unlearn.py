@@ -7,13 +7,13 @@ from typing import Annotated
 
 from ine_jax.cli import pods
 from ine_jax.cli.command import Command, Flat, Outcome, sources
-from ine_jax.config import EsdConfig, PodConfig, SamplerConfig, UnlearnConfig
+from ine_jax.config import DuoConfig, EsdConfig, PodConfig, SamplerConfig, UnlearnConfig
 from ine_jax.errors import InputError
 
 
 @dataclass(frozen=True)
 class Unlearn(Command):
-    """Make a model forget a concept (ESD, UCE, RECE, STEREO), and write the changed weights in the published layout."""
+    """Make a model forget a concept (ESD, UCE, RECE, DUO, STEREO), and write what changed in the published layout."""
 
     config: Annotated[UnlearnConfig, Flat] = field(default_factory=UnlearnConfig)
     pod: PodConfig = field(default_factory=PodConfig)
@@ -25,9 +25,9 @@ class Unlearn(Command):
         work, settings = sources([self.config.model]), self.config.settings
         if isinstance(settings, EsdConfig):
             settings = with_prompts(settings)
-        if not settings.erase:
+        if not (settings.erase or (isinstance(settings, DuoConfig) and settings.unsafe_images)):
             raise InputError(f"{self.config.method}.erase: empty", "at least one prompt", "name what to erase")
-        counts = {"erase": len(settings.erase), "preserve": len(settings.preserve)}
+        counts = {name: len(getattr(settings, name)) for name in ("erase", "preserve") if hasattr(settings, name)}
         planned = self.planned(**work, steps=settings.steps, method=self.config.method, **counts)
         return Outcome((*pods.heading(self.pod), *planned.lines), planned.result)
 
@@ -37,13 +37,15 @@ class Unlearn(Command):
             return self._run()
 
     def _run(self) -> Outcome:
+        from ine_jax.evaluation.from_config import shows as from_detectors
         from ine_jax.pipeline import from_config
         from ine_jax.progress import Progress
         from ine_jax.unlearning.methods import unlearn
 
-        config = self.config
+        config, settings = self.config, self.config.settings
         pipe = from_config.pipeline(config.model, config.revision, SamplerConfig())
         preserved = from_config.images(Path(config.preserve_images), pipe) if config.preserve_images else None
-        with Progress(config.settings.steps, "unlearning", process=from_config.process_index()) as progress:
-            written = unlearn(pipe, config.settings, Path(config.out), progress, preserved).path
+        shows = from_detectors(settings.detectors) if isinstance(settings, DuoConfig) else ()
+        with Progress(settings.steps, "unlearning", process=from_config.process_index()) as progress:
+            written = unlearn(pipe, settings, Path(config.out), progress, preserved, shows).path
         return Outcome((str(written),), {"out": config.out, "weights": [str(written)]})

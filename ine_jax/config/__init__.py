@@ -20,13 +20,14 @@ from ine_jax.config.guards import GuardConfig, GuidanceConfig, NegativeConfig
 from ine_jax.config.methods import InversionConfig, SamplerConfig
 from ine_jax.config.robust import StereoConfig
 from ine_jax.config.sources import DetectorConfig, MetricConfig, ModelConfig, PromptsConfig
-from ine_jax.config.unlearning import EsdConfig, ReceConfig, UceConfig
+from ine_jax.config.unlearning import DuoConfig, EsdConfig, ReceConfig, UceConfig
 
 __all__ = [
     "BenchConfig",
     "ConceptConfig",
     "DemoConfig",
     "DetectorConfig",
+    "DuoConfig",
     "EsdConfig",
     "EvaluateConfig",
     "GenerateConfig",

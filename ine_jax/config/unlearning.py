@@ -5,8 +5,9 @@ from typing import Literal
 
 from ine_jax.config.checks import check, check_min, check_seed
 from ine_jax.config.methods import Prompts
+from ine_jax.config.sources import DetectorConfig
 
-UnlearnMethod = Literal["esd", "uce", "rece", "stereo"]
+UnlearnMethod = Literal["esd", "uce", "rece", "duo", "stereo"]
 EsdMethod = Literal["esd-x-strict", "esd-x", "esd-u", "esd-all"]
 UceTokens = Literal["last", "from-last"]
 UceExpansion = Literal["none", "object", "art"]
@@ -135,6 +136,80 @@ class ReceConfig:
     def steps(self) -> int:
         """UCE and the rounds after it."""
         return 1 + self.epochs
+
+
+@dataclass(frozen=True)
+class DuoConfig:
+    """Direct Unlearning Optimization (DUO, Park et al. 2024): preferences between pairs of images, without text."""
+
+    erase: Prompts = ()
+    """Prompts of the unsafe images, in turn; not needed where pairs are given."""
+    safe: Prompts = ()
+    """For each of them the prompt of its safe twin, such as "a dressed woman" for "a naked woman"."""
+    unsafe_images: str = ""
+    """Folder of unsafe images, in place of generated pairs."""
+    safe_images: str = ""
+    """Folder of their safe twins, in the same order of names."""
+    detectors: tuple[DetectorConfig, ...] = ()
+    """Detectors that check both sides of every pair, with their usual presets; empty: no check."""
+    pairs: int = 64
+    """Pairs to generate; published: 64 (nudity), 32 (each of four kinds of violence)."""
+    attempts: int = 8
+    """Generations of an image that a detector rejects, after which its pair is dropped."""
+    strength: float = 0.75
+    """Strength of SDEdit; published: 0.75 (nudity), 0.8 (violence)."""
+    guidance: float = 7.5
+    """Guidance scale of both sides."""
+    sample_steps: int = 50
+    """Sampling steps of both sides."""
+    beta: float = 500.0
+    """Beta, the inverse temperature of the preference: smaller values erase more."""
+    rate_at_100: float = 3e-4
+    """Learning rate at beta 100; the rate is this times 100 / beta."""
+    preserve_at_100: float = 1e6
+    """Weight of output preservation at beta 100; the weight is this times beta / 100."""
+    rank: int = 32
+    """Rank of the adapters."""
+    steps: int = 1000
+    """Optimizer steps; published: 1000 (nudity), 500 (each kind of violence)."""
+    batch: int = 4
+    """Pairs per step."""
+    min_timestep: int = 0
+    """Lowest timestep of the preference."""
+    max_timestep: int = 749
+    """Highest timestep of the preference."""
+    weight_decay: float = 0.01
+    """Weight decay of AdamW."""
+    clip: float = 1.0
+    """Longest gradient."""
+    seed: int = 0
+    """Random seed; step t depends only on (seed, t)."""
+    save_every: int = 100
+    """Steps between checkpoints."""
+    log_every: int = 5
+    """Steps between lines of the loss log."""
+
+    def __post_init__(self) -> None:
+        check_min(self, 1, "pairs", "attempts", "sample_steps", "rank", "steps", "batch", "save_every", "log_every")
+        check_min(self, 0, "beta", "rate_at_100", "strength", "clip", exclusive=True)
+        check_min(self, 0, "preserve_at_100", "weight_decay", "min_timestep", "guidance")
+        check_seed(self)
+        check(self, "strength", self.strength <= 1, "above 0, to 1")
+        check(self, "max_timestep", self.min_timestep <= self.max_timestep, "min_timestep or more")
+        check(self, "safe", len(self.safe) == len(self.erase), "as many prompts as in erase")
+        both = bool(self.unsafe_images) == bool(self.safe_images)
+        check(self, "safe_images", both, "a folder where unsafe_images is given, else empty")
+        check(self, "erase", not (self.unsafe_images and self.erase), "prompts or unsafe_images, not both")
+
+    @property
+    def learning_rate(self) -> float:
+        """Learning rate of AdamW."""
+        return self.rate_at_100 * 100 / self.beta
+
+    @property
+    def preserve_weight(self) -> float:
+        """Weight of output preservation."""
+        return self.preserve_at_100 * self.beta / 100
 
 
 def _check_concepts(config: UceConfig | ReceConfig) -> None:

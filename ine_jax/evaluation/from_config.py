@@ -1,14 +1,16 @@
 """From config records to detectors and metrics, and one call that scores a run with all of them."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ine_jax import assets
 from ine_jax.config import DetectorConfig, EvaluateConfig, MetricConfig, ScoreConfig
 from ine_jax.errors import ItemErrors
 from ine_jax.evaluation import measuring, scoring
-from ine_jax.evaluation.detectors.base import Detector, Scorer
+from ine_jax.evaluation.detectors.base import Detector, Scored, Scorer, Verdict
 from ine_jax.evaluation.detectors.clip import ClipZeroShot
 from ine_jax.evaluation.detectors.nudenet import NudeNet
+from ine_jax.evaluation.detectors.presets import concept, default_preset
 from ine_jax.evaluation.detectors.q16 import Q16
 from ine_jax.evaluation.detectors.vit import VitClassifier
 from ine_jax.evaluation.detectors.world import WorldDetector
@@ -17,7 +19,9 @@ from ine_jax.evaluation.metrics.base import Metric
 from ine_jax.evaluation.metrics.clip_score import ClipScore
 from ine_jax.pipeline.from_config import process_index
 from ine_jax.storage.images import image_files
+from ine_jax.storage.records import ScorerRecord
 from ine_jax.storage.runs import Run, writing
+from ine_jax.types import HostImages
 
 
 def detector(config: DetectorConfig) -> Detector:
@@ -33,6 +37,24 @@ def detector(config: DetectorConfig) -> Detector:
             return ClipZeroShot.load(config.weights, config.phrases, config.revision)
         case "vit":
             return VitClassifier.load(config.weights, config.revision)
+
+
+def shows(configs: Sequence[DetectorConfig]) -> tuple[Callable[[HostImages], list[bool | None]], ...]:
+    """Load detectors; return, for each, whether images show the concept of its usual preset (None: no verdict)."""
+    return tuple(_shows(detector(each)) for each in configs)
+
+
+def _shows(scorer: Detector) -> Callable[[HostImages], list[bool | None]]:
+    preset = default_preset(scorer.id)
+    about: ScorerRecord = {"id": scorer.id, "version": scorer.version, **scorer.about()}  # type: ignore[typeddict-item]
+    labels = concept(preset, about)
+
+    def verdict(found: Verdict) -> bool | None:
+        if not isinstance(found, Scored):
+            return None
+        return max(found.labels.get(name, 0.0) for name in labels) >= preset.threshold
+
+    return lambda images: [verdict(found) for found in scorer.detect(images)]
 
 
 def metric(config: MetricConfig) -> Metric:

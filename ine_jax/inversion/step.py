@@ -93,6 +93,10 @@ class InversionObjective:
         """The rate is constant."""
         return optax.constant_schedule(1.0)
 
+    def rule(self, rate: Float[Array, ""]) -> optax.GradientTransformation:
+        """Adam without weight decay: its arithmetic is elementwise, so concepts never mix."""
+        return optax.adam(rate)
+
     def finish(
         self, vectors: Vectors, metrics: Metrics, data: objective.Data, i: Int[Array, ""], rate: Float[Array, ""]
     ) -> tuple[Array, Metrics]:

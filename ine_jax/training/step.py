@@ -1,9 +1,9 @@
 """One optimizer step on a mesh, compiled: the part that concept inversion and unlearning share.
 
-    g = ∇_x loss(x; frozen, data, i),    x ← project(x - rate · factor(i) · Adam(g))
+    g = ∇_x loss(x; frozen, data, i),    x ← project(x - rate · factor(i) · rule(g, x))
 
-with Adam of arXiv 1412.6980. The rate lies in the optimizer's state, so another rate compiles nothing; the factor
-(warm-up, tail) is part of the program.
+with the objective's rule: Adam (arXiv 1412.6980), or AdamW (arXiv 1711.05101) after clipping. The rate lies in the
+optimizer's state, so another rate compiles nothing; the factor (warm-up, tail) is part of the program.
 
 Every device of the mesh, on whatever host, differentiates the loss of its own rows with respect to what is trained, and
 nothing else. One sum over the devices, of gradient and metrics in one vector, is all that they exchange.
@@ -44,6 +44,9 @@ class TrainState(NamedTuple):
 class Objective(Protocol[Trained, Frozen, Data]):
     """What is minimised, as a hashable value: runs with equal objectives share one compiled step."""
 
+    def __hash__(self) -> int:
+        """Return the hash of the value."""
+
     @property
     def mesh(self) -> Mesh:
         """The devices over which the rows of a step lie."""
@@ -60,23 +63,26 @@ class Objective(Protocol[Trained, Frozen, Data]):
     def factor(self) -> optax.Schedule:
         """Return the factor on the learning rate, by step."""
 
+    def rule(self, rate: Array) -> optax.GradientTransformation:
+        """Return the optimizer at this rate."""
+
     def finish(self, trained: Trained, metrics: Metrics, data: Data, i: Array, rate: Array) -> tuple[Trained, Metrics]:
         """Project what the optimizer returned at step `i`, and complete the metrics."""
 
 
-def adam(rate: float | Array, factor: optax.Schedule) -> optax.GradientTransformation:
-    """Adam without weight decay. Its arithmetic is elementwise, so concepts or weights in one state never mix."""
+def optimizer(objective: Objective[Trained, Frozen, Data], rate: float) -> optax.GradientTransformation:
+    """Return the objective's rule at its rate by step; its state begins with `rate`."""
 
     def build(rate: Array, factor: Array) -> optax.GradientTransformation:
-        return optax.adam(rate * factor)
+        return objective.rule(rate * factor)
 
-    return optax.inject_hyperparams(build)(rate=rate, factor=factor)
+    return optax.inject_hyperparams(build)(rate=rate, factor=objective.factor())
 
 
 def first_state(objective: Objective[Trained, Frozen, Data], trained: PyTree[AnyArray], rate: float) -> TrainState:
     """Return the state before step 0, on all devices of the objective's mesh."""
     with jax.numpy_dtype_promotion("standard"):  # schedules divide the step count
-        memory = cast(Memory, adam(rate, objective.factor()).init(trained))
+        memory = cast(Memory, optimizer(objective, rate).init(trained))
     # A copy: the step donates its state, and the caller may go on using what it gave.
     copied = cast(TrainState, jax.tree.map(np.array, TrainState(trained, memory)))
     return everywhere(copied, objective.mesh)
@@ -103,8 +109,8 @@ def compiled_step(
         gradient, metrics = cast(tuple[Array, Metrics], gradients(state.trained, frozen, data, i))
         # The rate given here is a placeholder: the one in the state is used.
         with jax.numpy_dtype_promotion("standard"):  # optax computes decay ** count
-            updates, optimizer = adam(0.0, objective.factor()).update(gradient, state.optimizer, state.trained)
-        memory, moved = cast(Memory, optimizer), cast(Trained, optax.apply_updates(state.trained, updates))
+            updates, changed = optimizer(objective, 0.0).update(gradient, state.optimizer, state.trained)
+        memory, moved = cast(Memory, changed), cast(Trained, optax.apply_updates(state.trained, updates))
         trained, metrics = objective.finish(moved, metrics, data, i, cast(Array, memory.hyperparams["rate"]))
         return kept(objective.running(data, i), TrainState(trained, memory), state), metrics
 

@@ -13,7 +13,6 @@ timing.jsonl, config.json, checkpoints/, and the hashes of all.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,19 +30,20 @@ from ine_jax.config import EsdConfig
 from ine_jax.embeddings.embedding import Embedding
 from ine_jax.errors import InputError
 from ine_jax.models.unet import UNetConfig
-from ine_jax.pipeline.mesh import across, everywhere, first_decides, platform_of
+from ine_jax.pipeline.mesh import across, platform_of
 from ine_jax.pipeline.pipeline import Pipeline
 from ine_jax.pipeline.programs import native_unet
 from ine_jax.schedulers import NoiseConfig, add_noise, alphas_cumprod
 from ine_jax.training import loop
 from ine_jax.training.checkpoint import content_hash
 from ine_jax.training.rows import ALL, Share, normal_rows
-from ine_jax.training.step import Metrics, compiled_step, first_state
+from ine_jax.training.step import Metrics
 from ine_jax.types import Array, Context, Latents, Params, PerItem
 from ine_jax.unlearning.esd_data import Kept, Pool, build_pool, encoded_images, generated_latents
 from ine_jax.unlearning.layers import Trained, merged, trained
 from ine_jax.unlearning.prompts import with_prompts
 from ine_jax.unlearning.result import Result, origin_of, write
+from ine_jax.unlearning.run import Unconstrained, binding, optimize
 
 __all__ = ["EsdConfig", "erase"]
 
@@ -107,11 +107,10 @@ def erase(
         pool = build_pool(pipe, config, erased, empty)
         return with_kept(pipe, config, pool, erased, preserve_images, preserve_captions)
 
-    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in IDLE_FIELDS}
     if embeddings:
         origin["embeddings_sha256"] = content_hash({each.token: np.asarray(each.vectors) for each in embeddings})
     notes = {"method": config.method, "config": dataclasses.asdict(config), **origin}
-    return train(pipe, config, data, Path(directory), {**origin, "esd": settings}, notes, progress)
+    return train(pipe, config, data, Path(directory), {**origin, "esd": binding(config, IDLE_FIELDS)}, notes, progress)
 
 
 def train(
@@ -129,22 +128,13 @@ def train(
     `bound` is what the directory is bound to, `notes` go into the header of the weights; `beside` are further files of
     the run, whose hashes are recorded too.
     """
-    base, objective = pipe.parts.unet_params, esd_objective(pipe, config)
-    frozen, step = everywhere(base, objective.mesh), compiled_step(objective)
-    ready = functools.cache(lambda: everywhere(first_decides(data()), objective.mesh))
-    with loop.owned(folder):
-        final = loop.run(
-            lambda state, i: step(frozen, ready(), state, i),
-            first_state(objective, trained(base, config.method), config.learning_rate),
-            steps=config.steps,
-            directory=folder,
-            save_every=config.save_every,
-            config=bound,
-            log_every=config.log_every,
-            progress=progress,
-        )
-        found = {name: jnp.asarray(np.asarray(leaf)) for name, leaf in final.trained.items()}
+    base = pipe.parts.unet_params
+
+    def finish(found: Trained) -> Result:
         return write(pipe, merged(base, found), folder, notes, beside)
+
+    start = trained(base, config.method)
+    return optimize(esd_objective(pipe, config), start, base, data, config, folder, bound, progress, finish)
 
 
 def sample_erased(data: Data, key: Array, batch: int, share: Share = ALL) -> tuple[Rows, Latents]:
@@ -179,7 +169,7 @@ def sample_kept(
 
 
 @dataclass(frozen=True)
-class EsdObjective:
+class EsdObjective(Unconstrained):
     """ESD's loss with the preservation term. Runs over models of one shape share its compiled step, whatever their
     prompts, seed, rate and weight are.
     """
@@ -230,12 +220,9 @@ class EsdObjective:
             return rise
         return optax.join_schedules([rise, optax.constant_schedule(TAIL_RATE)], [self.tail_start])
 
-    def running(self, data: Data, i: Array) -> None:
-        """All weights are trained to the end."""
-
-    def finish(self, weights: Trained, metrics: Metrics, data: Data, i: Array, rate: Array) -> tuple[Trained, Metrics]:
-        """The weights are not constrained."""
-        return weights, metrics
+    def rule(self, rate: Float[Array, ""]) -> optax.GradientTransformation:
+        """Adam without weight decay."""
+        return optax.adam(rate)
 
 
 def esd_objective(pipe: Pipeline, config: EsdConfig) -> EsdObjective:

@@ -1,6 +1,6 @@
-"""What every unlearning method returns and writes: the changed weights of the UNet, in the layout of `delta`."""
+"""What every unlearning method returns and writes: changed weights in the layout of `delta`, or a LoRA."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ WEIGHTS = "unet.safetensors"
 
 
 class Result(NamedTuple):
-    """The UNet's parameters after unlearning, and the file of those that changed."""
+    """The UNet's parameters after unlearning, and the file of what changed."""
 
     params: Params
     path: Path
@@ -34,9 +34,25 @@ def write(
 
     `beside` are further files of the run below `folder`.
     """
-    path = folder / WEIGHTS
+
+    def delta(path: Path, metadata: dict[str, str]) -> Sequence[Path]:
+        write_unet_delta(params, pipe.parts.unet_params, path, metadata)
+        return beside
+
+    return write_file(params, folder / WEIGHTS, notes, delta)
+
+
+def write_file(
+    params: Params,
+    path: Path,
+    notes: Mapping[str, object],
+    writer: Callable[[Path, dict[str, str]], Sequence[Path]],
+) -> Result:
+    """Let `writer` write the weights, with `notes` for the header, and write the hashes of the directory.
+
+    `writer` returns further files of the run below that directory.
+    """
     if jax.process_index() == 0:
         texts = {key: value if isinstance(value, str) else canonical(value) for key, value in notes.items()}
-        write_unet_delta(params, pipe.parts.unet_params, path, texts)
-        write_hashes(folder, [path, *beside])
+        write_hashes(path.parent, [path, *writer(path, texts)])
     return Result(params, path)

@@ -19,7 +19,7 @@ from ine_jax.models.vae import Vae, VaeConfig
 from ine_jax.pipeline.mesh import AXIS, replicated, spread
 from ine_jax.pipeline.programs import build
 from ine_jax.schedulers import Ddim, NoiseConfig
-from ine_jax.training.step import TrainState, adam, compiled_step
+from ine_jax.training.step import TrainState, compiled_step, optimizer
 from ine_jax.types import Params
 
 TEXT, UNET, VAE = ClipTextConfig(), UNetConfig(), VaeConfig()
@@ -108,7 +108,7 @@ def inversion(mesh: Mesh, rows: int) -> jax.stages.Lowered:
     frozen = Frozen(text_params(mesh, jnp.float32), unet_params(mesh))
     vectors = same((1, 1, TEXT.hidden_size))
     with jax.numpy_dtype_promotion("standard"):
-        memory = jax.eval_shape(adam(5e-3, objective.factor()).init, vectors)
+        memory = jax.eval_shape(optimizer(objective, 5e-3).init, vectors)
     state = jax.tree.map(lambda x: same(x.shape, x.dtype), TrainState(vectors, memory))
     step: Any = compiled_step(objective)
     lowered: jax.stages.Lowered = step.lower(frozen, data, state, 0)

@@ -195,7 +195,7 @@ def test_shipped_configs_load_and_open_with_their_comment() -> None:
         "sd/violence-evaluate.yaml",
     }
     for path in paths:
-        # below sd/ the command is the first or the last word of the name
+        # below sd/ a word of the name is the command
         kind = next(word for word in (path.parent.name, *path.stem.split("-")) if word in KINDS)
         assert yaml_file.load(path, KINDS[kind])
         head = path.read_text("utf-8").splitlines()[:12]

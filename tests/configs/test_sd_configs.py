@@ -33,11 +33,16 @@ UNLEARN = {
     "esd": ["--esd.steps", "1", "--esd.pool", "2", "--esd.ddim-steps", "2"],
     "uce": [],
     "rece": [],
+    # no detector: random weights do not show the concept
+    "duo": ["--duo.pairs", "1", "--duo.sample-steps", "2", "--duo.steps", "1", "--duo.detectors"],
     "stereo": [
         *("--stereo.rounds", "1", "--stereo.erase-steps", "1", "--stereo.inversion-steps", "1"),
         *("--stereo.pool", "2", "--stereo.ddim-steps", "2"),
     ],
 }
+
+
+LORA = ("duo",)
 
 
 def documented(block: int, concept: str = "nudity", program: str = "ine ") -> list[list[str]]:
@@ -116,10 +121,11 @@ def test_every_method_unlearns(
         for i in range(2):
             write_atomic(tmp_path / f"{i}.png", png(np.full((SIDE, SIDE, 3), 100 * i, np.uint8)))
         words += ["--stereo.images", str(tmp_path)]
-    assert run(["unlearn", *words, "--dry-run"], capsys)["erase"] == 1 and not (tmp_path / "out").exists()
+    assert run(["unlearn", *words, "--dry-run"], capsys)["erase"] >= 1 and not (tmp_path / "out").exists()
     (path,) = run(["unlearn", *words], capsys)["weights"]
     facts = run(["inspect", path], capsys)
-    assert facts["kind"] == "UNet" and facts["metadata"]["method"] == ("esd-u" if method == "esd" else method)
+    assert facts["kind"] == ("LoRA" if method in LORA else "UNet")
+    assert facts["metadata"]["method"] == ("esd-u" if method == "esd" else method)
 
 
 def check_embedding(concept: str, told: dict[str, Any]) -> None:

@@ -48,6 +48,9 @@ def toy(out: str, steps: int, pace: Pace, count: bool) -> None:
         def factor(self) -> optax.Schedule:
             return optax.constant_schedule(1.0)
 
+        def rule(self, rate: Any) -> optax.GradientTransformation:
+            return optax.adam(rate)
+
         def finish(self, vectors: Any, metrics: Any, data: Any, i: Any, rate: Any) -> Any:
             return vectors, metrics
 

@@ -1,7 +1,9 @@
 """Every unlearning method: the given model stays, the file is the result, a run continues exactly and ends once."""
 
 import dataclasses
+import functools
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -10,26 +12,38 @@ import numpy as np
 import pytest
 
 from ine_jax.cli.artifacts import verified
-from ine_jax.config import EsdConfig, ReceConfig, StereoConfig, UceConfig
+from ine_jax.config import DuoConfig, EsdConfig, ReceConfig, StereoConfig, UceConfig
+from ine_jax.config.commands import UnlearnSettings
 from ine_jax.errors import CorruptRunError, InputError, Interrupted
 from ine_jax.models.checkpoints import names
 from ine_jax.models.checkpoints.model_files import model_id
+from ine_jax.models.checkpoints.overlay import apply_checkpoints
+from ine_jax.models.checkpoints.recognize import recognize_checkpoints
+from ine_jax.models.checkpoints.tensors import from_array
 from ine_jax.pipeline.pipeline import Pipeline, load
 from ine_jax.storage.weight_files import Weights
-from ine_jax.unlearning.methods import Settings, unlearn
-from ine_jax.unlearning.result import WEIGHTS
+from ine_jax.unlearning.methods import unlearn
 from tests.support.flips import flip
 
 ESD = EsdConfig(erase=("a knife",), steps=3, batch=2, ddim_steps=2, pool=2, save_every=1, log_every=1)
-METHODS: dict[str, Settings] = {
+METHODS: dict[str, UnlearnSettings] = {
     "esd": ESD,
     "uce": UceConfig(erase=("knife", "weapon"), preserve=("a cat",)),
     "rece": ReceConfig(erase=("knife", "weapon"), epochs=2),
+    "duo": DuoConfig(
+        erase=("a knife",), safe=("a cat",), pairs=2, sample_steps=2, rank=2, steps=3, batch=2,
+        save_every=1, log_every=1,
+    ),
     "stereo": StereoConfig(
         erase=("a knife",), anchors=("a knife and a cat",), method="esd-x-strict", rounds=1, erase_steps=2, pool=3,
         inversion_steps=2, ddim_steps=2, save_every=1, log_every=1,
     ),
 }  # fmt: skip
+KEY_VALUE = r".*\.attn2\.to_[kv]\.weight"
+LAYOUTS = {  # of each method: the file, and the names in it
+    **dict.fromkeys(("esd", "uce", "rece", "stereo"), ("unet.safetensors", KEY_VALUE)),
+    "duo": ("pytorch_lora_weights.safetensors", r"unet\..*\.attn1\.to_(q|k|v|out\.0)\.lora\.(down|up)\.weight"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +52,13 @@ def pipe(tiny_folder: Path) -> Pipeline:
 
 
 @pytest.fixture(params=METHODS)
-def settings(request: pytest.FixtureRequest) -> Settings:
-    return METHODS[request.param]
+def method(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def settings(method: str) -> UnlearnSettings:
+    return METHODS[method]
 
 
 class StopAfterOne:
@@ -51,15 +70,18 @@ class StopAfterOne:
 
 
 def test_the_file_is_the_result_and_the_given_model_stays(
-    pipe: Pipeline, settings: Settings, tiny_folder: Path, tmp_path: Path
+    pipe: Pipeline, method: str, tiny_folder: Path, tmp_path: Path
 ) -> None:
     before = jax.tree.map(np.array, pipe.parts.unet_params)
-    found = unlearn(pipe, settings, tmp_path)
-    assert found.path == tmp_path / WEIGHTS
-    partial = Weights((found.path,))
-    assert all(name.endswith((".attn2.to_k.weight", ".attn2.to_v.weight")) for name in partial)
-    applied = names.from_torch("unet", {**names.to_torch(before), **partial}, pipe.parts.unet_config)
-    jax.tree.map(np.testing.assert_array_equal, applied, found.params)
+    found = unlearn(pipe, METHODS[method], tmp_path)
+    name, keys = LAYOUTS[method]
+    assert found.path == tmp_path / name
+    assert all(re.fullmatch(keys, key) for key in Weights((found.path,)))
+    config, base = pipe.parts.unet_config, {k: from_array(v) for k, v in names.to_torch(before).items()}
+    state, changes = apply_checkpoints("unet", base, config, recognize_checkpoints(found.path))
+    assert len(changes) == 1
+    applied = names.from_torch("unet", {key: np.asarray(tensor) for key, tensor in state.items()}, config)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-6), applied, found.params)
     jax.tree.map(np.testing.assert_array_equal, before, pipe.parts.unet_params)
     assert not verified(tmp_path).faults and verified(tmp_path).kind == "unlearned model"
     assert model_id(tiny_folder, unlearned=[found.path])
@@ -70,20 +92,24 @@ def test_the_file_is_the_result_and_the_given_model_stays(
         model_id(tiny_folder, unlearned=[found.path])
 
 
-def test_a_run_continues_exactly_and_ends_once(pipe: Pipeline, settings: Settings, tmp_path: Path) -> None:
+def test_a_run_continues_exactly_and_ends_once(
+    pipe: Pipeline, method: str, settings: UnlearnSettings, tmp_path: Path
+) -> None:
     unlearn(pipe, settings, tmp_path / "whole")
     if settings.steps > 1:
         with pytest.raises(Interrupted):
             unlearn(pipe, settings, tmp_path / "cut", StopAfterOne())
     unlearn(pipe, settings, tmp_path / "cut")
-    files = (WEIGHTS, "log.jsonl", "SHA256SUMS")
+    files = (LAYOUTS[method][0], "log.jsonl", "SHA256SUMS")
     whole = [(tmp_path / "whole" / name).read_bytes() for name in files]
     assert [(tmp_path / "cut" / name).read_bytes() for name in files] == whole
     unlearn(pipe, settings, tmp_path / "cut")
     assert [(tmp_path / "cut" / name).read_bytes() for name in files] == whole
 
 
-def test_another_run_does_not_continue_in_its_directory(pipe: Pipeline, settings: Settings, tmp_path: Path) -> None:
+def test_another_run_does_not_continue_in_its_directory(
+    pipe: Pipeline, settings: UnlearnSettings, tmp_path: Path
+) -> None:
     unlearn(pipe, settings, tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     with pytest.raises(InputError, match="erase"):
