@@ -13,7 +13,7 @@ from ine_jax.errors import InputError
 
 @dataclass(frozen=True)
 class Unlearn(Command):
-    """Make a model forget a concept (ESD, UCE, RECE, DUO, STEREO), and write what changed in the published layout."""
+    """Make a model forget a concept (ESD, UCE, RECE, DUO, SPM, STEREO), and write what changed as published."""
 
     config: Annotated[UnlearnConfig, Flat] = field(default_factory=UnlearnConfig)
     pod: PodConfig = field(default_factory=PodConfig)

@@ -20,7 +20,7 @@ from ine_jax.config.guards import GuardConfig, GuidanceConfig, NegativeConfig
 from ine_jax.config.methods import InversionConfig, SamplerConfig
 from ine_jax.config.robust import StereoConfig
 from ine_jax.config.sources import DetectorConfig, MetricConfig, ModelConfig, PromptsConfig
-from ine_jax.config.unlearning import DuoConfig, EsdConfig, ReceConfig, UceConfig
+from ine_jax.config.unlearning import DuoConfig, EsdConfig, ReceConfig, SpmConfig, UceConfig
 
 __all__ = [
     "BenchConfig",
@@ -43,6 +43,7 @@ __all__ = [
     "ReceConfig",
     "SamplerConfig",
     "ScoreConfig",
+    "SpmConfig",
     "StereoConfig",
     "UceConfig",
     "UnlearnConfig",

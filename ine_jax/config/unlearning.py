@@ -7,7 +7,7 @@ from ine_jax.config.checks import check, check_min, check_seed
 from ine_jax.config.methods import Prompts
 from ine_jax.config.sources import DetectorConfig
 
-UnlearnMethod = Literal["esd", "uce", "rece", "duo", "stereo"]
+UnlearnMethod = Literal["esd", "uce", "rece", "duo", "spm", "stereo"]
 EsdMethod = Literal["esd-x-strict", "esd-x", "esd-u", "esd-all"]
 UceTokens = Literal["last", "from-last"]
 UceExpansion = Literal["none", "object", "art"]
@@ -212,6 +212,56 @@ class DuoConfig:
         return self.preserve_at_100 * self.beta / 100
 
 
-def _check_concepts(config: UceConfig | ReceConfig) -> None:
+@dataclass(frozen=True)
+class SpmConfig:
+    """Concept Semi-Permeable Membrane (SPM, Lyu et al. 2024): rank-1 adapters with latent anchoring."""
+
+    erase: Prompts = ()
+    """Concepts to erase."""
+    guide: Prompts = ("",)
+    """What each of them becomes; one for all, or one each."""
+    eta: float = 1.0
+    """Negative guidance scale eta of the training target."""
+    anchor_weight: float = 1000.0
+    """Weight of latent anchoring."""
+    anchors: int = 4
+    """Anchors per row; every second one is the empty prompt, as in the published code."""
+    rank: int = 1
+    """Rank of the adapters."""
+    alpha: float = 1.0
+    """Alpha of the adapters: they count alpha / rank times."""
+    steps: int = 3000
+    """Optimizer steps."""
+    learning_rate: float = 1e-4
+    """Highest learning rate of AdamW."""
+    warmup: int = 500
+    """Steps of linear warm-up of the learning rate."""
+    cycles: int = 3
+    """Half cosines that the learning rate follows after the warm-up."""
+    weight_decay: float = 0.01
+    """Weight decay of AdamW."""
+    batch: int = 1
+    """Rows per step."""
+    start_guidance: float = 3.0
+    """Guidance scale of the trajectories, which the trained model samples."""
+    ddim_steps: int = 30
+    """DDIM steps of a whole trajectory."""
+    seed: int = 0
+    """Random seed; step t depends only on (seed, t)."""
+    save_every: int = 100
+    """Steps between checkpoints."""
+    log_every: int = 5
+    """Steps between lines of the loss log."""
+
+    def __post_init__(self) -> None:
+        _check_concepts(self)
+        check_min(self, 1, "anchors", "rank", "steps", "cycles", "batch", "save_every", "log_every")
+        check_min(self, 2, "ddim_steps")
+        check_min(self, 0, "eta", "alpha", "learning_rate", exclusive=True)
+        check_min(self, 0, "anchor_weight", "warmup", "weight_decay", "start_guidance")
+        check_seed(self)
+
+
+def _check_concepts(config: UceConfig | ReceConfig | SpmConfig) -> None:
     check(config, "erase", all(text.strip() for text in config.erase), "concepts that are not empty")
     check(config, "guide", len(config.guide) in (1, len(config.erase)), "one text, or as many as in erase")

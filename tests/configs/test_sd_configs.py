@@ -35,6 +35,7 @@ UNLEARN = {
     "rece": [],
     # no detector: random weights do not show the concept
     "duo": ["--duo.pairs", "1", "--duo.sample-steps", "2", "--duo.steps", "1", "--duo.detectors"],
+    "spm": ["--spm.steps", "1", "--spm.ddim-steps", "2"],
     "stereo": [
         *("--stereo.rounds", "1", "--stereo.erase-steps", "1", "--stereo.inversion-steps", "1"),
         *("--stereo.pool", "2", "--stereo.ddim-steps", "2"),
@@ -42,7 +43,7 @@ UNLEARN = {
 }
 
 
-LORA = ("duo",)
+LORA = ("duo", "spm")
 
 
 def documented(block: int, concept: str = "nudity", program: str = "ine ") -> list[list[str]]:
