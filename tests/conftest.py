@@ -8,6 +8,7 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from importlib.metadata import version
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -30,9 +31,10 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 import jax
 import pytest
 
-from tests.support import typechecking
+from tests.support import flax_shapes, typechecking
 
 typechecking.install()  # before anything imports the package
+flax_shapes.install()
 
 from tests.support.tiny_pipeline import tiny_folder, tokenizer_folder  # noqa: E402, F401  fixtures
 
@@ -44,10 +46,23 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
+MAX_RESIDENT = 2 * 2**30  # bytes
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """A worker of pytest-xdist ends at once: taking apart what it compiled takes more than a minute."""
     if hasattr(session.config, "workerinput"):
         atexit.register(os._exit, 0)  # runs first, because it is registered last
+
+
+@pytest.fixture(autouse=True, scope="module")
+def bounded_memory() -> Iterator[None]:
+    """What is compiled stays for the next files until it takes too much memory."""
+    yield
+    statistics = Path("/proc/self/statm")
+    if statistics.is_file() and int(statistics.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") > MAX_RESIDENT:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -23,6 +23,8 @@ from tests.support.payloads import payloads
 from tests.support.samples import summary as sample
 
 TEXTS = payloads()
+# Every fifth text, which has all kinds of them; the others are slow.
+PARTS = [pytest.param(TEXTS[part::5], id=str(part), marks=[pytest.mark.slow] * (part > 0)) for part in range(5)]
 GUARDS = ("sld-max",)
 HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 
@@ -88,11 +90,11 @@ def test_hostile_prompts_make_no_element(tmp_path: Path, monkeypatch: pytest.Mon
     assert "fetch(&#39;https://harm.example/x&#39;)" in html  # they are there, as text
 
 
-@pytest.mark.parametrize("part", range(10))
-def test_hostile_names_make_no_element(part: int) -> None:
+@pytest.mark.parametrize("texts", PARTS)
+def test_hostile_names_make_no_element(texts: list[str]) -> None:
     want = parse(report.page(sample("x", 1, GUARDS), curves={"x": [{"step": 1, "loss": 1.0}]}))
     labels = want.tags.pop("text") + 8
-    for text in TEXTS[part::10]:
+    for text in texts:
         whole = sample(f"x{text}x", 1, GUARDS)
         html = report.page(whole, curves={f"x{text}x": [{"step": 1, "loss": 1.0}]})
         found = parse(html)
@@ -110,9 +112,10 @@ def tables_of(text: str) -> list[int]:
     return [len(re.findall(r"(?<!\\)(?:\\\\)*\|", row)) for row in rows]
 
 
-def test_hostile_names_in_markdown_and_on_a_terminal() -> None:
+@pytest.mark.parametrize("texts", PARTS)
+def test_hostile_names_in_markdown_and_on_a_terminal(texts: list[str]) -> None:
     want = report.markdown(sample("x", 1, GUARDS))
-    for text in TEXTS:
+    for text in texts:
         whole = sample(f"x{text}x", 1, GUARDS)
         markdown = report.markdown(whole)
         terminal = "\n".join([*report.plain(whole), *report.sentences(whole)])
@@ -123,8 +126,9 @@ def test_hostile_names_in_markdown_and_on_a_terminal() -> None:
         assert not re.search(r"[<>\[\]`*_~$&]|://|www\.", bare), text
 
 
-def test_hostile_names_in_csv() -> None:
-    for text in TEXTS:
+@pytest.mark.parametrize("texts", PARTS)
+def test_hostile_names_in_csv(texts: list[str]) -> None:
+    for text in texts:
         whole = sample(text, 1, GUARDS)
         written = report.write_csv(whole)
         cells = list(csv.reader(io.StringIO(written, newline="")))
