@@ -16,7 +16,8 @@ class Bench(Command):
     """Measure speed beside other implementations and as a share of the device's matmul rate (docs/performance.md)."""
 
     what: tyro.conf.Positional[What] = "sampling"
-    """sampling: images/s as latents; guards: words and an embedding in each guard; inversion: optimizer steps/s."""
+    """sampling: images/s as latents; inversion: optimizer steps/s; evaluation: images/s from prompts to PNG files and
+    verdicts; guards: words and an embedding in each guard; cold-start: seconds to the first image."""
     config: Annotated[BenchConfig, Flat] = field(default_factory=BenchConfig)
 
     def run(self, line: Sequence[str]) -> Outcome:

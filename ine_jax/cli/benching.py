@@ -9,7 +9,7 @@ from ine_jax.config import BenchConfig
 if TYPE_CHECKING:
     from ine_jax.report.speed import Result
 
-What = Literal["sampling", "guards", "inversion"]
+What = Literal["sampling", "inversion", "evaluation", "guards", "cold-start"]
 
 
 def measured(what: What, config: BenchConfig) -> tuple[list[str], Mapping[str, object]]:
@@ -29,6 +29,11 @@ def measured(what: What, config: BenchConfig) -> tuple[list[str], Mapping[str, o
 
 
 def _run(what: What, config: BenchConfig) -> "Result":
+    if what == "cold-start":
+        from ine_jax.pipeline.bench import cold_start
+
+        return cold_start.run(config)
+    from ine_jax.evaluation import bench as evaluation
     from ine_jax.inversion import bench as inversion
     from ine_jax.pipeline.bench import guards, sampling
 
@@ -39,3 +44,5 @@ def _run(what: What, config: BenchConfig) -> "Result":
             return guards.run(config)
         case "inversion":
             return inversion.run(config)
+        case "evaluation":
+            return evaluation.run(config)

@@ -11,6 +11,7 @@ from typing import TypeAlias
 import jax
 import numpy as np
 
+from ine_jax.config import ModelConfig
 from ine_jax.evaluation.packing import Group, Made, Wanted
 from ine_jax.evaluation.plan import Cell, Plan
 from ine_jax.guidance import Guidance, from_config
@@ -26,6 +27,7 @@ from ine_jax.prompts.items import Own, alike, own_settings
 
 MAX_RMS = 5.0  # of an image's latents; docs/evaluation.md has the measurement
 Bounds: TypeAlias = dict[tuple[object, ...], Bound]
+Load: TypeAlias = Callable[[ModelConfig, Plan], Pipeline]
 
 
 def outside(latents: np.ndarray) -> str:
@@ -39,8 +41,9 @@ def outside(latents: np.ndarray) -> str:
 class ImageGenerator:
     """Keeps the last model loaded, with the guards and texts of its cells: cells come model by model."""
 
-    def __init__(self) -> None:
-        """Load nothing before the first call."""
+    def __init__(self, load: Load | None = None) -> None:
+        """Load nothing before the first call, and then with `load`."""
+        self._loader: Load = load or load_model
         self._model: str | None = None
         self._sampler: PackedSampler | None = None
         self._concepts: dict[Cell, Concept | None] = {}
@@ -94,16 +97,8 @@ class ImageGenerator:
     def _load(self, cell: Cell, plan: Plan) -> Pipeline:
         """Load the cell's model, unless it is that of the last call."""
         if self._sampler is None or self._model != cell.model:
-            model = plan.model(cell.model)
-            self.__init__()  # type: ignore[misc]  # the last model is gone before the next one is read
-            pipe = pipeline.load(
-                model.model,
-                revision=model.revision,
-                unlearned=model.unlearned,
-                scheduler=plan.scheduler,
-                batch_size=plan.batch,
-                unet_impl=plan.unet_impl,
-            )
+            self.__init__(self._loader)  # type: ignore[misc]  # the last model is gone before the next one is read
+            pipe = self._loader(plan.model(cell.model), plan)
             self._sampler, self._model = PackedSampler(pipe), cell.model
         return self._sampler.pipe
 
@@ -136,3 +131,15 @@ class ImageGenerator:
 
 def _usual(cell: Cell, plan: Plan) -> Own:
     return cell.guidance.scale, plan.height, plan.width
+
+
+def load_model(model: ModelConfig, plan: Plan) -> Pipeline:
+    """Load a model with the plan's sampler."""
+    return pipeline.load(
+        model.model,
+        revision=model.revision,
+        unlearned=model.unlearned,
+        scheduler=plan.scheduler,
+        batch_size=plan.batch,
+        unet_impl=plan.unet_impl,
+    )

@@ -1,7 +1,7 @@
 """What `ine bench` measured, as lines of text and as a plot: one function gives both their numbers."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, cast
@@ -12,11 +12,12 @@ from matplotlib.figure import Figure
 from ine_jax.storage.atomic import write_atomic
 
 if TYPE_CHECKING:
+    from ine_jax.pipeline.bench.cold_start import StartResult
     from ine_jax.pipeline.bench.guards import GuardsResult
     from ine_jax.pipeline.bench.turns import Compared, Matmul, Setting
 
 TERA, GIGA = 1e12, 1e9
-Result: TypeAlias = "Compared | GuardsResult"
+Result: TypeAlias = "Compared | GuardsResult | StartResult"
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,12 @@ class Speeds:
 
 def speeds(result: Result) -> Speeds:
     """Return the table and the bars of a result."""
-    return _guards(cast("GuardsResult", result)) if result["what"] == "guards" else _compared(cast("Compared", result))
+    match result["what"]:
+        case "guards":
+            return _guards(cast("GuardsResult", result))
+        case "cold-start":
+            return _starts(cast("StartResult", result))
+    return _compared(cast("Compared", result))
 
 
 def lines(table: Speeds) -> list[str]:
@@ -97,7 +103,9 @@ def _compared(result: "Compared") -> Speeds:
     columns = ("", unit, "turns", "ours is", "turns", "FLOP/s", "of matmul", "CPU s", "difference", "compiles")
     bars = [Bar(row["implementation"], row["per_second"], row["lowest"], row["highest"]) for row in result["rows"]]
     notes = [_matmul(result["matmul"])]
-    notes += [f"{name} not measured: {reason}" for name, reason in result["missing"].items()]
+    if (busy := result.get("device_busy")) is not None:
+        notes.append(f"device busy: {busy:.1%} of a traced turn")
+    notes += _missing(result["missing"])
     return Speeds(_heading(result), columns, rows, tuple(notes), tuple(bars), unit)
 
 
@@ -136,12 +144,35 @@ def _guards(result: "GuardsResult") -> Speeds:
     return Speeds(_heading(result), columns, rows, (_matmul(result["matmul"]),), tuple(bars), unit)
 
 
+def _starts(result: "StartResult") -> Speeds:
+    rows = tuple(
+        (
+            row["implementation"],
+            f"{row['first_image']:.1f}",
+            f"{row['lowest']:.1f} to {row['highest']:.1f}",
+            *(f"{seconds:.1f}" for seconds in row["parts"].values()),
+            f"{row['processor_seconds']:.1f}",
+        )
+        for row in result["rows"]
+    )
+    parts = tuple(result["rows"][0]["parts"])
+    columns = ("seconds", "to first image", "turns", *parts, "CPU s")
+    bars = [Bar(row["implementation"], row["first_image"], row["lowest"], row["highest"]) for row in result["rows"]]
+    return Speeds(
+        _heading(result), columns, rows, _missing(result["missing"]), tuple(bars), "seconds to the first image"
+    )
+
+
 def _around(value: float, low: float, high: float) -> tuple[float, float]:
     """The lowest and the highest turn, which need not lie on both sides of the ratio of the fastest ones."""
     return min(value, low), max(value, high)
 
 
-def _heading(result: "Setting") -> str:
+def _missing(reasons: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(f"{name} not measured: {reason}" for name, reason in reasons.items())
+
+
+def _heading(result: "Setting | StartResult") -> str:
     work = f"{result['what']}: {result['steps']} steps, batch {result['batch']}, {result['dtype']}"
     return f"{result['model']}, {work}, {result['device']}"
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,11 +19,13 @@ from ine_jax.cli.bench import Bench
 from ine_jax.cli.parsing import parse
 from ine_jax.config import BenchConfig, InversionConfig, SamplerConfig
 from ine_jax.errors import InputError
+from ine_jax.evaluation import bench as evaluation
 from ine_jax.inversion import bench as inversion
-from ine_jax.pipeline.bench import guards, in_torch, model, sampling, turns
+from ine_jax.pipeline.bench import cold_start, guards, in_torch, model, sampling, turns
 from ine_jax.pipeline.pipeline import Pipeline, load
 from ine_jax.report import speed
 
+SETTING = {"model": "tiny", "steps": 2, "dtype": "float32", "device": "cpu x 1"}
 SAMPLER = SamplerConfig(steps=2, batch=2)
 LEARNED = InversionConfig(steps=2, batch=2)
 
@@ -119,6 +122,53 @@ def test_every_guard_has_its_ratio(pipe: Pipeline) -> None:
     json.dumps(result)
 
 
+def test_evaluation(pipe: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(in_torch, "unet", without_torch)
+    config = BenchConfig(sampler=SAMPLER, items=5, block=2, baselines=("torch",))
+    result = evaluation.measure(pipe, config)
+    (row,) = rows(result).values()
+    assert row["implementation"] == "ine_jax" and list(result["missing"]) == ["torch"]
+    assert (result["what"], result["amount"], row["difference"]) == ("evaluation", 5, 0.0)
+    assert result["device_busy"] is not None and 0 < result["device_busy"] <= 1
+    assert any(line.startswith("device busy") for line in speed.lines(speed.speeds(result)))
+
+
+def test_what_spans_cover() -> None:
+    assert evaluation.covered([(0.0, 2.0), (1.0, 1.5), (1.0, 3.0), (5.0, 6.0)]) == 4.0
+
+
+def test_cold_starts_share_a_cache_in_a_turn_and_not_between_turns(tmp_path: Path) -> None:
+    seen: list[tuple[str, Path]] = []
+
+    def start(name: str, config: BenchConfig, cache: Path) -> cold_start.Start:
+        if name == cold_start.TORCH:
+            raise ImportError("No module named 'torch'")
+        seen.append((name, cache))
+        seconds = [1.0, 2.0, 2.0 * len(seen), 0.5]
+        return {"seconds": seconds, "processor": [0.5] * 4, "setting": SETTING}
+
+    config = BenchConfig(repeats=3, out=str(tmp_path / "bench.json"))
+    result = cold_start.measure(config, start)
+    assert [name for name, _ in seen] == [cold_start.EMPTY, cold_start.FULL] * 3
+    assert [seen[0][1] == seen[1][1], seen[1][1] == seen[2][1]] == [True, False]
+    first, second = result["rows"]
+    assert (first["first_image"], first["lowest"], first["highest"]) == (3.0 + 2 * 3, 3.0 + 2 * 1, 3.0 + 2 * 5)
+    assert second["parts"] == {"imports": 1.0, "load": 2.0, "first": 8.0, "second": 0.5}
+    assert (first["processor_seconds"], result["missing"]) == (1.5, {"torch": "No module named 'torch'"})
+    assert len(speed.lines(speed.speeds(result))) == 2 + 2 + 1
+
+
+def test_a_cold_start_reports_its_parts_or_its_error(tiny_folder: Path) -> None:
+    config = BenchConfig(model=str(tiny_folder), dtype="float32", sampler=SAMPLER)
+    found: Any = cold_start.child(config, "", time.monotonic())
+    assert len(found["seconds"]) == len(found["processor"]) == len(cold_start.PARTS)
+    assert all(seconds > 0 for seconds in found["seconds"]) and found["setting"]["dtype"] == "float32"
+    wrong: Any = cold_start.child(dataclasses.replace(config, device="tpu"), "", time.monotonic())
+    assert wrong["error"][0] == "device tpu: not found" and len(wrong["error"]) == 3
+    with pytest.raises(InputError, match="unlearned weights"):
+        cold_start.launch(cold_start.TORCH, BenchConfig(model="tiny-unlearned-0"), tiny_folder)
+
+
 def test_random_weights_keep_the_size_of_values(pipe: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = pipe.parts
     monkeypatch.setattr(model, "RANDOM", {"random-small": (parts.text_config, parts.unet_config, parts.vae_config)})
@@ -192,7 +242,9 @@ def test_the_baselines_compute_the_same(pipe: Pipeline) -> None:
     pytest.importorskip("diffusers.models.unets.unet_2d_condition_flax")
     config = BenchConfig(sampler=SAMPLER, inversion=LEARNED, baselines=("torch", "diffusers-flax"))
     latents, learned = sampling.measure(pipe, config), inversion.measure(pipe, config)
-    assert not latents["missing"] and not learned["missing"]
+    images = evaluation.measure(pipe, dataclasses.replace(config, items=3, baselines=("torch",)))
+    assert not latents["missing"] and not learned["missing"] and not images["missing"]
+    assert rows(images)["torch"]["difference"] <= 1  # levels of 255
     assert rows(latents)["torch"]["difference"] < 1e-3
     # tanh instead of exact GELU, 1e-5 instead of 1e-6 in one norm
     assert rows(latents)["diffusers-flax"]["difference"] < 0.5

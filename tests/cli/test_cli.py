@@ -202,7 +202,11 @@ REJECTED = {
         "allowed: token, context",
         "next: see ine invert --help",
     ],
-    "bench gards": ["ine bench: what: 'gards'", "allowed: sampling, guards, inversion", "next: see ine bench --help"],
+    "bench gards": [
+        "ine bench: what: 'gards'",
+        "allowed: sampling, inversion, evaluation, guards, cold-start",
+        "next: see ine bench --help",
+    ],
     "convert a": ["ine convert: target, --to missing", "next: see ine convert --help"],
     "invert --inversion.steps 0": [
         "ine invert: steps: 0",

@@ -117,7 +117,9 @@ def test_dry_run_opens_what_is_here(base: Base, tmp_path: Path, capsys: pytest.C
     assert capsys.readouterr().err.startswith(f"{tmp_path}/lpips: no such folder or file")
 
 
-@pytest.mark.parametrize("command", ["invert", "generate", "bench", "bench guards", "bench inversion"])
+@pytest.mark.parametrize(
+    "command", ["invert", "generate", "bench", "bench guards", "bench inversion", "bench evaluation"]
+)
 def test_every_command_loads_the_checkpoints(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
