@@ -7,13 +7,13 @@ from typing import Annotated
 
 from ine_jax.cli import pods
 from ine_jax.cli.command import Command, Flat, Outcome, sources
-from ine_jax.config import DuoConfig, EsdConfig, PodConfig, SamplerConfig, UnlearnConfig
+from ine_jax.config import DuoConfig, PodConfig, SamplerConfig, UnlearnConfig
 from ine_jax.errors import InputError
 
 
 @dataclass(frozen=True)
 class Unlearn(Command):
-    """Make a model forget a concept (ESD, UCE, RECE, DUO, SPM, STEREO), and write what changed as published."""
+    """Make a model forget (ESD, UCE, RECE, DUO, SPM, STEREO, AdvUnlearn), and write what changed as published."""
 
     config: Annotated[UnlearnConfig, Flat] = field(default_factory=UnlearnConfig)
     pod: PodConfig = field(default_factory=PodConfig)
@@ -22,9 +22,7 @@ class Unlearn(Command):
         """Check the model and that there is something to erase."""
         from ine_jax.unlearning.prompts import with_prompts
 
-        work, settings = sources([self.config.model]), self.config.settings
-        if isinstance(settings, EsdConfig):
-            settings = with_prompts(settings)
+        work, settings = sources([self.config.model]), with_prompts(self.config.settings)
         if not (settings.erase or (isinstance(settings, DuoConfig) and settings.unsafe_images)):
             raise InputError(f"{self.config.method}.erase: empty", "at least one prompt", "name what to erase")
         counts = {name: len(getattr(settings, name)) for name in ("erase", "preserve") if hasattr(settings, name)}

@@ -18,11 +18,12 @@ from ine_jax.config.commands import (
 )
 from ine_jax.config.guards import GuardConfig, GuidanceConfig, NegativeConfig
 from ine_jax.config.methods import InversionConfig, SamplerConfig
-from ine_jax.config.robust import StereoConfig
+from ine_jax.config.robust import AdvUnlearnConfig, StereoConfig
 from ine_jax.config.sources import DetectorConfig, MetricConfig, ModelConfig, PromptsConfig
 from ine_jax.config.unlearning import DuoConfig, EsdConfig, ReceConfig, SpmConfig, UceConfig
 
 __all__ = [
+    "AdvUnlearnConfig",
     "BenchConfig",
     "ConceptConfig",
     "DemoConfig",

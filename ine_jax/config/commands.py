@@ -6,12 +6,14 @@ from typing import Literal, TypeAlias, get_args
 from ine_jax.config.checks import check, check_min, check_seed
 from ine_jax.config.guards import GuardConfig, GuidanceConfig, NegativeConfig
 from ine_jax.config.methods import InversionConfig, Prompts, SamplerConfig
-from ine_jax.config.robust import StereoConfig
+from ine_jax.config.robust import AdvUnlearnConfig, StereoConfig
 from ine_jax.config.sources import BaseModel, DetectorConfig, MetricConfig, ModelConfig, PromptsConfig, UnlearnedModel
 from ine_jax.config.unlearning import DuoConfig, EsdConfig, ReceConfig, SpmConfig, UceConfig, UnlearnMethod
 from ine_jax.errors import InputError
 
-UnlearnSettings: TypeAlias = EsdConfig | UceConfig | ReceConfig | DuoConfig | SpmConfig | StereoConfig
+UnlearnSettings: TypeAlias = (
+    EsdConfig | UceConfig | ReceConfig | DuoConfig | SpmConfig | StereoConfig | AdvUnlearnConfig
+)
 Baseline = Literal["torch", "torch-compile", "diffusers-flax"]
 
 
@@ -104,13 +106,14 @@ class UnlearnConfig(BaseModel):
     preserve_images: str = ""
     """Folder of images for the preservation term; empty: the original model generates them."""
     method: UnlearnMethod = "esd"
-    """esd, duo, spm, stereo: trained; uce, rece: in closed form. The settings of the other methods are left out."""
+    """uce and rece are closed forms, the others are trained. The settings of the other methods are left out."""
     esd: EsdConfig = field(default_factory=EsdConfig)
     uce: UceConfig = field(default_factory=UceConfig)
     rece: ReceConfig = field(default_factory=ReceConfig)
     duo: DuoConfig = field(default_factory=DuoConfig)
     spm: SpmConfig = field(default_factory=SpmConfig)
     stereo: StereoConfig = field(default_factory=StereoConfig)
+    advunlearn: AdvUnlearnConfig = field(default_factory=AdvUnlearnConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()

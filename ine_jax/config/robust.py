@@ -1,10 +1,13 @@
 """Settings of the unlearning methods that train against an attack on the model that they make."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ine_jax.config.checks import check, check_min, check_seed, check_template
 from ine_jax.config.methods import Prompts
 from ine_jax.config.unlearning import EsdMethod
+
+AdvAttack = Literal["pgd", "fast-at"]
 
 
 @dataclass(frozen=True)
@@ -86,3 +89,65 @@ class StereoConfig:
     def steps(self) -> int:
         """Those of all erasures and inversions."""
         return self.rounds * (self.erase_steps + self.inversion_steps) + self.erase_steps
+
+
+@dataclass(frozen=True)
+class AdvUnlearnConfig:
+    """AdvUnlearn (Zhang et al. 2024): the text encoder is trained, on prompts with an adversarial prefix."""
+
+    erase: Prompts = ()
+    """Prompts of the concept to erase."""
+    preserve: Prompts = ()
+    """Prompts on which the original model's prediction is preserved (the retain set); published: 243 objects."""
+    preserve_file: str = ""
+    """File of them, in place of `preserve`: .txt, .csv, .jsonl or .parquet (docs/benchmarks.md)."""
+    layers: int | None = None
+    """Train only so many of the first layers of the encoder; empty: all layers and the final norm, as published."""
+    eta: float = 1.0
+    """Negative guidance scale eta of the training target, ESD's."""
+    steps: int = 1000
+    """Optimizer steps."""
+    learning_rate: float = 1e-5
+    """Learning rate of Adam."""
+    batch: int = 1
+    """Prompts to erase per step, each with a prefix of its own."""
+    preserve_weight: float = 0.3
+    """Weight of the preservation term."""
+    preserve_batch: int = 5
+    """Prompts to preserve per step."""
+    attack: AdvAttack = "pgd"
+    """Steps of the attack: Adam on the gradient (pgd), or on its sign (fast-at)."""
+    attack_start: int = 200
+    """Optimizer steps before the first attack; they train on the prompts themselves."""
+    attack_steps: int = 30
+    """Steps of every attack, of which each optimizer step makes a new one."""
+    attack_learning_rate: float = 1e-3
+    """Learning rate of Adam in the attack."""
+    attack_tokens: int = 1
+    """Tokens of the adversarial prefix."""
+    pool: int = 200
+    """Number of sampling trajectories of the erased prompts, from which x_t is taken."""
+    preserve_pool: int = 243
+    """Number of those of the preserved prompts."""
+    start_guidance: float = 3.0
+    """Guidance scale of these trajectories."""
+    guidance_spread: float = 0.0
+    """Spread the guidance scales evenly over start_guidance +- this."""
+    ddim_steps: int = 50
+    """DDIM steps of these trajectories."""
+    seed: int = 0
+    """Random seed; step t depends only on (seed, t)."""
+    save_every: int = 100
+    """Steps between checkpoints."""
+    log_every: int = 10
+    """Steps between lines of the loss log."""
+
+    def __post_init__(self) -> None:
+        check_min(self, 1, "steps", "batch", "preserve_batch", "attack_tokens", "ddim_steps", "save_every", "log_every")
+        check_min(self, 1, "layers", "preserve_pool")
+        check_min(self, max(1, len(self.erase)), "pool")
+        check_min(self, 0, "learning_rate", "attack_learning_rate", exclusive=True)
+        check_min(self, 0, "eta", "preserve_weight", "attack_start", "attack_steps", "start_guidance")
+        check_seed(self)
+        check(self, "erase", all(text.strip() for text in self.erase), "prompts that are not empty")
+        check(self, "preserve_file", not (self.preserve and self.preserve_file), "empty where preserve is given")

@@ -7,7 +7,7 @@ from ine_jax.config.checks import check, check_min, check_seed
 from ine_jax.config.methods import Prompts
 from ine_jax.config.sources import DetectorConfig
 
-UnlearnMethod = Literal["esd", "uce", "rece", "duo", "spm", "stereo"]
+UnlearnMethod = Literal["esd", "uce", "rece", "duo", "spm", "stereo", "advunlearn"]
 EsdMethod = Literal["esd-x-strict", "esd-x", "esd-u", "esd-all"]
 UceTokens = Literal["last", "from-last"]
 UceExpansion = Literal["none", "object", "art"]

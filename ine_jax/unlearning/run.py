@@ -12,10 +12,11 @@ import numpy as np
 from ine_jax.pipeline.mesh import everywhere, first_decides
 from ine_jax.training import loop
 from ine_jax.training.step import Metrics, Objective, compiled_step, first_state
-from ine_jax.types import AnyArray, Array, Params
+from ine_jax.types import AnyArray, Array
 from ine_jax.unlearning.result import Result
 
 Data = TypeVar("Data")
+Frozen = TypeVar("Frozen")
 Trained = dict[str, Array]
 
 
@@ -54,9 +55,9 @@ class Steps(Protocol):
 
 
 def optimize(
-    objective: Objective[Trained, Params, Data],
+    objective: Objective[Trained, Frozen, Data],
     start: Mapping[str, AnyArray],
-    frozen: Params,
+    frozen: Frozen,
     data: Callable[[], Data],
     settings: Steps,
     folder: Path,

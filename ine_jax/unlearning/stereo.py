@@ -21,7 +21,6 @@ their own, and a finished one is not repeated.
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,14 +35,15 @@ from ine_jax.errors import InputError
 from ine_jax.inversion import InversionResult, invert
 from ine_jax.pipeline import from_config
 from ine_jax.pipeline.pipeline import Pipeline
-from ine_jax.storage import untrusted
 from ine_jax.training import loop
 from ine_jax.training.checkpoint import content_hash
 from ine_jax.unlearning import esd
 from ine_jax.unlearning.esd_data import Pool, visit
+from ine_jax.unlearning.prompts import with_prompts
 from ine_jax.unlearning.result import Result, origin_of
+from ine_jax.unlearning.run import binding
 
-MAX_BYTES = 2**20
+IDLE_FIELDS = ("save_every", "anchors_file", "images")
 
 
 def unlearn(
@@ -56,7 +56,7 @@ def unlearn(
         NumericalError: a loss stayed non-finite.
         Interrupted: asked to stop; calling again continues.
     """
-    folder, config = Path(directory), with_anchors(config)
+    folder, config = Path(directory), with_prompts(config)
     if not config.erase or not config.anchors:
         raise InputError("erase or anchors: empty", "at least one prompt each", "name the concept and its scenes")
     images = from_config.images(assets.concept_images(config.images), pipe)
@@ -65,7 +65,7 @@ def unlearn(
     prompts = [*config.erase, *(config.template.format(each.token) for each in embeddings)]
     contexts = pipe.encode(prompts, embeddings)
     settings = erasure(config, config.learning_rate, 0.0, config.erase)
-    bound = {**origin_of(pipe), "stereo": _bound(config), "found": [_digest(each) for each in embeddings]}
+    bound = {**origin_of(pipe), "stereo": binding(config, IDLE_FIELDS), "found": [_digest(each) for each in embeddings]}
     notes = {"method": "stereo", "config": dataclasses.asdict(config), **origin_of(pipe)}
 
     def data() -> esd.Data:
@@ -145,30 +145,6 @@ def inversion(config: StereoConfig, k: int) -> InversionConfig:
         save_every=config.save_every,
         log_every=config.log_every,
     )
-
-
-def with_anchors(config: StereoConfig) -> StereoConfig:
-    """Replace `anchors_file` by the prompts in it: the same prompts are the same run wherever they come from."""
-    if not config.anchors_file:
-        return config
-    path = Path(config.anchors_file)
-    try:
-        table = json.loads(untrusted.read(path, MAX_BYTES, _rejected))
-    except (ValueError, RecursionError) as error:
-        raise _rejected(path, "not JSON") from error
-    prompts = table.get(config.erase[0]) if isinstance(table, dict) and config.erase else None
-    if not isinstance(prompts, list) or not prompts or not all(isinstance(text, str) for text in prompts):
-        raise _rejected(path, f"no prompts for {config.erase[:1]}")
-    return dataclasses.replace(config, anchors_file="", anchors=tuple(prompts))
-
-
-def _rejected(path: Path, reason: str) -> InputError:
-    allowed = "{concept: [prompt, ...]}, with the first erased prompt as concept"
-    return InputError(f"stereo.anchors_file {path}: {reason}", allowed, "correct the file")
-
-
-def _bound(config: StereoConfig) -> Mapping[str, object]:
-    return {k: v for k, v in dataclasses.asdict(config).items() if k not in ("save_every", "anchors_file", "images")}
 
 
 def _digest(embedding: Embedding) -> str:

@@ -40,10 +40,13 @@ UNLEARN = {
         *("--stereo.rounds", "1", "--stereo.erase-steps", "1", "--stereo.inversion-steps", "1"),
         *("--stereo.pool", "2", "--stereo.ddim-steps", "2"),
     ],
+    "advunlearn": [
+        *("--advunlearn.steps", "1", "--advunlearn.attack-start", "0", "--advunlearn.attack-steps", "1"),
+        *("--advunlearn.pool", "1", "--advunlearn.preserve-pool", "1", "--advunlearn.ddim-steps", "2"),
+    ],
 }
-
-
 LORA = ("duo", "spm")
+SLOW = ("esd", "stereo", "advunlearn")  # a program of its own for each; tests/unlearning trains them on a smaller model
 
 
 def documented(block: int, concept: str = "nudity", program: str = "ine ") -> list[list[str]]:
@@ -111,8 +114,9 @@ def test_from_the_pictures_to_the_report(
     assert (again["generated"], again["scored"]) == (0, 0)
 
 
-# STEREO trains ESD's layers with ESD's program.
-@pytest.mark.parametrize("method", [pytest.param("esd", marks=pytest.mark.slow), *list(UNLEARN)[1:]])
+@pytest.mark.parametrize(
+    "method", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in UNLEARN]
+)
 def test_every_method_unlearns(
     method: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -125,7 +129,8 @@ def test_every_method_unlearns(
     assert run(["unlearn", *words, "--dry-run"], capsys)["erase"] >= 1 and not (tmp_path / "out").exists()
     (path,) = run(["unlearn", *words], capsys)["weights"]
     facts = run(["inspect", path], capsys)
-    assert facts["kind"] == ("LoRA" if method in LORA else "UNet")
+    kinds = {"advunlearn": "text encoder folder", **dict.fromkeys(LORA, "LoRA")}
+    assert facts["kind"] == kinds.get(method, "UNet")
     assert facts["metadata"]["method"] == ("esd-u" if method == "esd" else method)
 
 

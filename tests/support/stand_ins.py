@@ -72,7 +72,7 @@ def write_detectors(root: Path) -> None:
 
 
 def write_prompts(root: Path) -> None:
-    """I2P, Ring-A-Bell, COCO, STEREO's anchors: a few rows, some that are left out, sizes of the small model."""
+    """I2P, Ring-A-Bell, COCO and others: a few rows, some that are left out, sizes of the small model."""
     folder = root / "data"
     folder.mkdir(exist_ok=True)
     usual = {
@@ -98,6 +98,8 @@ def write_prompts(root: Path) -> None:
     write_csv(folder / "Violence_eta_5_K_77.csv", RING_A_BELL, ring)
     anchors = {"nudity": ["nudity and a red cat"], "a dog": ["a photo of a dog"]}
     (folder / "anchor_prompts.json").write_text(json.dumps(anchors), "utf-8")
+    retained = [{"case_num": 1, "source": "coco_object", "prompt": "a photo of a cat"}]
+    write_csv(folder / "coco_object_retain.csv", retained[0], retained)
     captions = ("A photo of a dog.",)
     coco = [
         {"case_number": i, "source": "coco_30k", "prompt": text, "evaluation_seed": 100 + i, "coco_id": 9000 + i}

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ine_jax.cli.artifacts import verified
-from ine_jax.config import DuoConfig, EsdConfig, ReceConfig, SpmConfig, StereoConfig, UceConfig
+from ine_jax.config import AdvUnlearnConfig, DuoConfig, EsdConfig, ReceConfig, SpmConfig, StereoConfig, UceConfig
 from ine_jax.config.commands import UnlearnSettings
 from ine_jax.errors import CorruptRunError, InputError, Interrupted
 from ine_jax.models.checkpoints import names
@@ -39,10 +39,15 @@ METHODS: dict[str, UnlearnSettings] = {
         erase=("a knife",), anchors=("a knife and a cat",), method="esd-x-strict", rounds=1, erase_steps=2, pool=3,
         inversion_steps=2, ddim_steps=2, save_every=1, log_every=1,
     ),
+    "advunlearn": AdvUnlearnConfig(
+        erase=("a knife",), preserve=("a cat",), steps=2, preserve_batch=1, attack_start=1, attack_steps=2, pool=2,
+        preserve_pool=2, ddim_steps=2, save_every=1, log_every=1,
+    ),
 }  # fmt: skip
 KEY_VALUE = r".*\.attn2\.to_[kv]\.weight"
 LAYOUTS = {  # of each method: the file, and the names in it
     **dict.fromkeys(("esd", "uce", "rece", "stereo"), ("unet.safetensors", KEY_VALUE)),
+    "advunlearn": ("text_encoder/model.safetensors", r"text_model\..*"),
     "duo": ("pytorch_lora_weights.safetensors", r"unet\..*\.attn1\.to_(q|k|v|out\.0)\.lora\.(down|up)\.weight"),
     "spm": ("spm_last.safetensors", r"lora_unet_.*_attentions_.*\.(lora_down\.weight|lora_up\.weight|alpha)"),
 }
@@ -74,21 +79,25 @@ class StopAfterOne:
 def test_the_file_is_the_result_and_the_given_model_stays(
     pipe: Pipeline, method: str, tiny_folder: Path, tmp_path: Path
 ) -> None:
-    before = jax.tree.map(np.array, pipe.parts.unet_params)
+    before = jax.tree.map(np.array, {"unet": pipe.parts.unet_params, "text_encoder": pipe.parts.text_params})
     found = unlearn(pipe, METHODS[method], tmp_path)
     name, keys = LAYOUTS[method]
-    assert found.path == tmp_path / name
-    assert all(re.fullmatch(keys, key) for key in Weights((found.path,)))
-    config, base = pipe.parts.unet_config, {k: from_array(v) for k, v in names.to_torch(before).items()}
-    state, changes = apply_checkpoints("unet", base, config, recognize_checkpoints(found.path))
+    file = tmp_path / name
+    assert found.path == (file if found.part == "unet" else file.parent)  # a text encoder is a folder
+    assert all(re.fullmatch(keys, key) for key in Weights((file,)))
+    config = pipe.parts.unet_config if found.part == "unet" else pipe.parts.text_config
+    base = {k: from_array(v) for k, v in names.to_torch(before[found.part]).items()}
+    state, changes = apply_checkpoints(found.part, base, config, recognize_checkpoints(found.path))
     assert len(changes) == 1
-    applied = names.from_torch("unet", {key: np.asarray(tensor) for key, tensor in state.items()}, config)
+    applied = names.from_torch(found.part, {key: np.asarray(tensor) for key, tensor in state.items()}, config)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-6), applied, found.params)
-    jax.tree.map(np.testing.assert_array_equal, before, pipe.parts.unet_params)
+    now = {"unet": pipe.parts.unet_params, "text_encoder": pipe.parts.text_params}
+    jax.tree.map(np.testing.assert_array_equal, before, now)
     assert not verified(tmp_path).faults and verified(tmp_path).kind == "unlearned model"
+    assert not verified(found.path).faults
     assert model_id(tiny_folder, unlearned=[found.path])
-    flip(found.path, -1)
-    assert [fault.split(": ")[0] for fault in verified(tmp_path).faults] == [str(found.path)]
+    flip(file, -1)
+    assert [fault.split(": ")[0] for fault in verified(tmp_path).faults] == [str(file)]
     assert verified(found.path).faults
     with pytest.raises(CorruptRunError, match="undamaged copy"):
         model_id(tiny_folder, unlearned=[found.path])

@@ -18,6 +18,7 @@ from ine_jax.errors import InputError, Interrupted
 from ine_jax.pipeline.pipeline import Pipeline, load
 from ine_jax.pipeline.programs import native_unet
 from ine_jax.unlearning import stereo
+from ine_jax.unlearning.prompts import with_prompts
 from ine_jax.unlearning.result import WEIGHTS
 
 SMALL = StereoConfig(
@@ -97,11 +98,11 @@ def test_anchors_come_from_a_file_as_published(tmp_path: Path) -> None:
     path = tmp_path / "anchors.json"
     path.write_text(json.dumps({"a knife": list(SMALL.anchors), "a dog": ["x"]}), "utf-8")
     named = dataclasses.replace(SMALL, anchors=(), anchors_file=str(path))
-    assert stereo.with_anchors(named) == SMALL
+    assert with_prompts(named) == SMALL
     for text in ("[]", "{", '{"a cat": ["x"]}', '{"a knife": "x"}', '{"a knife": []}', '{"a knife": [1]}'):
         path.write_text(text, "utf-8")
         with pytest.raises(InputError, match="anchors_file"):
-            stereo.with_anchors(named)
+            with_prompts(named)
 
 
 @pytest.mark.parametrize("change", [{"erase": ()}, {"anchors": ()}, {"images": "nowhere"}])
