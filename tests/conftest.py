@@ -31,10 +31,9 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 import jax
 import pytest
 
-from tests.support import flax_shapes, typechecking
+from tests.support import typechecking
 
 typechecking.install()  # before anything imports the package
-flax_shapes.install()
 
 from tests.support.tiny_pipeline import tiny_folder, tokenizer_folder  # noqa: E402, F401  fixtures
 

@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from ine_jax.models.attention import attention
-from ine_jax.models.layers import LayerNorm, Options, Stack, config_from_json
+from ine_jax.models.layers import Dense, Embed, LayerNorm, Options, Stack, config_from_json
 from ine_jax.types import Array, Params, TokenIds, Tokens
 
 OPTIONS: Options = {"hidden_act": ("quick_gelu", "gelu")}
@@ -81,12 +81,12 @@ class _Attention(nn.Module):
         b, t, d = x.shape
 
         def project(name: str) -> Float[Array, "batch token head width"]:
-            out: Array = nn.Dense(d, dtype=self.dtype, name=name)(x).reshape(b, t, self.heads, d // self.heads)
+            out: Array = Dense(d, dtype=self.dtype, name=name)(x).reshape(b, t, self.heads, d // self.heads)
             return out
 
         query, key, value = project("q_proj"), project("k_proj"), project("v_proj")
         out = attention(query, key, value, causal=self.causal)
-        return nn.Dense(d, dtype=self.dtype, name="out_proj")(out.reshape(b, t, d))
+        return Dense(d, dtype=self.dtype, name="out_proj")(out.reshape(b, t, d))
 
 
 class _Mlp(nn.Module):
@@ -95,10 +95,10 @@ class _Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: Tokens) -> Tokens:
-        h = nn.Dense(self.config.intermediate_size, dtype=self.dtype, name="fc1")(x)
+        h = Dense(self.config.intermediate_size, dtype=self.dtype, name="fc1")(x)
         quick = self.config.hidden_act == "quick_gelu"
         h = h * nn.sigmoid(1.702 * h) if quick else nn.gelu(h, approximate=False)
-        return nn.Dense(x.shape[-1], dtype=self.dtype, name="fc2")(h)
+        return Dense(x.shape[-1], dtype=self.dtype, name="fc2")(h)
 
 
 class _Layer(nn.Module):
@@ -134,8 +134,8 @@ class _Embeddings(nn.Module):
 
     def setup(self) -> None:
         cfg = self.config
-        self.token_embedding = nn.Embed(cfg.vocab_size, cfg.hidden_size, dtype=self.dtype)
-        self.position_embedding = nn.Embed(cfg.max_position_embeddings, cfg.hidden_size, dtype=self.dtype)
+        self.token_embedding = Embed(cfg.vocab_size, cfg.hidden_size, dtype=self.dtype)
+        self.position_embedding = Embed(cfg.max_position_embeddings, cfg.hidden_size, dtype=self.dtype)
 
     def __call__(self, input_ids: TokenIds, token_embeddings: Tokens | None) -> Tokens:
         tokens = self.token_embedding(input_ids) if token_embeddings is None else token_embeddings.astype(self.dtype)

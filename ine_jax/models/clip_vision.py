@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
 from ine_jax.models.clip import OPTIONS, ClipTextConfig, Encoder, EncoderConfig, TextModel, pool_at_end_token
-from ine_jax.models.layers import LayerNorm, config_from_json
+from ine_jax.models.layers import Conv, Dense, Embed, LayerNorm, config_from_json
 from ine_jax.types import Array, Images, TokenIds, Tokens
 
 LOGIT_SCALE = math.log(1 / 0.07)  # where training starts it (§2.5)
@@ -51,11 +51,11 @@ class _Embeddings(nn.Module):
         cfg, width = self.config, self.config.hidden_size
         patch = (cfg.patch_size, cfg.patch_size)
         first = self.param("class_embedding", nn.initializers.normal(0.02), (width,))
-        conv = nn.Conv(width, patch, patch, "VALID", use_bias=False, dtype=self.dtype, name="patch_embedding")
+        conv = Conv(width, patch, patch, "VALID", use_bias=False, dtype=self.dtype, name="patch_embedding")
         patches = conv(pixels).reshape(pixels.shape[0], -1, width)
         first = jnp.broadcast_to(first.astype(self.dtype), (pixels.shape[0], 1, width))
         x = jnp.concatenate([first, patches], axis=1)
-        positions = nn.Embed(x.shape[1], width, dtype=self.dtype, name="position_embedding")
+        positions = Embed(x.shape[1], width, dtype=self.dtype, name="position_embedding")
         return x + positions(jnp.arange(x.shape[1]))[None]
 
 
@@ -89,8 +89,8 @@ class Clip(nn.Module):
     def setup(self) -> None:
         self.text_model = TextModel(self.config.text, self.dtype)
         self.vision_model = _VisionModel(self.config.vision, self.dtype)
-        self.text_projection = nn.Dense(self.config.projection_dim, use_bias=False, dtype=self.dtype)
-        self.visual_projection = nn.Dense(self.config.projection_dim, use_bias=False, dtype=self.dtype)
+        self.text_projection = Dense(self.config.projection_dim, use_bias=False, dtype=self.dtype)
+        self.visual_projection = Dense(self.config.projection_dim, use_bias=False, dtype=self.dtype)
         self.logit_scale = self.param("logit_scale", nn.initializers.constant(LOGIT_SCALE), ())
 
     def image_features(self, pixels: Images) -> Float[Array, "batch {self.config.projection_dim}"]:

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import flax.linen as nn
 import jax
@@ -60,7 +60,34 @@ def sinusoidal_embedding(
     return jnp.concatenate([cos, sin] if flip_sin_to_cos else [sin, cos], axis=-1)
 
 
-class LayerNorm(nn.LayerNorm):
+class _Stored(nn.Module):
+    """A layer that takes its parameters as they are.
+
+    Flax evaluates the initializer of each parameter again whenever it traces a layer, to compare shapes: half of the
+    time in which a UNet is traced. Here a checkpoint's shapes are compared once, when it is read.
+    """
+
+    @nn.nowrap
+    def param(self, name: str, init_fn: Callable[..., Any], *init_args: Any, **init_kwargs: Any) -> Any:
+        """Return the stored parameter, or a new one where the module is initialised."""
+        if self.has_variable("params", name):
+            return self.get_variable("params", name)
+        return super().param(name, init_fn, *init_args, **init_kwargs)
+
+
+class Dense(_Stored, nn.Dense):
+    """Flax's linear layer."""
+
+
+class Conv(_Stored, nn.Conv):
+    """Flax's convolution."""
+
+
+class Embed(_Stored, nn.Embed):
+    """Flax's table of vectors."""
+
+
+class LayerNorm(_Stored, nn.LayerNorm):
     """Flax's layer norm, which promotes 16-bit inputs to float32 even where JAX's strict promotion forbids it."""
 
     def __call__(self, x: Array, *, mask: Array | None = None) -> Array:
@@ -69,7 +96,7 @@ class LayerNorm(nn.LayerNorm):
             return out
 
 
-class GroupNorm(nn.GroupNorm):
+class GroupNorm(_Stored, nn.GroupNorm):
     """Flax's group norm; see `LayerNorm`."""
 
     def __call__(self, x: Array, *, mask: Array | None = None) -> Array:
@@ -104,14 +131,14 @@ class ResnetBlock(nn.Module):
         self, x: FeatureMap, time: Float[Array, "batch features"] | None = None
     ) -> Float[Array, "batch h w {self.channels}"]:
         norm = functools.partial(GroupNorm, num_groups=self.groups, epsilon=self.epsilon, dtype=self.dtype)
-        conv = functools.partial(nn.Conv, self.channels, (3, 3), padding=1, dtype=self.dtype)
+        conv = functools.partial(Conv, self.channels, (3, 3), padding=1, dtype=self.dtype)
         h = conv(name="conv1")(nn.silu(norm(name="norm1")(x)))
         if time is not None:
-            shift = nn.Dense(self.channels, dtype=self.dtype, name="time_emb_proj")(nn.silu(time))
+            shift = Dense(self.channels, dtype=self.dtype, name="time_emb_proj")(nn.silu(time))
             h = h + shift[:, None, None, :]
         h = conv(name="conv2")(nn.silu(norm(name="norm2")(h)))
         if x.shape[-1] != self.channels:
-            x = nn.Conv(self.channels, (1, 1), dtype=self.dtype, name="conv_shortcut")(x)
+            x = Conv(self.channels, (1, 1), dtype=self.dtype, name="conv_shortcut")(x)
         return x + h
 
 
@@ -124,7 +151,7 @@ class Downsample(nn.Module):
 
     @nn.compact
     def __call__(self, x: FeatureMap) -> Float[Array, "batch h/2 w/2 {self.channels}"]:
-        return nn.Conv(self.channels, (3, 3), strides=2, padding=self.padding, dtype=self.dtype, name="conv")(x)
+        return Conv(self.channels, (3, 3), strides=2, padding=self.padding, dtype=self.dtype, name="conv")(x)
 
 
 class Upsample(nn.Module):
@@ -137,4 +164,4 @@ class Upsample(nn.Module):
     def __call__(self, x: FeatureMap) -> Float[Array, "batch 2*h 2*w {self.channels}"]:
         b, h, w, c = x.shape
         x = jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
-        return nn.Conv(self.channels, (3, 3), padding=1, dtype=self.dtype, name="conv")(x)
+        return Conv(self.channels, (3, 3), padding=1, dtype=self.dtype, name="conv")(x)

@@ -19,6 +19,8 @@ from jaxtyping import Float
 from ine_jax.errors import InputError
 from ine_jax.models.attention import attention
 from ine_jax.models.layers import (
+    Conv,
+    Dense,
     Downsample,
     GroupNorm,
     LayerNorm,
@@ -123,12 +125,12 @@ class Attention(nn.Module):
         inner = x.shape[-1]
 
         def project(values: Float[Array, "batch key width"], name: str) -> Float[Array, "batch key head dim"]:
-            out: Array = nn.Dense(inner, use_bias=False, dtype=self.dtype, name=name)(values)
+            out: Array = Dense(inner, use_bias=False, dtype=self.dtype, name=name)(values)
             return out.reshape(*out.shape[:2], self.heads, inner // self.heads)
 
         query, key, value = project(x, "to_q"), project(context, "to_k"), project(context, "to_v")
         out = attention(query, key, value, self.platform)
-        return nn.Dense(inner, dtype=self.dtype, name="to_out_0")(out.reshape(x.shape))
+        return Dense(inner, dtype=self.dtype, name="to_out_0")(out.reshape(x.shape))
 
 
 class GatedGelu(nn.Module):
@@ -140,7 +142,7 @@ class GatedGelu(nn.Module):
 
     @nn.compact
     def __call__(self, x: Tokens) -> Float[Array, "batch token {self.dim}"]:
-        linear, gate = jnp.split(nn.Dense(2 * self.dim, dtype=self.dtype, name="proj")(x), 2, axis=-1)
+        linear, gate = jnp.split(Dense(2 * self.dim, dtype=self.dtype, name="proj")(x), 2, axis=-1)
         return linear * nn.gelu(gate, approximate=self.tanh)
 
 
@@ -154,7 +156,7 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x: Tokens) -> Tokens:
         h = GatedGelu(4 * self.dim, self.tanh, dtype=self.dtype, name="net_0")(x)
-        return nn.Dense(self.dim, dtype=self.dtype, name="net_2")(h)
+        return Dense(self.dim, dtype=self.dtype, name="net_2")(h)
 
 
 class TransformerBlock(nn.Module):
@@ -196,8 +198,8 @@ class SpatialTransformer(nn.Module):
     def _project(self, x: FeatureMap, name: str) -> FeatureMap:
         # A 1×1 convolution and a dense layer compute the same; the published kernels differ in rank.
         if self.config.use_linear_projection:
-            return nn.Dense(x.shape[-1], dtype=self.dtype, name=name)(x)
-        return nn.Conv(x.shape[-1], (1, 1), dtype=self.dtype, name=name)(x)
+            return Dense(x.shape[-1], dtype=self.dtype, name=name)(x)
+        return Conv(x.shape[-1], (1, 1), dtype=self.dtype, name=name)(x)
 
 
 class DownBlock(nn.Module):
@@ -285,8 +287,8 @@ class TimeEmbedding(nn.Module):
 
     @nn.compact
     def __call__(self, features: Float[Array, "batch features"]) -> TimeFeatures:
-        h = nn.silu(nn.Dense(self.dim, dtype=self.dtype, name="linear_1")(features))
-        return nn.Dense(self.dim, dtype=self.dtype, name="linear_2")(h)
+        h = nn.silu(Dense(self.dim, dtype=self.dtype, name="linear_1")(features))
+        return Dense(self.dim, dtype=self.dtype, name="linear_2")(h)
 
 
 class UNet(nn.Module):
@@ -311,7 +313,7 @@ class UNet(nn.Module):
         features = sinusoidal_embedding(timesteps, first, cfg.flip_sin_to_cos, cfg.freq_shift, cfg.reference)
         time = TimeEmbedding(4 * first, self.dtype, name="time_embedding")(features.astype(self.dtype))
         context = context.astype(self.dtype)
-        x = nn.Conv(first, (3, 3), padding=1, dtype=self.dtype, name="conv_in")(latents.astype(self.dtype))
+        x = Conv(first, (3, 3), padding=1, dtype=self.dtype, name="conv_in")(latents.astype(self.dtype))
 
         skips: tuple[Array, ...] = (x,)
         for level in range(len(cfg.block_out_channels)):
@@ -326,4 +328,4 @@ class UNet(nn.Module):
             x = block(x, skips[-taken:], time, context, edit)
             skips = skips[:-taken]
         x = GroupNorm(cfg.norm_num_groups, epsilon=cfg.norm_eps, dtype=self.dtype, name="conv_norm_out")(x)
-        return nn.Conv(cfg.out_channels, (3, 3), padding=1, dtype=self.dtype, name="conv_out")(nn.silu(x))
+        return Conv(cfg.out_channels, (3, 3), padding=1, dtype=self.dtype, name="conv_out")(nn.silu(x))

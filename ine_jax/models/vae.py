@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from ine_jax.errors import InputError
 from ine_jax.models.attention import attention
-from ine_jax.models.layers import Downsample, GroupNorm, Options, ResnetBlock, Upsample, config_from_json
+from ine_jax.models.layers import Conv, Dense, Downsample, GroupNorm, Options, ResnetBlock, Upsample, config_from_json
 from ine_jax.types import Array, FeatureMap, Images, Latents
 
 _EPSILON = 1e-6
@@ -73,8 +73,8 @@ class SpatialAttention(nn.Module):
     def __call__(self, x: FeatureMap) -> FeatureMap:
         b, h, w, c = x.shape
         y = GroupNorm(self.groups, epsilon=_EPSILON, dtype=self.dtype, name="group_norm")(x).reshape(b, h * w, 1, c)
-        query, key, value = (nn.Dense(c, dtype=self.dtype, name=name)(y) for name in ("query", "key", "value"))
-        y = nn.Dense(c, dtype=self.dtype, name="proj_attn")(attention(query, key, value, self.platform))
+        query, key, value = (Dense(c, dtype=self.dtype, name=name)(y) for name in ("query", "key", "value"))
+        y = Dense(c, dtype=self.dtype, name="proj_attn")(attention(query, key, value, self.platform))
         return x + y.reshape(b, h, w, c)
 
 
@@ -123,14 +123,14 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(self, x: FeatureMap) -> Float[Array, "batch H W width"]:
         cfg, widths = self.config, self.config.block_out_channels
-        x = nn.Conv(widths[0], (3, 3), padding=1, dtype=self.dtype, name="conv_in")(x)
+        x = Conv(widths[0], (3, 3), padding=1, dtype=self.dtype, name="conv_in")(x)
         for i, width in enumerate(widths):
             resample = "down" if i < len(widths) - 1 else None
             layers, name = cfg.layers_per_block, f"down_blocks_{i}"
             x = Level(width, layers, cfg.norm_num_groups, resample, self.dtype, name=name)(x)
         x = MidBlock(cfg.norm_num_groups, self.dtype, self.platform, name="mid_block")(x)
         x = GroupNorm(cfg.norm_num_groups, epsilon=_EPSILON, dtype=self.dtype, name="conv_norm_out")(x)
-        return nn.Conv(2 * cfg.latent_channels, (3, 3), padding=1, dtype=self.dtype, name="conv_out")(nn.silu(x))
+        return Conv(2 * cfg.latent_channels, (3, 3), padding=1, dtype=self.dtype, name="conv_out")(nn.silu(x))
 
 
 class Decoder(nn.Module):
@@ -143,14 +143,14 @@ class Decoder(nn.Module):
     @nn.compact
     def __call__(self, x: FeatureMap) -> Float[Array, "batch H W width"]:
         cfg, widths = self.config, self.config.block_out_channels[::-1]
-        x = nn.Conv(widths[0], (3, 3), padding=1, dtype=self.dtype, name="conv_in")(x)
+        x = Conv(widths[0], (3, 3), padding=1, dtype=self.dtype, name="conv_in")(x)
         x = MidBlock(cfg.norm_num_groups, self.dtype, self.platform, name="mid_block")(x)
         for i, width in enumerate(widths):
             resample = "up" if i < len(widths) - 1 else None
             layers, name = cfg.layers_per_block + 1, f"up_blocks_{i}"
             x = Level(width, layers, cfg.norm_num_groups, resample, self.dtype, name=name)(x)
         x = GroupNorm(cfg.norm_num_groups, epsilon=_EPSILON, dtype=self.dtype, name="conv_norm_out")(x)
-        return nn.Conv(cfg.out_channels, (3, 3), padding=1, dtype=self.dtype, name="conv_out")(nn.silu(x))
+        return Conv(cfg.out_channels, (3, 3), padding=1, dtype=self.dtype, name="conv_out")(nn.silu(x))
 
 
 class Vae(nn.Module):
@@ -164,8 +164,8 @@ class Vae(nn.Module):
         cfg = self.config
         self.encoder = Encoder(cfg, self.dtype, self.platform)
         self.decoder = Decoder(cfg, self.dtype, self.platform)
-        self.quant_conv = nn.Conv(2 * cfg.latent_channels, (1, 1), dtype=self.dtype)
-        self.post_quant_conv = nn.Conv(cfg.latent_channels, (1, 1), dtype=self.dtype)
+        self.quant_conv = Conv(2 * cfg.latent_channels, (1, 1), dtype=self.dtype)
+        self.post_quant_conv = Conv(cfg.latent_channels, (1, 1), dtype=self.dtype)
 
     def encode(self, images: Images) -> tuple[Latents, Latents]:
         """Mean and log-variance of the posterior of `images`, unscaled."""

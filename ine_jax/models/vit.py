@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from ine_jax.models.attention import attention
-from ine_jax.models.layers import LayerNorm, Options, Stack, config_from_json
+from ine_jax.models.layers import Conv, Dense, LayerNorm, Options, Stack, config_from_json
 from ine_jax.types import Array, Images, Tokens
 
 OPTIONS: Options = {"hidden_act": ("gelu",)}
@@ -64,7 +64,7 @@ class _Projection(nn.Module):
     @nn.compact
     def __call__(self, pixels: Images) -> Tokens:
         width, patch = self.config.hidden_size, (self.config.patch_size,) * 2
-        x = nn.Conv(width, patch, patch, "VALID", dtype=self.dtype, name="projection")(pixels)
+        x = Conv(width, patch, patch, "VALID", dtype=self.dtype, name="projection")(pixels)
         return x.reshape(pixels.shape[0], -1, width)
 
 
@@ -76,7 +76,7 @@ class _Named(nn.Module):
 
     @nn.compact
     def __call__(self, x: Tokens) -> Float[Array, "batch token {self.width}"]:
-        return nn.Dense(self.width, dtype=self.dtype, name="dense")(x)
+        return Dense(self.width, dtype=self.dtype, name="dense")(x)
 
 
 class _SelfAttention(nn.Module):
@@ -89,7 +89,7 @@ class _SelfAttention(nn.Module):
         heads = self.config.num_attention_heads
 
         def project(name: str) -> Float[Array, "batch token head width"]:
-            dense = nn.Dense(d, use_bias=self.config.qkv_bias, dtype=self.dtype, name=name)
+            dense = Dense(d, use_bias=self.config.qkv_bias, dtype=self.dtype, name=name)
             out: Array = dense(x).reshape(b, t, heads, d // heads)
             return out
 
@@ -149,7 +149,7 @@ class Vit(nn.Module):
 
     def setup(self) -> None:
         self.vit = _Vit(self.config, self.dtype)
-        self.classifier = nn.Dense(len(self.config.labels), dtype=self.dtype)
+        self.classifier = Dense(len(self.config.labels), dtype=self.dtype)
 
     def __call__(self, pixels: Images) -> Float[Array, "batch label"]:
         """Logits of the labels."""

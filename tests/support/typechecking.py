@@ -54,6 +54,12 @@ class _Transformer(_import_hook.JaxtypingTransformer):
         self._has_arrays = bool(names & {"jaxtyping", "ine_jax.types"})
         return super().visit_Module(node)
 
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.ClassDef:  # noqa: N802
+        found: ast.ClassDef = super().visit_ClassDef(node)
+        if any(re.fullmatch(r"nn\.(?!Module$)\w+", ast.unparse(base)) for base in node.bases):
+            found.decorator_list.pop(0)  # the fields are Flax's, whose annotations do not hold
+        return found
+
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:  # noqa: N802
         inside = any(isinstance(parent, ast.FunctionDef) for parent in self._parents)
         if _names_arrays(node) or (self._has_arrays and not inside):
