@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+import os
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -17,13 +19,14 @@ from PIL import Image
 from ine_jax.cli import benching, main
 from ine_jax.cli.bench import Bench
 from ine_jax.cli.parsing import parse
-from ine_jax.config import BenchConfig, InversionConfig, SamplerConfig
+from ine_jax.config import BenchConfig, InversionConfig, SamplerConfig, yaml_file
 from ine_jax.errors import InputError
 from ine_jax.evaluation import bench as evaluation
 from ine_jax.inversion import bench as inversion
 from ine_jax.pipeline.bench import cold_start, guards, in_torch, model, sampling, turns
 from ine_jax.pipeline.pipeline import Pipeline, load
 from ine_jax.report import speed
+from tests.support.paths import ROOT
 
 SETTING = {"model": "tiny", "steps": 2, "dtype": "float32", "device": "cpu x 1"}
 SAMPLER = SamplerConfig(steps=2, batch=2)
@@ -223,6 +226,23 @@ def test_torch_needs_the_device() -> None:
     mesh = SimpleNamespace(devices=np.array([SimpleNamespace(platform="tpu")]))
     with pytest.raises(InputError, match="without tpu"):
         in_torch.place(SimpleNamespace(programs=SimpleNamespace(mesh=mesh)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("platform", "name"), [("gpu", "random-sd1"), ("cpu", "tiny")])
+def test_the_script_for_gpus_asks_for_every_mode(platform: str, name: str, tmp_path: Path) -> None:
+    fake = tmp_path / "python"
+    fake.write_text(f'#!/bin/sh\nif [ "$1" = -c ]; then echo {platform}; else cat > /dev/null; echo "$4	$5"; fi\n')
+    fake.chmod(0o755)
+    command = ["bash", str(ROOT / "benchmarks" / "gpu.sh"), str(tmp_path / "out")]
+    environment = {**os.environ, "PYTHON": str(fake)}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    asked = dict(line.split("\t") for line in done.stdout.splitlines() if "\t" in line)
+    assert tuple(asked) == ("sampling", "inversion", "guards", "evaluation", "cold-start")
+    assert set(asked) == set(get_args(benching.What))
+    for what, text in asked.items():
+        config = yaml_file.loads(text, BenchConfig)
+        assert (config.model, config.out) == (name, f"{tmp_path}/out/{what}.json")
+        assert guards.chosen(config)
 
 
 def test_what_is_timed_is_a_word_and_a_config_is_still_a_file(tmp_path: Path) -> None:

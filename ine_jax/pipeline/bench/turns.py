@@ -47,8 +47,9 @@ class Timing(TypedDict):
     """One implementation.
 
     `per_second` is the median of the turns; `speed_of_ine_jax` is the median of the ratios of a turn's seconds to those
-    of this package in the same turn, above 1 where this package is faster; `processor_seconds` are those of all threads
-    of the process in one turn; `difference` is the largest one between its result and this package's.
+    of this package in the same turn, above 1 where this package is faster; `share_of_matmul` is paired likewise;
+    `processor_seconds` are those of all threads of the process in one turn; `difference` is the largest one between its
+    result and this package's.
     """
 
     implementation: str
@@ -177,7 +178,7 @@ def compare(
     times = take_turns({name: each.run for name, each in contenders.items()} | {MATMUL: product}, config.repeats)
     matmul = rate_of(work, times.seconds[MATMUL], pipe)
     rows = [
-        _timing(name, times, amount, cost, matmul, differences[name], contender.compiles())
+        _timing(name, times, amount, cost, work * pipe.programs.mesh.size, differences[name], contender.compiles())
         for name, contender in contenders.items()
     ]
     return {
@@ -198,10 +199,12 @@ def _apart(found: HostArray | None, expected: HostArray | None) -> float | None:
 
 
 def _timing(
-    name: str, times: Times, amount: int, cost: float, matmul: Matmul, difference: float | None, compiles: int | None
+    name: str, times: Times, amount: int, cost: float, product: float, difference: float | None, compiles: int | None
 ) -> Timing:
     seconds = times.seconds[name]
     ratios = [theirs / own for theirs, own in zip(seconds, times.seconds[OURS], strict=True)]
+    rates = [product / took for took in times.seconds[MATMUL]]
+    shares = [amount * cost / took / reached for took, reached in zip(seconds, rates, strict=True)]
     rate = amount / statistics.median(seconds)
     return {
         "implementation": name,
@@ -213,7 +216,7 @@ def _timing(
         "speed_highest": max(ratios),
         "processor_seconds": statistics.median(times.processor[name]),
         "flops_per_second": rate * cost,
-        "share_of_matmul": rate * cost / matmul["flops_per_second"],
+        "share_of_matmul": statistics.median(shares),
         "difference": difference,
         "compiles": compiles,
     }
