@@ -8,7 +8,8 @@ prefix, each step first attacks and then trains,
                  + w ||ε(x'_t, τ_θ(r)) - ε(x'_t, r)||²
 
 for prompts r to preserve. The attack starts from random rows of the token table and makes `attack_steps` steps of Adam,
-on the gradient or on its sign, with a new x_t each; the first `attack_start` steps have no prefix. Every row of the
+on the gradient or on its sign, with a new x_t each (the authors' loop does not clear the gradient between them, so
+theirs add up); the first `attack_start` steps have no prefix. Every row of the
 batch is attacked by itself, so devices exchange nothing in an attack. x_t lies on trajectories of the original model,
 as published, but they are computed once: `pool` of them take the place of a new one for every step.
 
