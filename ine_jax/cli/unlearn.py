@@ -13,7 +13,7 @@ from ine_jax.errors import InputError
 
 @dataclass(frozen=True)
 class Unlearn(Command):
-    """Make a model forget (ESD, UCE, RECE, DUO, SPM, STEREO, AdvUnlearn), and write what changed as published."""
+    """Make a model forget (ESD, UCE, RECE, DUO, SPM, MACE, STEREO, AdvUnlearn), and write what changed as published."""
 
     config: Annotated[UnlearnConfig, Flat] = field(default_factory=UnlearnConfig)
     pod: PodConfig = field(default_factory=PodConfig)

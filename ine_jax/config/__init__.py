@@ -17,10 +17,11 @@ from ine_jax.config.commands import (
     UnlearnConfig,
 )
 from ine_jax.config.guards import GuardConfig, GuidanceConfig, NegativeConfig
+from ine_jax.config.lora import DuoConfig, MaceConfig, SpmConfig
 from ine_jax.config.methods import InversionConfig, SamplerConfig
 from ine_jax.config.robust import AdvUnlearnConfig, StereoConfig
 from ine_jax.config.sources import DetectorConfig, MetricConfig, ModelConfig, PromptsConfig
-from ine_jax.config.unlearning import DuoConfig, EsdConfig, ReceConfig, SpmConfig, UceConfig
+from ine_jax.config.unlearning import EsdConfig, ReceConfig, UceConfig
 
 __all__ = [
     "AdvUnlearnConfig",
@@ -36,6 +37,7 @@ __all__ = [
     "GuidanceConfig",
     "InversionConfig",
     "InvertConfig",
+    "MaceConfig",
     "MetricConfig",
     "ModelConfig",
     "NegativeConfig",

@@ -5,14 +5,15 @@ from typing import Literal, TypeAlias, get_args
 
 from ine_jax.config.checks import check, check_min, check_seed
 from ine_jax.config.guards import GuardConfig, GuidanceConfig, NegativeConfig
+from ine_jax.config.lora import DuoConfig, MaceConfig, SpmConfig
 from ine_jax.config.methods import InversionConfig, Prompts, SamplerConfig
 from ine_jax.config.robust import AdvUnlearnConfig, StereoConfig
 from ine_jax.config.sources import BaseModel, DetectorConfig, MetricConfig, ModelConfig, PromptsConfig, UnlearnedModel
-from ine_jax.config.unlearning import DuoConfig, EsdConfig, ReceConfig, SpmConfig, UceConfig, UnlearnMethod
+from ine_jax.config.unlearning import EsdConfig, ReceConfig, UceConfig, UnlearnMethod
 from ine_jax.errors import InputError
 
 UnlearnSettings: TypeAlias = (
-    EsdConfig | UceConfig | ReceConfig | DuoConfig | SpmConfig | StereoConfig | AdvUnlearnConfig
+    EsdConfig | UceConfig | ReceConfig | DuoConfig | SpmConfig | MaceConfig | StereoConfig | AdvUnlearnConfig
 )
 Baseline = Literal["torch", "torch-compile", "diffusers-flax"]
 
@@ -112,6 +113,7 @@ class UnlearnConfig(BaseModel):
     rece: ReceConfig = field(default_factory=ReceConfig)
     duo: DuoConfig = field(default_factory=DuoConfig)
     spm: SpmConfig = field(default_factory=SpmConfig)
+    mace: MaceConfig = field(default_factory=MaceConfig)
     stereo: StereoConfig = field(default_factory=StereoConfig)
     advunlearn: AdvUnlearnConfig = field(default_factory=AdvUnlearnConfig)
 

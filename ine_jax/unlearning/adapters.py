@@ -86,6 +86,42 @@ def adapted(denoise: Apply, adapters: Mapping[str, Array], scale: float = 1.0) -
     return apply
 
 
+def watched(denoise: Apply, adapters: Mapping[str, Array]) -> Callable[..., list[Array]]:
+    """The cross-attention probabilities of `denoise`, one array [row, head, pixel, token] for each layer.
+
+    Every row has adapters of its own: `down` is [row, in, rank], `up` [row, rank, out], of keys and values.
+    """
+    inputs: dict[str, Array] = {}
+    found: list[Array] = []
+
+    def around(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        out, path = call(*args, **kwargs), context.module.path
+        if context.method_name != "__call__" or "attn2" not in path:
+            return out
+        name = ".".join(path)
+        if f"{name}.down" in adapters:
+            down, up = (adapters[f"{name}.{factor}"].astype(out.dtype) for factor in ("down", "up"))
+            out = out + args[0] @ down @ up
+        if path[-1] in ("to_q", "to_k"):
+            inputs[path[-1]] = out
+        if path[-1] == "attn2":
+            query, key = (
+                part.reshape(*part.shape[:2], context.module.heads, -1).astype(jnp.float32)
+                for part in (inputs["to_q"], inputs["to_k"])
+            )
+            scores = jnp.einsum("rphd,rthd->rhpt", query, key) * query.shape[-1] ** -0.5
+            found.append(jax.nn.softmax(scores, axis=-1))
+        return out
+
+    def apply(params: Params, *rows: Array) -> list[Array]:
+        found.clear()
+        with nn.intercept_methods(around):
+            denoise(params, *rows)
+        return list(found)
+
+    return apply
+
+
 def with_adapters(params: Params, adapters: Mapping[str, Array], scale: float = 1.0) -> Params:
     """`params` with W + s · down · up in the place of every adapted kernel; the sum is float32, as files hold it."""
     flat = {".".join(path): leaf for path, leaf in flatten_params(params).items()}

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ine_jax.config import AdvUnlearnConfig, DuoConfig, EsdConfig, SpmConfig, StereoConfig, UceConfig
+from ine_jax.config import AdvUnlearnConfig, DuoConfig, EsdConfig, MaceConfig, SpmConfig, StereoConfig, UceConfig
 from ine_jax.config.commands import UnlearnSettings
 from ine_jax.errors import InputError
 from ine_jax.pipeline.pipeline import Pipeline
 from ine_jax.training.loop import Progress
-from ine_jax.unlearning import advunlearn, duo, esd, rece, spm, stereo, uce
+from ine_jax.unlearning import advunlearn, duo, esd, mace, rece, spm, stereo, uce
 from ine_jax.unlearning.pairs import Shows
 from ine_jax.unlearning.result import Result
 
@@ -44,6 +44,8 @@ def unlearn(
             return duo.unlearn(pipe, settings, directory, progress, shows)
         case SpmConfig():
             return spm.unlearn(pipe, settings, directory, progress)
+        case MaceConfig():
+            return mace.unlearn(pipe, settings, directory, progress)
         case StereoConfig():
             return stereo.unlearn(pipe, settings, directory, progress)
         case AdvUnlearnConfig():

@@ -36,6 +36,7 @@ UNLEARN = {
     # no detector: random weights do not show the concept
     "duo": ["--duo.pairs", "1", "--duo.sample-steps", "2", "--duo.steps", "1", "--duo.detectors"],
     "spm": ["--spm.steps", "1", "--spm.ddim-steps", "2"],
+    "mace": ["--mace.steps", "1", "--mace.images", "", "--mace.masks", "", "--mace.sample-steps", "2"],
     "stereo": [
         *("--stereo.rounds", "1", "--stereo.erase-steps", "1", "--stereo.inversion-steps", "1"),
         *("--stereo.pool", "2", "--stereo.ddim-steps", "2"),

@@ -12,7 +12,16 @@ import numpy as np
 import pytest
 
 from ine_jax.cli.artifacts import verified
-from ine_jax.config import AdvUnlearnConfig, DuoConfig, EsdConfig, ReceConfig, SpmConfig, StereoConfig, UceConfig
+from ine_jax.config import (
+    AdvUnlearnConfig,
+    DuoConfig,
+    EsdConfig,
+    MaceConfig,
+    ReceConfig,
+    SpmConfig,
+    StereoConfig,
+    UceConfig,
+)
 from ine_jax.config.commands import UnlearnSettings
 from ine_jax.errors import CorruptRunError, InputError, Interrupted
 from ine_jax.models.checkpoints import names
@@ -35,6 +44,10 @@ METHODS: dict[str, UnlearnSettings] = {
         save_every=1, log_every=1,
     ),
     "spm": SpmConfig(erase=("a knife",), steps=3, warmup=0, batch=2, ddim_steps=2, save_every=1, log_every=1),
+    "mace": MaceConfig(
+        erase=("knife", "weapon"), guide=("a cat",), images_each=2, sample_steps=2, steps=3, learning_rate=0.1,
+        save_every=1, log_every=1,
+    ),
     "stereo": StereoConfig(
         erase=("a knife",), anchors=("a knife and a cat",), method="esd-x-strict", rounds=1, erase_steps=2, pool=3,
         inversion_steps=2, ddim_steps=2, save_every=1, log_every=1,
@@ -46,7 +59,7 @@ METHODS: dict[str, UnlearnSettings] = {
 }  # fmt: skip
 KEY_VALUE = r".*\.attn2\.to_[kv]\.weight"
 LAYOUTS = {  # of each method: the file, and the names in it
-    **dict.fromkeys(("esd", "uce", "rece", "stereo"), ("unet.safetensors", KEY_VALUE)),
+    **dict.fromkeys(("esd", "uce", "rece", "mace", "stereo"), ("unet.safetensors", KEY_VALUE)),
     "advunlearn": ("text_encoder/model.safetensors", r"text_model\..*"),
     "duo": ("pytorch_lora_weights.safetensors", r"unet\..*\.attn1\.to_(q|k|v|out\.0)\.lora\.(down|up)\.weight"),
     "spm": ("spm_last.safetensors", r"lora_unet_.*_attentions_.*\.(lora_down\.weight|lora_up\.weight|alpha)"),
