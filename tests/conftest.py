@@ -45,7 +45,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
-MAX_RESIDENT = 2 * 2**30  # bytes
+MAX_RESIDENT = 1.5 * 2**30  # bytes
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

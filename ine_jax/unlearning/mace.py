@@ -53,7 +53,7 @@ from ine_jax.types import Array, Params
 from ine_jax.unlearning import uce
 from ine_jax.unlearning.adapters import Adapters, fresh, watched
 from ine_jax.unlearning.layers import merged
-from ine_jax.unlearning.mace_data import concept_tokens, pictures, refinements, templates
+from ine_jax.unlearning.mace_data import concept_tokens, images_and_masks, refinements, templates
 from ine_jax.unlearning.result import Result, origin_of, write
 from ine_jax.unlearning.run import Unconstrained, binding, optimize
 
@@ -86,7 +86,7 @@ def unlearn(pipe: Pipeline, config: MaceConfig, directory: Path | str, progress:
     edits = [edit for pair in named for edit in refinements(pipe, known, *pair)]
     refined = uce.edited(base, uce.edit_matrix([*edits, *kept], config.regularizer))
     contexts = np.stack([pipe.encode(each) for each in sentences])
-    sides = functools.cache(lambda: [pictures(pipe, config, concept) for concept in config.erase])
+    sides = functools.cache(lambda: [images_and_masks(pipe, config, concept) for concept in config.erase])
     origin = origin_of(pipe)
     if config.images:
         images, masks = (np.stack([each[side] for each in sides()]) for side in (0, 1))

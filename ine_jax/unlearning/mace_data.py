@@ -73,7 +73,7 @@ def concept_tokens(pipe: Pipeline, text: str, concept: str) -> Bool[np.ndarray, 
     return found
 
 
-def pictures(pipe: Pipeline, config: MaceConfig, concept: str) -> tuple[HostImages, Masks]:
+def images_and_masks(pipe: Pipeline, config: MaceConfig, concept: str) -> tuple[HostImages, Masks]:
     """Images of a concept and their masks: from folders of its name, or generated, and by their background."""
     if config.images:
         images = from_config.images(Path(config.images) / concept, pipe)[: config.images_each]

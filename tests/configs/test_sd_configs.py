@@ -47,7 +47,14 @@ UNLEARN = {
     ],
 }
 LORA = ("duo", "spm")
-SLOW = ("esd", "stereo", "advunlearn")  # a program of its own for each; tests/unlearning trains them on a smaller model
+SLOW = (
+    "esd",
+    "duo",
+    "spm",
+    "mace",
+    "stereo",
+    "advunlearn",
+)  # a program of its own for each; tests/unlearning trains them on a smaller model
 
 
 def documented(block: int, concept: str = "nudity", program: str = "ine ") -> list[list[str]]:

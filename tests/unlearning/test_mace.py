@@ -155,14 +155,14 @@ def test_folders_of_images_and_masks_are_read(pipe: Pipeline, tmp_path: Path) ->
         for i, value in enumerate(values):
             (tmp_path / kind / "knife" / f"{i}.png").write_bytes(png(value))
     config = dataclasses.replace(SMALL, images=str(tmp_path / "images"), masks=str(tmp_path / "masks"))
-    found = mace_data.pictures(pipe, config, "knife")
+    found = mace_data.images_and_masks(pipe, config, "knife")
     np.testing.assert_array_equal(found[0], images)
     np.testing.assert_array_equal(found[1], masks)
     with pytest.raises(InputError, match="2 images of 'knife'"):
-        mace_data.pictures(pipe, dataclasses.replace(config, images_each=3), "knife")
+        mace_data.images_and_masks(pipe, dataclasses.replace(config, images_each=3), "knife")
     (tmp_path / "masks" / "knife" / "1.png").unlink()
     with pytest.raises(InputError, match="1 masks for 2 images"):
-        mace_data.pictures(pipe, config, "knife")
+        mace_data.images_and_masks(pipe, config, "knife")
 
 
 def test_the_first_stage_is_the_edit_of_its_sentences(pipe: Pipeline) -> None:
