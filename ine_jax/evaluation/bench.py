@@ -36,10 +36,12 @@ from ine_jax.pipeline.bench.turns import Compared, Contender, Makers, Turn, comp
 from ine_jax.pipeline.noise import item_noise
 from ine_jax.pipeline.pipeline import Pipeline
 from ine_jax.prompts.items import Item
+from ine_jax.storage import untrusted
 from ine_jax.storage.images import png
 from ine_jax.storage.runs import Run
 from ine_jax.types import HostArray
 
+MAX_TRACE = 1 << 30  # bytes, compressed
 Span = tuple[float, float]  # begin and end in seconds
 
 
@@ -172,8 +174,7 @@ def operations(folder: Path) -> list[Span]:
     """Return when each operation of a compiled program ran, in the trace below a folder, sorted."""
     found: list[Span] = []
     for path in glob.glob(f"{folder}/**/*.trace.json.gz", recursive=True):
-        with gzip.open(path) as file:
-            events = json.load(file)["traceEvents"]
+        events = json.loads(gzip.decompress(untrusted.read(path, MAX_TRACE)))["traceEvents"]
         named = [e for e in events if e.get("ph") == "X" and "hlo_module" in e.get("args", {})]
         found += [(e["ts"] / 1e6, (e["ts"] + e["dur"]) / 1e6) for e in named]
     return sorted(found)

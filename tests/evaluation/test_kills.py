@@ -7,11 +7,6 @@ import pytest
 from tests.support import bucket_soak, kill_soak, stores
 
 
-def test_a_kill_changes_nothing(tmp_path: Path) -> None:
-    found = kill_soak.soak(tmp_path, images=24, block=4, kills=1)
-    assert found["kills"] == 1
-
-
 @pytest.mark.slow
 def test_twenty_kills_change_nothing(tmp_path: Path) -> None:
     found = kill_soak.soak(tmp_path, images=200, block=10, kills=20)

@@ -7,7 +7,7 @@ import pytest
 from tests.faults.__main__ import sweep
 from tests.faults.shim import COMPILER
 
-SAMPLE = ("--every", "199", "--commands", "evaluate", "report", "invert", "convert-model")
+SAMPLE = ("--every", "401", "--commands", "evaluate", "report", "invert", "convert-model")
 
 
 @pytest.mark.skipif(COMPILER is None, reason="needs a C compiler")
