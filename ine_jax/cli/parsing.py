@@ -182,7 +182,7 @@ def _rejection(event: _errors.ParseErrorEvent, command: Command | None) -> Input
             return InputError(f"{prog}: {', '.join(missing)} missing", "", see)
         case _errors.InvalidChoice():
             return InputError(
-                f"{prog}: {event.argument.display_name()}: {event.value!r}", ", ".join(event.choices), see
+                f"{prog}: {event.argument.display_name()}: {event.value!r}", ", ".join(filter(None, event.choices)), see
             )
         case _errors.BadValue():
             return InputError(f"{prog}: {event.argument.display_name()} without its value", "", see)

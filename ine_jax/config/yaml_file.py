@@ -128,7 +128,7 @@ def _value(kind: object, value: object, where: str, path: str) -> object:
     if origin is typing.Literal:
         if value in arguments and type(value) is str:
             return value
-        raise _wrong(value, f"one of {', '.join(map(str, arguments))}", where, path)
+        raise _wrong(value, f"one of {', '.join(map(str, filter(None, arguments)))}", where, path)
     if origin is tuple:
         if not isinstance(value, list):
             raise _wrong(value, "a list", where, path)

@@ -207,6 +207,11 @@ REJECTED = {
         "allowed: sampling, inversion, evaluation, guards, cold-start",
         "next: see ine bench --help",
     ],
+    "bench --dtype float12": [
+        "ine bench: --dtype: 'float12'",
+        "allowed: float32, bfloat16",
+        "next: see ine bench --help",
+    ],
     "convert a": ["ine convert: target, --to missing", "next: see ine convert --help"],
     "invert --inversion.steps 0": [
         "ine invert: steps: 0",
