@@ -14,7 +14,8 @@ from ine_jax.storage.atomic import write_atomic
 if TYPE_CHECKING:
     from ine_jax.pipeline.bench.cold_start import StartResult
     from ine_jax.pipeline.bench.guards import GuardsResult
-    from ine_jax.pipeline.bench.turns import Compared, Matmul, Setting
+    from ine_jax.pipeline.bench.records import Setting
+    from ine_jax.pipeline.bench.turns import Compared, Matmul
 
 TERA, GIGA = 1e12, 1e9
 Result: TypeAlias = "Compared | GuardsResult | StartResult"
@@ -172,7 +173,7 @@ def _missing(reasons: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(f"{name} not measured: {reason}" for name, reason in reasons.items())
 
 
-def _heading(result: "Setting | StartResult") -> str:
+def _heading(result: "Setting") -> str:
     work = f"{result['what']}: {result['steps']} steps, batch {result['batch']}, {result['dtype']}"
     return f"{result['model']}, {work}, {result['device']}"
 

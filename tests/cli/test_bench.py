@@ -24,11 +24,24 @@ from ine_jax.errors import InputError
 from ine_jax.evaluation import bench as evaluation
 from ine_jax.inversion import bench as inversion
 from ine_jax.pipeline.bench import cold_start, guards, in_torch, model, sampling, turns
+from ine_jax.pipeline.bench.records import Setting
 from ine_jax.pipeline.pipeline import Pipeline, load
 from ine_jax.report import speed
 from tests.support.paths import ROOT
 
-SETTING = {"model": "tiny", "steps": 2, "dtype": "float32", "device": "cpu x 1"}
+SETTING: Setting = {
+    "schema": 2,
+    "what": "",
+    "model": "tiny",
+    "batch": 2,
+    "steps": 2,
+    "latents": [8, 8, 4],
+    "repeats": 3,
+    "dtype": "float32",
+    "device": "cpu x 1",
+    "machine": "x86_64, 2 CPUs",
+    "versions": {},
+}
 SAMPLER = SamplerConfig(steps=2, batch=2)
 LEARNED = InversionConfig(steps=2, batch=2)
 

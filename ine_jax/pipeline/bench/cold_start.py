@@ -17,11 +17,12 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias, TypedDict, cast
+from typing import TypeAlias, TypedDict, cast
 
 from ine_jax import assets
 from ine_jax.config import BenchConfig, yaml_file
 from ine_jax.errors import IneError, InputError
+from ine_jax.pipeline.bench.records import Setting
 from ine_jax.pipeline.compile_cache import VARIABLE
 
 EMPTY, FULL, TORCH = "ine_jax, empty cache", "ine_jax, full cache", "torch"
@@ -30,11 +31,11 @@ PROMPT = "a photo of a cat"
 
 
 class Start(TypedDict):
-    """What one process reports: seconds and processor seconds of `PARTS`, and its setting (`turns.Setting`)."""
+    """What one process reports: seconds and processor seconds of `PARTS`, and its setting."""
 
     seconds: list[float]
     processor: list[float]
-    setting: dict[str, Any]
+    setting: Setting
 
 
 class StartTiming(TypedDict):
@@ -51,20 +52,9 @@ class StartTiming(TypedDict):
     processor_seconds: float
 
 
-class StartResult(TypedDict):
+class StartResult(Setting):
     """The result file; `missing` gives the reason for a start that did not run."""
 
-    schema: int
-    what: str
-    model: str
-    batch: int
-    steps: int
-    latents: list[int]
-    repeats: int
-    dtype: str
-    device: str
-    machine: str
-    versions: dict[str, str]
     rows: list[StartTiming]
     missing: dict[str, str]
 

@@ -27,10 +27,10 @@ from ine_jax.guidance import from_config as guards
 from ine_jax.guidance.base import Referring, phases
 from ine_jax.guidance.concept import Concept
 from ine_jax.pipeline.bench.model import pipeline
+from ine_jax.pipeline.bench.records import Setting
 from ine_jax.pipeline.bench.turns import (
     MATMUL,
     Matmul,
-    Setting,
     Times,
     matrix_product,
     network_flops,

@@ -27,6 +27,7 @@ from ine_jax.config import BenchConfig
 from ine_jax.config.commands import Baseline
 from ine_jax.errors import InputError
 from ine_jax.models.vae import Vae
+from ine_jax.pipeline.bench.records import Setting
 from ine_jax.pipeline.mesh import platform_of
 from ine_jax.pipeline.pipeline import Pipeline
 from ine_jax.pipeline.programs import native_unet
@@ -73,22 +74,6 @@ class Matmul(TypedDict):
     flops_per_second: float
     lowest: float
     highest: float
-
-
-class Setting(TypedDict):
-    """Model, shapes, machine and versions of a benchmark."""
-
-    schema: int
-    what: str
-    model: str
-    batch: int
-    steps: int
-    latents: list[int]
-    repeats: int
-    dtype: str
-    device: str
-    machine: str
-    versions: dict[str, str]
 
 
 class Compared(Setting):
