@@ -39,13 +39,15 @@ class Evaluate(Command):
         """Generate and score what is missing of this shard; a finished shard is left alone."""
         from ine_jax.evaluation import finished, generating
         from ine_jax.evaluation.prepare import prepare
-        from ine_jax.progress import Progress
+        from ine_jax.progress import Progress, note
         from ine_jax.storage.runs import writing
 
         config = self.config
         shard, heading = self._shard()
         ready = prepare(config, shard)
         plan, missing, scorers = ready.plan, ready.missing, ready.scorers
+        for each in plan.notes():
+            note(each)
         command = shards.without(line)
         behind = scorers.behind() if scorers and missing else None
         with writing(config.out, shard), Progress(max(1, missing), "images", unit="images") as progress:
@@ -65,7 +67,7 @@ class Evaluate(Command):
                 finished.mark(config, shard, scorers.names)
         done = f"{config.out}: {missing} images generated, {scored} scored"
         done += f", {measured} measured" if measured else ""
-        notes = plan.notes() + (generating.notes(run) if missing else [])
+        notes = generating.notes(run) if missing else []
         counts = {"generated": missing, "scored": scored, "measured": measured, "shard": list(shard)}
         lines = (*heading, *notes, done, f"next: ine report {config.out}")
         return Outcome(lines, {"out": config.out, **counts})

@@ -20,8 +20,11 @@ class Generate(Command):
         from ine_jax.pipeline import generation
 
         work = sources([self.config.model], self.config.unlearned)
-        wanted = generation.wanted_items(self.config) if work else generation.prepare(self.config).wanted
-        return self.planned(**work, images=len(wanted))
+        asked = generation.prompt_list(self.config)
+        if not work:  # nothing to download
+            generation.prepare(self.config)
+        work |= {"read": asked.reading.line()} if asked.reading else {}
+        return self.planned(**work, images=len(asked.items) * self.config.per_prompt)
 
     def run(self, line: Sequence[str]) -> Outcome:
         """Generate the images that the folder does not hold yet."""
@@ -32,7 +35,6 @@ class Generate(Command):
         with Progress(total, "images", unit="images", process=from_config.process_index()) as progress:
             done = generation.generate(self.config, progress)
         lines = [f"{done.out}: {done.made} images generated, {done.found} already complete"]
-        lines += filter(None, [done.read])
         if done.truncated:
             lines.append(f"{done.truncated} prompts exceed the length of the text encoder and were truncated")
         return Outcome(tuple(lines), dataclasses.asdict(done))

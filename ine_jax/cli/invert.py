@@ -20,14 +20,14 @@ class Invert(Command):
 
     def plan(self) -> Outcome:
         """Check models and image folders, and count the images of each concept."""
-        from ine_jax.storage.images import image_files
+        from ine_jax.storage.images import readable_images
 
         config = self.config
         work = sources(filter(None, (config.model, config.base)), config.unlearned)
         if config.inversion.method == "inversion":
             settings = concepts(config)
             work["steps"] = max(setting.steps for setting, _ in settings)
-            work["images"] = {setting.concept: len(image_files(folder)) for setting, folder in settings}
+            work["images"] = {setting.concept: len(readable_images(folder)) for setting, folder in settings}
         planned = self.planned(**work)
         return Outcome((*pods.heading(self.pod), *planned.lines), planned.result)
 
@@ -40,12 +40,12 @@ class Invert(Command):
         from ine_jax import inversion
         from ine_jax.pipeline import from_config
         from ine_jax.progress import Progress
-        from ine_jax.storage.images import image_files
+        from ine_jax.storage.images import readable_images
 
         config = self.config
         closed, settings = config.inversion.method == "rece", concepts(config)
         for _, folder in () if closed else settings:
-            image_files(folder)  # a wrong folder is reported before the model is loaded
+            readable_images(folder)  # a wrong one is reported before the model is loaded
         pipe = from_config.pipeline(config.model, config.revision, SamplerConfig(), config.unlearned)
         base = from_config.pipeline(config.base, config.base_revision, SamplerConfig()) if config.base else None
         images = [] if closed else [from_config.images(folder, pipe) for _, folder in settings]

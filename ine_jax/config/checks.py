@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Sequence
 
 from ine_jax.errors import InputError, shown
 
@@ -30,6 +31,13 @@ def check_seed(record: object) -> None:
     """Raise `InputError` unless the seed is 0 to 2^32 - 1."""
     seed: int = getattr(record, name := "seed")
     check(record, name, 0 <= seed <= MAX_SEED, f"0 to {MAX_SEED}")
+
+
+def check_names(name: str, labels: Sequence[str]) -> None:
+    """Raise `InputError` where two entries of the field `name` have the same label."""
+    twice = next((label for i, label in enumerate(labels) if label in labels[:i]), None)
+    if twice is not None:
+        raise InputError(f"{name}: two are named {twice!r}", f"{name} whose names differ", "give one another name")
 
 
 def is_file_name(text: str) -> bool:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, get_args
 
-from ine_jax.config.checks import check, check_min, check_seed
+from ine_jax.config.checks import check, check_min, check_names, check_seed
 from ine_jax.config.guards import GuardConfig, GuidanceConfig, NegativeConfig
 from ine_jax.config.lora import DuoConfig, MaceConfig, SpmConfig
 from ine_jax.config.methods import InversionConfig, Prompts, SamplerConfig
@@ -88,7 +88,7 @@ class InvertConfig(UnlearnedModel):
         super().__post_init__()
         check(self, "out", bool(self.out), "a directory")
         names = [each.concept for each in self.concepts]
-        check(self, "concepts", len(set(names)) == len(names), "concepts whose names differ")
+        check_names("concepts", names)
         check(self, "images", not (self.images and self.concepts), "either images or concepts")
         closed = self.inversion.method == "rece"
         check(self, "images", not (closed and self.images), "empty with inversion.method rece")
@@ -191,12 +191,10 @@ class EvaluateConfig:
         for name in ("models", "guards", "negatives", "prompts", "detectors"):
             check(self, name, bool(getattr(self, name)), "at least one")
         names = [model.label for model in self.models]
-        check(self, "models", len(set(names)) == len(names), "models whose names differ")
+        check_names("models", names)
         check(self, "reference", not self.reference or self.reference in names, f"one of {', '.join(names)}")
-        names = [guard.name for guard in self.guards]
-        check(self, "guards", len(set(names)) == len(names), "guards whose names differ")
-        names = [negative.name or negative.kind for negative in self.negatives]
-        check(self, "negatives", len(set(names)) == len(names), "negatives whose names differ")
+        check_names("guards", [guard.name for guard in self.guards])
+        check_names("negatives", [negative.name or negative.kind for negative in self.negatives])
         check(self, "out", bool(self.out), "a directory")
 
 

@@ -7,6 +7,7 @@ unknown key is an error.
 import dataclasses
 import difflib
 import math
+import re
 import types
 import typing
 from collections.abc import Hashable
@@ -27,7 +28,10 @@ _KINDS: dict[object, str] = {bool: "true or false", int: "a whole number", float
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader with limits on nesting and aliases, where a repeated key is an error."""
+    """The safe loader with limits on nesting and aliases, where a repeated key is an error.
+
+    As in YAML 1.2, `no`, `yes`, `on`, `off` and dates are text: a prompt or a word may be any of them.
+    """
 
     depth = 0
     aliases = 0
@@ -57,6 +61,14 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)  # type: ignore[arg-type]  # reports other nodes itself
 
 
+_Loader.yaml_implicit_resolvers = {
+    first: [each for each in found if each[0] not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp")]
+    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", _BOOL, list("tTfF"))
+
+
 def read_yaml(path: Path) -> dict[object, object]:
     """Parse one YAML mapping from `path`; anything else is an `InputError`."""
     return _parse(untrusted.read(path, MAX_BYTES, _rejected), str(path))
@@ -73,11 +85,13 @@ def _parse(raw: bytes, path: str) -> dict[object, object]:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "not YAML"
+        if "'\\t'" in problem:
+            raise InputError(f"{path}{place}: a tab", "spaces", "replace the tabs of the file by spaces") from error
         raise InputError(f"{path}{place}: {problem}", "plain YAML", "correct that line") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: {error}", "plain YAML in UTF-8", "correct the file") from error
     if not isinstance(data, dict):
-        raise InputError(f"{path}: holds {_name(data)}", "a mapping of field: value", "see configs/")
+        raise InputError(f"{path} is {_name(data)}", "a mapping of field: value", "see configs/")
     return data
 
 
@@ -105,7 +119,8 @@ def _record(cls: type[Any], data: object, where: str, path: str) -> object:
     if isinstance(data, str) and getattr(cls, "shorthand", False):
         data = {dataclasses.fields(cls)[0].name: data}
     if not isinstance(data, dict):
-        raise InputError(f"{label}: holds {_name(data)}", f"the fields of {cls.__name__}", "indent them below")
+        names = ", ".join(field.name for field in dataclasses.fields(cls))
+        raise InputError(f"{label} is {_name(data)}", f"the fields {names}", "write each on an indented line below it")
     known = {field.name for field in dataclasses.fields(cls)}
     for key in data:
         if key not in known:

@@ -111,8 +111,9 @@ def _target(path: Path, form: Format, item: StoredEmbedding) -> Path:
     if path.is_dir():
         path = path / f"{item.name}{form.suffixes[0]}"
     if path.suffix not in form.suffixes:
-        allowed = f"a name that ends in {' or '.join(form.suffixes)}, or a folder"
-        raise InputError(f"{path.name} for format {form.name}", allowed, "change the name")
+        allowed = f"a name that ends in {' or '.join(form.suffixes)}, or an existing folder"
+        given = f"target {path}: {path.suffix or 'no suffix'}, which is not a file of {form.name}"
+        raise InputError(given, allowed, f"name it {path.with_suffix(form.suffixes[0]).name}")
     if path.exists() or path.is_symlink():
         raise _exists(path)
     return path

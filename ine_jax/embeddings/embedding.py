@@ -80,13 +80,16 @@ class Embedding:
         embeddings give equal bytes.
 
         Raises:
-            InputError: non-finite values, a wrong rank or dtype, or a name without the suffix.
+            InputError: non-finite values, a wrong rank or dtype, a name without the suffix, or no such folder.
             OSError: the path cannot be written.
         """
         target = Path(path)
         if target.suffix != ".safetensors":
             given = f"embedding file {target.name}"
             raise InputError(given, "a name that ends in .safetensors", "change the name; for other tools: ine convert")
+        if not target.parent.is_dir():
+            given = f"embedding file {target}: no folder {target.parent}"
+            raise InputError(given, "an existing folder", "make it, or correct the path")
         try:
             _check_vectors(np.asarray(self.vectors))
         except FormatError as error:

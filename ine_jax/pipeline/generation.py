@@ -27,7 +27,7 @@ from ine_jax.pipeline import from_config
 from ine_jax.pipeline.checking import check_call
 from ine_jax.pipeline.latents import Latents
 from ine_jax.pipeline.pipeline import STEPS, Pipeline
-from ine_jax.progress import Progress, stop_requests
+from ine_jax.progress import Progress, note, stop_requests
 from ine_jax.prompts import PromptSet
 from ine_jax.prompts.items import Item, alike, named
 from ine_jax.storage.atomic import clear, lock, write_atomic
@@ -45,7 +45,7 @@ BATCHES_PER_CALL = 4
 
 @dataclass(frozen=True)
 class Generated:
-    """Images `made` now, and `found` complete before; `read` is how the prompt file was read.
+    """Images `made` now, and `found` complete before.
 
     `truncated` are prompts longer than the text encoder reads, `seconds_per_image` is of those made now.
     """
@@ -55,7 +55,6 @@ class Generated:
     found: int
     truncated: int
     seconds_per_image: float | None
-    read: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,9 +95,11 @@ def prepare(config: GenerateConfig) -> Prepared:
 
 
 def generate(config: GenerateConfig, progress: Progress | None = None) -> Generated:
-    """Generate the images of a config that its folder does not hold yet."""
+    """Generate the images of a config that its folder does not hold yet; first print how its prompt file was read."""
     ready = prepare(config)
-    done = write_images(
+    if ready.asked.reading:
+        note(ready.asked.reading.line())
+    return write_images(
         ready.pipe,
         ready.wanted,
         config.out,
@@ -109,7 +110,6 @@ def generate(config: GenerateConfig, progress: Progress | None = None) -> Genera
         scaled=ready.guard,
         noise=ready.noise,
     )
-    return dataclasses.replace(done, read=ready.asked.reading.line() if ready.asked.reading else "")
 
 
 def prompt_list(config: GenerateConfig) -> PromptSet:

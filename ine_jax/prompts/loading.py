@@ -39,9 +39,9 @@ class Reading:
         """The facts as one line of text."""
         read = ", ".join(field if name == field else f"{field} from {name}" for field, name in self.columns.items())
         taken = f", {self.items} selected{f' by {self.select}' if self.select else ''}"
-        odd = {"empty prompts": self.empty, "ids made distinct": self.duplicates, "characters replaced": self.replaced}
-        odd["sizes ignored, which no model can generate"] = self.resized
-        notes = "".join(f", {count} {what}" for what, count in odd.items() if count)
+        odd = {"empty prompts": self.empty, "ids made distinct": self.duplicates, "replaced characters": self.replaced}
+        odd["ignored sizes, which no model can generate"] = self.resized
+        notes = "".join(f", {what}: {count}" for what, count in odd.items() if count)
         return f"{self.file}: {self.rows} rows{taken if self.items < self.rows else ''} ({read}){notes}"
 
 

@@ -34,6 +34,14 @@ def image_files(folder: str | Path, most: int = MAX_IMAGES) -> list[Path]:
     return files
 
 
+def readable_images(folder: str | Path) -> list[Path]:
+    """List the image files of `folder`, each decoded once; InputError for one that cannot be read."""
+    files = image_files(folder)
+    for path in files:
+        read_image(path)
+    return files
+
+
 def read_images(folder: str | Path, height: int, width: int) -> UInt8[np.ndarray, "n h w 3"]:
     """Return the images of `folder` in the order of their names, each as `read_image`."""
     return np.stack([read_image(path, height, width) for path in image_files(folder)])

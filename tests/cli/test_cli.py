@@ -111,6 +111,8 @@ WRONG = [
     "invert --inversion.templates bare {} photo",
     "invert --images empty",
     "invert --images absent",
+    "invert --images text",
+    "invert --images text --dry-run",
     "invert --images whole.safetensors",
     "invert --model ./absent/model --images flat --dry-run",
     "generate",

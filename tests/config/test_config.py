@@ -75,6 +75,12 @@ inversion:
     assert isinstance(read.inversion.learning_rate, float)
 
 
+def test_words_that_older_yaml_reads_as_values_are_text(tmp_path: Path) -> None:
+    read = yaml_file.load(write(tmp_path, "words: [no, yes, on, off, 2020-01-02]"), NegativeConfig)
+    assert read.words == ("no", "yes", "on", "off", "2020-01-02")
+    assert yaml_file.load(write(tmp_path, "full: true"), DemoConfig).full
+
+
 def test_reads_lists_of_records(tmp_path: Path) -> None:
     text = """
 models: [tiny, tiny-unlearned-0]
@@ -117,8 +123,9 @@ negatives:
         ("inversion: {norm: .inf}", "inversion.norm is inf", "change inversion.norm"),
         ("inversion: {templates: [no slot]}", "inversion.templates", "change templates"),
         ("inversion: {templates: []}", "inversion.templates", "change templates"),
-        ("inversion: 3", "inversion: holds 3", "indent them below"),
-        ("inversion:", "inversion: holds empty", "indent them below"),
+        ("inversion: 3", "inversion is 3", "write each on an indented line below it"),
+        ("inversion:", "inversion is empty", "write each on an indented line below it"),
+        ("model: 010", "model is 8", "put it in quotes"),
         ("model: 3", "model is 3", 'put it in quotes: "3"'),
         ("model: ''", "model: ''", "change model"),
         ("model: [a]", "model is a list", "change model"),
@@ -126,10 +133,10 @@ negatives:
         ("inversion: {steps: 3, steps: 4}", "key 'steps' given twice", "correct that line"),
         ("? [a]\n: b", "a key that is not text", "correct that line"),
         ("model: [", "line 1", "correct that line"),
-        ("\tmodel: tiny", "line 1", "correct that line"),
-        ("- a\n- b", "holds a list", "see configs/"),
-        ("just text", "holds the text 'just text'", "see configs/"),
-        ("", "holds empty", "see configs/"),
+        ("\tmodel: tiny", "line 1, column 1: a tab", "replace the tabs of the file by spaces"),
+        ("- a\n- b", "is a list", "see configs/"),
+        ("just text", "is the text 'just text'", "see configs/"),
+        ("", "is empty", "see configs/"),
         ("model: !!python/object/apply:os.system ['true']", "could not determine a constructor", "correct that line"),
         ("model: &a tiny\nimages: *b", "undefined alias", "correct that line"),
         ("[" * 40 + "]" * 40, "levels", "correct that line"),

@@ -226,12 +226,14 @@ def test_saving_refuses_what_loading_would(tmp_path: Path, bad: np.ndarray) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-def test_saving_refuses_another_suffix_and_a_file_as_folder(tmp_path: Path) -> None:
+def test_saving_refuses_another_suffix_and_makes_no_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"\.safetensors"):
         Embedding(vectors()).save(tmp_path / "e.pt")
     (tmp_path / "file").write_text("x")
-    with pytest.raises(NotADirectoryError):
-        Embedding(vectors()).save(tmp_path / "file" / "e.safetensors")
+    for folder in ("file", "absent"):
+        with pytest.raises(InputError, match=f"no folder .*{folder}"):
+            Embedding(vectors()).save(tmp_path / folder / "e.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 @given(st.text(min_size=1, max_size=200))

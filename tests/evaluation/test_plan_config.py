@@ -133,7 +133,7 @@ def test_a_bundled_embedding_is_given_by_its_name(tmp_path: Path, monkeypatch: p
 
 def test_names_differ(tmp_path: Path) -> None:
     guards = (GuardConfig("a"), GuardConfig("a", GuidanceConfig(3.0)))
-    with pytest.raises(InputError, match="guards whose names differ"):
+    with pytest.raises(InputError, match="guards: two are named 'a'\nallowed: guards whose names differ"):
         grid(tmp_path, guards, (NegativeConfig(),))
     one, two = NegativeConfig(words="knife"), NegativeConfig(words="gun")
     for clash in ((one, two), (NegativeConfig(name="explicit"), one)):

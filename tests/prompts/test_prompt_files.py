@@ -181,8 +181,8 @@ def test_names_of_columns_and_ids_cannot_speak_to_a_terminal(
 def test_what_was_read_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "p.csv"
     path.write_bytes(b"adv_prompt,idx\na\xff,1\n,1\n")
-    line = "p.csv: 2 rows (prompt from adv_prompt, id from idx), 1 empty prompts, 1 ids made distinct, "
-    assert reading(path).line() == line + "1 characters replaced"
+    line = "p.csv: 2 rows (prompt from adv_prompt, id from idx), empty prompts: 1, ids made distinct: 1, "
+    assert reading(path).line() == line + "replaced characters: 1"
     assert cli.main(["evaluate", "--prompts", str(path), "attack", "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert line in out and "attack.jsonl:" not in out

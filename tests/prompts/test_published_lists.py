@@ -187,7 +187,7 @@ def test_sizes_of_photos_are_ignored_with_one_line(tmp_path: Path) -> None:
     found = load(tmp_path / "coco.csv")
     assert found.items == (Item("139", "a cat", 7), Item("285", "a dog", 8, height=640, width=640))
     assert found.reading is not None and found.reading.resized == 1
-    assert "1 sizes ignored, which no model can generate" in found.reading.line()
+    assert "ignored sizes, which no model can generate: 1" in found.reading.line()
 
 
 def test_the_table_names_every_set(capsys: pytest.CaptureFixture[str]) -> None:
