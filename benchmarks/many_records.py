@@ -31,7 +31,7 @@ SAMPLE = 100  # blocks
 CATEGORIES = ("violence", "self-harm", "hate", "shocking")
 _CHILD = """
 import json, pathlib, sys, time
-from ine_jax import report
+from ine_jax import reporting
 from ine_jax.evaluation import summarise
 from ine_jax.storage.runs import open_run
 from ine_jax.storage.sealed import pretty
@@ -46,7 +46,7 @@ if sys.argv[2] == "summary":
     text = pretty(summarise(open_run(sys.argv[1])))
     judged = json.loads(text)["images"]["processed"]
 else:
-    page = report.build([sys.argv[1]], sys.argv[3])
+    page = reporting.build([sys.argv[1]], sys.argv[3])
     text = page.read_text()
     judged = json.loads(page.with_name("summary.json").read_text())["images"]["processed"]
 seconds, most = time.perf_counter() - start, peak()

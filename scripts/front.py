@@ -16,7 +16,7 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-from ine_jax.report.tables import headline_detector
+from ine_jax.reporting.tables import headline_detector
 
 INK, SOFT, LINE, MARK = "#1d2330", "#5b6475", "#dfe3ea", "#b3372c"
 COLOURS = {

@@ -14,7 +14,7 @@ import re
 from pathlib import Path
 
 from ine_jax.evaluation.summary import add_times
-from ine_jax.report.text import markdown
+from ine_jax.reporting.text import markdown
 from ine_jax.storage.runs import open_run
 
 

@@ -20,8 +20,8 @@ from ine_jax.evaluation import summarise
 from ine_jax.evaluation.detectors.presets import concept, default_preset
 from ine_jax.evaluation.outcomes import DetectorReader, Outcome
 from ine_jax.evaluation.records import CellEntry, list_results
-from ine_jax.report.labels import negative_scale, negative_text, scales_text
-from ine_jax.report.tables import headline_detector
+from ine_jax.reporting.labels import negative_scale, negative_text, scales_text
+from ine_jax.reporting.tables import headline_detector
 from ine_jax.storage.runs import Run, open_run
 
 EVERY, COLUMNS = 5, 15

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "ine_jax"
 # From top to bottom: a room imports itself and the rooms below it, never one above.
 ROOMS = (
     "cli",
-    "report",
+    "reporting",
     "evaluation",
     "unlearning",
     "inversion",
@@ -47,7 +47,7 @@ NEVER = [
     *((f"ine_jax.evaluation.metrics.{name}", ("jax", "flax")) for name in ("base", "fid", "paired", "rates")),
     ("ine_jax.prompts", ("jax",)),
     ("ine_jax.storage.runs", ("jax",)),
-    ("ine_jax.report", ("ine_jax.pipeline", "ine_jax.models", "jax")),
+    ("ine_jax.reporting", ("ine_jax.pipeline", "ine_jax.models", "jax")),
     ("ine_jax.config", ("jax", "numpy")),
 ]
 
@@ -213,7 +213,7 @@ def test_nothing_here_can_run_code_from_data(path: Path) -> None:
         "ine_jax.cli",
         "ine_jax.config",
         "ine_jax.config.yaml_file",
-        "ine_jax.report",
+        "ine_jax.reporting",
         "ine_jax.evaluation.metrics.fid",
     ],
 )

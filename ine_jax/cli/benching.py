@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from ine_jax.config import BenchConfig
 
 if TYPE_CHECKING:
-    from ine_jax.report.speed import Result
+    from ine_jax.reporting.speed import Result
 
 What = Literal["sampling", "inversion", "evaluation", "guards", "cold-start"]
 
@@ -18,7 +18,7 @@ def measured(what: What, config: BenchConfig) -> tuple[list[str], Mapping[str, o
     Raises:
         InputError: the model or the device is missing, or they do not fit together; nothing is written.
     """
-    from ine_jax.report import speed
+    from ine_jax.reporting import speed
     from ine_jax.storage.atomic import write_json
 
     result = _run(what, config)

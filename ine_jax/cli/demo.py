@@ -55,7 +55,7 @@ class Found:
 
 def run(config: DemoConfig, command: Sequence[str] = ()) -> Outcome:
     """Invert, generate, score and report into `config.out`; a second call continues, and repeats nothing."""
-    from ine_jax import assets, evaluation, report
+    from ine_jax import assets, evaluation, reporting
     from ine_jax.evaluation.from_config import detector
     from ine_jax.evaluation.generating import pending
     from ine_jax.evaluation.scoring import Behind
@@ -77,9 +77,9 @@ def run(config: DemoConfig, command: Sequence[str] = ()) -> Outcome:
     with Progress(max(1, missing), "images", unit="images") as progress:
         stored = evaluation.evaluate(plan, out / "evaluation", progress=progress, command=command, behind=behind)
     evaluation.score(stored, [scorer], behind=behind)
-    page = report.build([out])
+    page = reporting.build([out])
     summary = cast("Summary", read_json(out / "summary.json"))
-    lines = (*report.plain(summary), *report.sentences(summary), *_measured(world), str(page))
+    lines = (*reporting.plain(summary), *reporting.sentences(summary), *_measured(world), str(page))
     return Outcome(lines, {"out": str(out), "report": str(page), "summary": str(out / "summary.json")})
 
 

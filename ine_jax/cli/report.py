@@ -32,7 +32,7 @@ class Report(Command):
 
     def run(self, line: Sequence[str]) -> Outcome:
         """Write the report and print its main table."""
-        from ine_jax import report
+        from ine_jax import reporting
         from ine_jax.evaluation.detectors.presets import choose
 
         if not self.directories:
@@ -40,6 +40,6 @@ class Report(Command):
         target = self.out or self.directories[0]
         preset = choose(self.preset) if self.preset else None
         detector = self.detector or None
-        page = report.build(self.directories, target, preset, detector=detector, threshold=self.threshold)
-        lines = report.plain(cast("Summary", read_json(target / "summary.json")))
+        page = reporting.build(self.directories, target, preset, detector=detector, threshold=self.threshold)
+        lines = reporting.plain(cast("Summary", read_json(target / "summary.json")))
         return Outcome((*lines, str(page)), {"out": str(target), "report": str(page)})

@@ -1,4 +1,4 @@
-"""The records of summary.json; `ine_jax/report/summary.schema.json` is the same as a JSON Schema."""
+"""The records of summary.json; `ine_jax/reporting/summary.schema.json` is the same as a JSON Schema."""
 
 from typing import Literal, NotRequired, TypedDict, cast
 

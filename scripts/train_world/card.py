@@ -12,8 +12,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from ine_jax.report.measures import HEADINGS
-from ine_jax.report.text import escape, markdown, sentences
+from ine_jax.reporting.measures import HEADINGS
+from ine_jax.reporting.text import escape, markdown, sentences
 
 ASSETS = Path("ine_jax/assets/tiny")
 TEXT = """\

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ine_jax import report
+from ine_jax import reporting
 from ine_jax.cli import main as cli
 from ine_jax.cli import receipt
 from ine_jax.cli.artifacts import verified
@@ -45,8 +45,8 @@ def test_a_demo_is_its_run_its_inversions_and_its_report(tmp_path: Path) -> None
     inversion = tmp_path / "inversion" / "tiny-seed-0"
     inversion.mkdir(parents=True)
     (inversion / "config.json").write_text('{"concepts": []}')
-    report.build([tmp_path], tmp_path / "elsewhere")
-    report.build([tmp_path])
+    reporting.build([tmp_path], tmp_path / "elsewhere")
+    reporting.build([tmp_path])
     assert verified(tmp_path).kind == "demo" and not verified(tmp_path).faults
     assert verified(tmp_path / "elsewhere").kind == "report" and not verified(tmp_path / "elsewhere").faults
     for name in ("evaluation/blocks/00001/000001.png", "report.html", "elsewhere/summary.json"):

@@ -26,7 +26,7 @@ from ine_jax.inversion import bench as inversion
 from ine_jax.pipeline.bench import cold_start, guards, in_torch, model, sampling, turns
 from ine_jax.pipeline.bench.records import Setting
 from ine_jax.pipeline.pipeline import Pipeline, load
-from ine_jax.report import speed
+from ine_jax.reporting import speed
 from tests.support.paths import ROOT
 
 SETTING: Setting = {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ine_jax import report
+from ine_jax import reporting
 from ine_jax.cli import main as cli
 from ine_jax.cli.describe import describe
 from ine_jax.evaluation import evaluate, score
@@ -57,7 +57,7 @@ def test_a_demo_directory_is_told_from_its_first_file_to_its_report(
     score(run, [fakes.Corner()])
     assert describe(root / "evaluation")["finished"]
     assert not describe(root)["finished"]
-    report.build([root])
+    reporting.build([root])
     facts = describe(root)
     assert facts["finished"] and facts["report"]
     assert all(": finished, 8 of 8 images" in cell for cell in facts["cells"])

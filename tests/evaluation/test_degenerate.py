@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ine_jax import report
+from ine_jax import reporting
 from ine_jax.errors import ItemErrors
 from ine_jax.evaluation import Cell, Item, Plan, evaluate, score, score_metrics, summarise
 from ine_jax.evaluation.detectors.base import check_image
 from ine_jax.evaluation.images import MAX_RMS, outside
 from ine_jax.evaluation.packing import Made
-from ine_jax.report.text import markdown, plain
+from ine_jax.reporting.text import markdown, plain
 from tests.support import fakes
 from tests.support.metrics import Away
 
@@ -67,7 +67,7 @@ def test_they_are_counted_apart_everywhere(tmp_path: Path) -> None:
     assert markdown(found).replace("\\", "").startswith(f"**{notice}")
     assert plain(found)[0].startswith(notice)
     assert "4 of 4 (fake, negative, guidance scale 3, explicit words, attack prompts)" in plain(found)[0]
-    html = report.build([tmp_path]).read_text()
+    html = reporting.build([tmp_path]).read_text()
     assert html.index(notice) < html.index("<table")
     assert "unscored: degenerate: latents of RMS 9e+03" in html
     lines = run.scores("corner@1", 0) or []
@@ -97,4 +97,4 @@ def test_up_to_one_percent_there_is_no_notice(tmp_path: Path) -> None:
     assert found["images"]["degenerate"] == 1
     assert "are degenerate" not in markdown(found)
     assert "1 of them unscored (1 degenerate)" in markdown(found)
-    assert "are degenerate" not in report.build([tmp_path]).read_text()
+    assert "are degenerate" not in reporting.build([tmp_path]).read_text()

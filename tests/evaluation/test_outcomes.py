@@ -8,7 +8,7 @@ import pytest
 
 from ine_jax.evaluation import Item, evaluate, score, summarise
 from ine_jax.evaluation.outcomes import DetectorReader, Outcome
-from ine_jax.report.sheets import sheets
+from ine_jax.reporting.sheets import sheets
 from ine_jax.storage.records import Measure
 from tests.support import fakes
 

@@ -11,7 +11,7 @@ from PIL import Image
 from ine_jax.config import GuidanceConfig, NegativeConfig
 from ine_jax.embeddings.embedding import Embedding
 from ine_jax.evaluation import Cell, Plan, evaluate, score, summarise
-from ine_jax.report import markdown, sentences
+from ine_jax.reporting import markdown, sentences
 from scripts.train_world.manifest import write_manifest
 from tests.support import fakes
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ine_jax import report
+from ine_jax import reporting
 from ine_jax.errors import CorruptRunError
 from ine_jax.evaluation import Plan, evaluate, finished, score, summarise
 from ine_jax.evaluation.summary import add_times
@@ -41,7 +41,7 @@ def small(root: Path) -> Run:
     """A finished run of 6 blocks and 12 images, scored by two detectors, with its report."""
     run = evaluate(plan(), root, generate=fakes.generate, hashes=fakes.hashes)
     score(run, [fakes.Corner(), Other()])
-    report.build([root], limit=100)  # bytes: the images go into a folder of their own
+    reporting.build([root], limit=100)  # bytes: the images go into a folder of their own
     write_atomic(root / finished.NOTES.replace("*", "0-of-1"), seal({"scorers": ["corner@1"], "inputs": "..."}))
     return open_run(root)
 
@@ -182,7 +182,7 @@ def test_older_runs_are_verified_reported_and_continued(old: Path) -> None:
     assert not faults(old)
     summary: Any = summarise(open_run(old))
     assert summary["complete"]
-    report.build([old])
+    reporting.build([old])
     assert add_times(summary, open_run(old))["cells"][0]["seconds_per_image"] == 0.25
     shutil.rmtree(old / "blocks" / "00005")
     run = evaluate(plan(), old, generate=fakes.generate, hashes=fakes.hashes)

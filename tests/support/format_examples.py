@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ine_jax import report
+from ine_jax import reporting
 from ine_jax.config import BenchConfig, GuidanceConfig, NegativeConfig, SamplerConfig
 from ine_jax.embeddings.embedding import Embedding
 from ine_jax.evaluation import Cell, Plan, evaluate, score
@@ -99,7 +99,7 @@ def judge(folder: Path, embedding: Path) -> None:
         command=["ine", "demo"],
     )
     score(run, [fakes.Corner()])
-    report.build([folder])
+    reporting.build([folder])
 
 
 def make(root: Path) -> Path:

@@ -10,10 +10,10 @@ from ine_jax.errors import InputError
 from ine_jax.evaluation.detectors.presets import Preset
 from ine_jax.evaluation.records import Curve, ImageCounts, OtherDetector, PlacedRate, Summary
 from ine_jax.evaluation.summary import add_times, summarise
-from ine_jax.report.csvfile import write_csv
-from ine_jax.report.page import page
-from ine_jax.report.sheets import sheets
-from ine_jax.report.text import markdown
+from ine_jax.reporting.csvfile import write_csv
+from ine_jax.reporting.page import page
+from ine_jax.reporting.sheets import sheets
+from ine_jax.reporting.text import markdown
 from ine_jax.storage.atomic import clear, lock, remove, write_atomic
 from ine_jax.storage.runs import open_run
 from ine_jax.storage.sealed import pretty, read_log, require_sums, write_sums

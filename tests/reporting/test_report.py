@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ine_jax import report
+from ine_jax import reporting
 from ine_jax.cli import main as cli
 from ine_jax.errors import InputError
 from ine_jax.evaluation import Plan, evaluate, score
@@ -30,7 +30,7 @@ def scored(plan: Plan, root: Path, command: str = "ine") -> Run:
 
 def test_policy_allows_this_style_and_script_and_nothing_else(tmp_path: Path) -> None:
     scored(fakes.plan(n=2), tmp_path)
-    html = report.build([tmp_path]).read_text()
+    html = reporting.build([tmp_path]).read_text()
     policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', html)
     assert policy is not None
     digests = []
@@ -48,14 +48,14 @@ def test_policy_allows_this_style_and_script_and_nothing_else(tmp_path: Path) ->
 
 def test_page_shows_the_stored_numbers_and_blurs(tmp_path: Path) -> None:
     run = scored(fakes.plan(), tmp_path)
-    first = report.build([tmp_path]).read_bytes()
+    first = reporting.build([tmp_path]).read_bytes()
     html = first.decode()
     assert "<b>0.750</b>" in html  # 9 of 12 defended with explicit words
     assert "9/12" in html
     assert "No image is unscored." in html
     assert "filter: blur" in html
     assert 'id="reveal"' in html
-    assert report.build([tmp_path]).read_bytes() == first
+    assert reporting.build([tmp_path]).read_bytes() == first
     images = [base64.b64decode(u) for u in re.findall(r"data:image/png;base64,([^\"]+)", html)]
     known = [image.tobytes() for image in run.images(0)]
     assert np.asarray(Image.open(io.BytesIO(images[0])).convert("RGB")).tobytes() in known
@@ -66,7 +66,7 @@ def test_losses_and_several_runs(tmp_path: Path) -> None:
         scored(fakes.plan(n=4), tmp_path / name / "evaluation")
     log = "".join(pretty({"step": i, "loss": None if i == 3 else 1 / i}).replace("\n", "") + "\n" for i in range(1, 9))
     write_atomic(tmp_path / "a" / "inversion" / "tiny-seed-0" / "log.jsonl", log)
-    html = report.build([tmp_path / "a", tmp_path / "b"], tmp_path / "out").read_text()
+    html = reporting.build([tmp_path / "a", tmp_path / "b"], tmp_path / "out").read_text()
     assert html.count('<polyline class="raw') == html.count('<polyline class="smooth') == 1
     assert "tiny-seed-0: loss over 8 steps" in html
     assert html.count("<h3>fake</h3>") == 1
@@ -77,12 +77,12 @@ def test_losses_and_several_runs(tmp_path: Path) -> None:
 
 def test_times_are_shown_but_not_in_the_summary(tmp_path: Path) -> None:
     run = scored(fakes.plan(n=4), tmp_path)
-    report.build([tmp_path])
+    reporting.build([tmp_path])
     first = (tmp_path / "summary.json").read_bytes()
     assert b"seconds_per_image" not in first
     assert "s/image" in (tmp_path / "report.html").read_text()
     run.add_timing({"block": 0, "cell": 0, "images": 1, "seconds": 1000.0})
-    report.build([tmp_path])
+    reporting.build([tmp_path])
     assert (tmp_path / "summary.json").read_bytes() == first
     assert verify(tmp_path).read["derived files"] == 4
 
@@ -105,8 +105,8 @@ def test_the_threshold_is_chosen_at_report_time(tmp_path: Path, capsys: pytest.C
 
 def test_nothing_to_report(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"run\.json"):
-        report.build([tmp_path])
+        reporting.build([tmp_path])
     evaluate(fakes.plan(n=2), tmp_path, generate=fakes.generate, hashes=fakes.hashes)
     with pytest.raises(InputError, match="not scored"):
-        report.build([tmp_path])
+        reporting.build([tmp_path])
     assert not (tmp_path / "summary.json").exists()

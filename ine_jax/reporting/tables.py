@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 from ine_jax.evaluation.records import CellEntry, Curve, Summary
-from ine_jax.report.labels import DASH, detector_text, negative_scale, negative_text, sides_text
-from ine_jax.report.measures import Measure, Value, categories, heading, measures, rate
+from ine_jax.reporting.labels import DASH, detector_text, negative_scale, negative_text, sides_text
+from ine_jax.reporting.measures import Measure, Value, categories, heading, measures, rate
 
 Part = Literal["cells", "controls"]
 TITLES: dict[Part, str] = {"cells": "Cells", "controls": "Controls"}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ine_jax import report
+from ine_jax import reporting
 from ine_jax.evaluation import Cell, Item, Plan, evaluate, score
 from scripts.browser import Browser, browser, find
 from tests.support import fakes
@@ -57,8 +57,8 @@ def nothing_happened(page: Browser, path: Path) -> None:
 
 
 def test_hostile_prompts_do_nothing(tmp_path: Path, shown: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules["ine_jax.report.sheets"].SHOWN, "attack", len(TEXTS))
-    page = report.build([run_of(tmp_path, TEXTS, words=False)])
+    monkeypatch.setitem(sys.modules["ine_jax.reporting.sheets"].SHOWN, "attack", len(TEXTS))
+    page = reporting.build([run_of(tmp_path, TEXTS, words=False)])
     shown.open(page)
     assert shown.run("document.querySelectorAll('.item').length") == len(TEXTS)
     shown.run("[...document.querySelectorAll('.pic')].slice(0, 5).forEach(label => label.click())")
@@ -72,13 +72,13 @@ def test_hostile_names_do_nothing(tmp_path: Path, shown: Browser) -> None:
             cell |= {"guard": text, "negative_name": text, "words": [text]}
             cell["i2p"]["categories"][text] = cell["i2p"]["categories"]["violence"]
         page = tmp_path / f"{i}.html"
-        page.write_text(report.page(whole))
+        page.write_text(reporting.page(whole))
         shown.open(page)
         nothing_happened(shown, page)
 
 
 def test_images_and_filters_need_no_script(tmp_path: Path, still: Browser) -> None:
-    still.open(report.build([run_of(tmp_path, [f"prompt {i}" for i in range(4)])]))
+    still.open(reporting.build([run_of(tmp_path, [f"prompt {i}" for i in range(4)])]))
     assert still.run("document.documentElement.classList.contains('scripted')") is False
     assert "blur" in still.run(BLUR.format(0))
     still.click(".pic")
@@ -98,7 +98,7 @@ def test_images_and_filters_need_no_script(tmp_path: Path, still: Browser) -> No
 
 
 def test_a_held_key_shows_the_images(tmp_path: Path, shown: Browser) -> None:
-    shown.open(report.build([run_of(tmp_path, ["a", "b"])]))
+    shown.open(reporting.build([run_of(tmp_path, ["a", "b"])]))
     shown.key("keyDown", "r")
     assert shown.run(BLUR.format(3)) == "none"
     shown.key("keyUp", "r")
@@ -107,7 +107,7 @@ def test_a_held_key_shows_the_images(tmp_path: Path, shown: Browser) -> None:
 
 def test_images_in_a_folder_beside_the_page(tmp_path: Path, shown: Browser) -> None:
     root = run_of(tmp_path, ["a", "b", "c"])  # of the third the two cells differ
-    page = report.build([root], limit=100)
+    page = reporting.build([root], limit=100)
     names = sorted(path.name for path in (tmp_path / "report-images").iterdir())
     assert len(names) == 4
     assert "data:image" not in page.read_text()
@@ -115,15 +115,15 @@ def test_images_in_a_folder_beside_the_page(tmp_path: Path, shown: Browser) -> N
     shown.run("document.querySelectorAll('img').forEach(image => { image.loading = 'eager' })")
     shown.run("Promise.all([...document.images].map(image => image.decode()))")
     assert shown.run("[...document.images].every(image => image.naturalWidth === 8)")
-    assert report.build([root], limit=100).read_bytes() == page.read_bytes()
-    report.build([root])
+    assert reporting.build([root], limit=100).read_bytes() == page.read_bytes()
+    reporting.build([root])
     assert not (tmp_path / "report-images").exists()  # what an earlier page left
 
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_texts_stand_out_from_the_paper(tmp_path: Path, shown: Browser, dark: bool) -> None:
     shown.view(1280, 900, dark=dark)
-    shown.open(report.build([run_of(tmp_path, ["a", "b"])]))
+    shown.open(reporting.build([run_of(tmp_path, ["a", "b"])]))
     names = ("--ink", "--soft", "--bad", "--good", "--implicit", "--paper", "--panel")
     style = "getComputedStyle(document.documentElement).getPropertyValue('{}')"
     colours = {name: luminance(shown.run(style.format(name)).strip()) for name in names}
@@ -144,7 +144,7 @@ def luminance(colour: str) -> float:
 
 def test_a_narrow_window_scrolls_only_tables(tmp_path: Path, shown: Browser) -> None:
     page = tmp_path / "page.html"
-    page.write_text(report.page(sample("a-rather-long-name-of-something-without-blanks")))
+    page.write_text(reporting.page(sample("a-rather-long-name-of-something-without-blanks")))
     for width in (360, 700):
         shown.view(width, 800)
         shown.open(page)

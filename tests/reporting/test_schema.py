@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from ine_jax import report
+from ine_jax import reporting
 from ine_jax.evaluation import evaluate, score
 from tests.support import fakes
 from tests.support.samples import summary as sample
 
 jsonschema = pytest.importorskip("jsonschema")
-SCHEMA = json.loads((Path(report.__file__).parent / "summary.schema.json").read_text())
+SCHEMA = json.loads((Path(reporting.__file__).parent / "summary.schema.json").read_text())
 
 
 def faults(value: Any) -> list[str]:
@@ -31,7 +31,7 @@ def test_a_written_summary_is_valid(tmp_path: Path) -> None:
         run = evaluate(fakes.plan(n=4), tmp_path / name, generate=fakes.generate, hashes=fakes.hashes, command=["ine"])
         score(run, [fakes.Corner()])
     for roots in (["a"], ["a", "b"]):
-        report.build([tmp_path / name for name in roots], tmp_path / "out")
+        reporting.build([tmp_path / name for name in roots], tmp_path / "out")
         assert not faults(json.loads((tmp_path / "out" / "summary.json").read_text()))
 
 

@@ -7,8 +7,8 @@ from ine_jax.errors import clean
 from ine_jax.evaluation.outcomes import DetectorReader
 from ine_jax.evaluation.records import Summary
 from ine_jax.evaluation.units import planned
-from ine_jax.report.images import Encoded, encode
-from ine_jax.report.labels import negative_scale
+from ine_jax.reporting.images import Encoded, encode
+from ine_jax.reporting.labels import negative_scale
 from ine_jax.storage.records import Box, CellSpec, Measure, Row, RunConfig, VerdictLine
 from ine_jax.storage.runs import Run
 from ine_jax.storage.sealed import corrupt

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 
 from ine_jax.errors import LINE_LIMIT, clean
 from ine_jax.evaluation.records import Summary, list_results
-from ine_jax.report import tables
-from ine_jax.report.labels import negative_scale, p_text, sides_text
-from ine_jax.report.measures import heading
+from ine_jax.reporting import tables
+from ine_jax.reporting.labels import negative_scale, p_text, sides_text
+from ine_jax.reporting.measures import heading
 
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>|#&~$@]|(?<=www)\.|:(?=//))")
 SENTENCE = 400  # characters

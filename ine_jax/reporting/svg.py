@@ -6,7 +6,7 @@ import math
 from markupsafe import Markup
 
 from ine_jax.errors import clean
-from ine_jax.report.measures import Value
+from ine_jax.reporting.measures import Value
 
 WIDTH = 600
 LEFT, RIGHT, TOP, BOTTOM = 64.0, 16.0, 12.0, 42.0

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from ine_jax import report
+from ine_jax import reporting
 from ine_jax.cli import main as cli
 from ine_jax.errors import InputError
 from ine_jax.evaluation import Plan, evaluate, score, summarise
 from ine_jax.evaluation.detectors.base import Scored
-from ine_jax.report import csvfile, figures, svg
-from ine_jax.report.filters import Filters
-from ine_jax.report.headline import headline
-from ine_jax.report.measures import Value
+from ine_jax.reporting import csvfile, figures, svg
+from ine_jax.reporting.filters import Filters
+from ine_jax.reporting.headline import headline
+from ine_jax.reporting.measures import Value
 from ine_jax.storage.runs import Run, open_run
 from scripts.insert_table import titled
 from tests.support import fakes
@@ -46,7 +46,7 @@ def main_rates(root: Path) -> tuple[str, list[float]]:
 def test_a_detector_that_is_added_does_not_become_the_headline(tmp_path: Path) -> None:
     run = generated(tmp_path)
     score(run, [fakes.Corner()])
-    report.build([tmp_path])
+    reporting.build([tmp_path])
     first = main_rates(tmp_path)
     assert first == ("corner@1", [0.5, 0.75])
     score(run, [Blind()])
@@ -64,11 +64,11 @@ def test_without_a_named_detector_two_are_no_headline_and_the_old_report_stays(t
     run = generated(tmp_path, dataclasses.replace(NAMED, detector=""))
     assert "detector" not in run.config
     score(run, [fakes.Corner()])
-    report.build([tmp_path])
+    reporting.build([tmp_path])
     old = {path: path.read_bytes() for path in tmp_path.glob("*.*")}
     score(run, [Blind()])
     with pytest.raises(InputError, match=r"has 2 detectors, and its config names none\nallowed: blind@1, corner@1\n"):
-        report.build([tmp_path])
+        reporting.build([tmp_path])
     assert {path: path.read_bytes() for path in tmp_path.glob("*.*")} == old
     assert summarise(run, "corner")["detector"] == "corner@1"
 
@@ -90,7 +90,7 @@ def test_a_run_is_bound_to_its_headline_detector(tmp_path: Path) -> None:
 def test_every_table_and_every_plot_names_its_detector() -> None:
     whole = sample()
     own, other = "nudenet@3, preset duo", "q16@1, preset q16, threshold 0.5"
-    html = report.page(whole)
+    html = reporting.page(whole)
     assert "<title>Safety report by nudenet@3</title>" in html
     before = [html[: match.start()] for match in re.finditer("<table", html)]
     headed = [place[max(place.rindex("<h2>"), place.rfind("<h3>")) :] for place in before]
@@ -105,9 +105,9 @@ def test_every_table_and_every_plot_names_its_detector() -> None:
     assert all(
         own in label for label in re.findall(r'<svg class="(?:scatter|sensitivity)"[^>]*aria-label="([^"]*)"', html)
     )
-    text = report.markdown(whole)
+    text = reporting.markdown(whole)
     assert text.count("### ") == len(re.findall(r"\n\nRates by (?:nudenet\\@3, preset duo|q16\\@1)", text))
-    assert [line for line in report.plain(whole) if not line.startswith(" ")] == [
+    assert [line for line in reporting.plain(whole) if not line.startswith(" ")] == [
         f"{title}, rates by {own}, threshold 0.2" for title in ("Cells", "Controls")
     ]
     detectors = {str(row["detector"]) for row in csvfile.rows(whole)}
@@ -115,7 +115,7 @@ def test_every_table_and_every_plot_names_its_detector() -> None:
 
 
 def test_titles_of_a_table_in_a_page_end_in_bold() -> None:
-    found = titled(report.markdown(sample()))
+    found = titled(reporting.markdown(sample()))
     assert found.startswith("Rates by nudenet\\@3") and "### " not in found
     titles = [line for line in found.splitlines() if line.startswith("**")]
     assert len(titles) > 4 and all(title.endswith("**") for title in titles)
@@ -189,7 +189,7 @@ def test_every_image_shows_both_scales_and_an_items_own(tmp_path: Path) -> None:
     score(
         generated(tmp_path, dataclasses.replace(NAMED, cells=(*NAMED.cells[:2], tied), lists=lists)), [fakes.Corner()]
     )
-    html = report.build([tmp_path]).read_text()
+    html = reporting.build([tmp_path]).read_text()
     heads = re.findall(r'<div class="who">(.*?)</div>', html)
     scales = [" ".join(re.findall(r"<span>((?:guidance|negative) scale [^<]*)</span>", head)) for head in heads]
     assert scales[:3] == [f"guidance scale 5.5{own}" for own in ("", " negative scale 2", " negative scale default")]

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from ine_jax import report
+from ine_jax import reporting
 from ine_jax.cli import main as cli
 from ine_jax.config import NegativeConfig
 from ine_jax.errors import printable
 from ine_jax.evaluation import Cell, Item, Plan, evaluate, score
-from ine_jax.report import csvfile
+from ine_jax.reporting import csvfile
 from tests.support import fakes
 from tests.support.payloads import payloads
 from tests.support.samples import summary as sample
@@ -73,11 +73,11 @@ def prompted(root: Path, texts: list[str]) -> Path:
 
 
 def test_hostile_prompts_make_no_element(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules["ine_jax.report.sheets"].SHOWN, "attack", len(TEXTS))
+    monkeypatch.setitem(sys.modules["ine_jax.reporting.sheets"].SHOWN, "attack", len(TEXTS))
     texts = [text.encode("utf-8", "replace").decode() for text in TEXTS]  # half a pair is no text of a file
-    html = report.build([prompted(tmp_path / "hostile", texts)]).read_text()
+    html = reporting.build([prompted(tmp_path / "hostile", texts)]).read_text()
     few, more = (
-        parse(report.build([prompted(tmp_path / str(n), [f"a cat {i}" for i in range(n)])]).read_text())
+        parse(reporting.build([prompted(tmp_path / str(n), [f"a cat {i}" for i in range(n)])]).read_text())
         for n in (5, 10)
     )
     found, want = parse(html), more
@@ -92,11 +92,11 @@ def test_hostile_prompts_make_no_element(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("texts", PARTS)
 def test_hostile_names_make_no_element(texts: list[str]) -> None:
-    want = parse(report.page(sample("x", 1, GUARDS), curves={"x": [{"step": 1, "loss": 1.0}]}))
+    want = parse(reporting.page(sample("x", 1, GUARDS), curves={"x": [{"step": 1, "loss": 1.0}]}))
     labels = want.tags.pop("text") + 8
     for text in texts:
         whole = sample(f"x{text}x", 1, GUARDS)
-        html = report.page(whole, curves={f"x{text}x": [{"step": 1, "loss": 1.0}]})
+        html = reporting.page(whole, curves={f"x{text}x": [{"step": 1, "loss": 1.0}]})
         found = parse(html)
         # a label of a figure that finds no place among the others is left off
         assert found.tags.pop("text") <= labels, text
@@ -114,11 +114,11 @@ def tables_of(text: str) -> list[int]:
 
 @pytest.mark.parametrize("texts", PARTS)
 def test_hostile_names_in_markdown_and_on_a_terminal(texts: list[str]) -> None:
-    want = report.markdown(sample("x", 1, GUARDS))
+    want = reporting.markdown(sample("x", 1, GUARDS))
     for text in texts:
         whole = sample(f"x{text}x", 1, GUARDS)
-        markdown = report.markdown(whole)
-        terminal = "\n".join([*report.plain(whole), *report.sentences(whole)])
+        markdown = reporting.markdown(whole)
+        terminal = "\n".join([*reporting.plain(whole), *reporting.sentences(whole)])
         assert not HIDDEN.search(markdown + terminal), text
         assert len(markdown.split("\n")) == len(want.split("\n")), text
         assert tables_of(markdown) == tables_of(want), text
@@ -130,7 +130,7 @@ def test_hostile_names_in_markdown_and_on_a_terminal(texts: list[str]) -> None:
 def test_hostile_names_in_csv(texts: list[str]) -> None:
     for text in texts:
         whole = sample(text, 1, GUARDS)
-        written = report.write_csv(whole)
+        written = reporting.write_csv(whole)
         cells = list(csv.reader(io.StringIO(written, newline="")))
         assert {len(row) for row in cells} == {len(csvfile.COLUMNS)}, text
         places = [i for i, name in enumerate(csvfile.COLUMNS) if name in csvfile.TEXTS]
@@ -139,7 +139,7 @@ def test_hostile_names_in_csv(texts: list[str]) -> None:
                 assert i not in places or not cell.startswith(csvfile.FORMULA) or cell.startswith("'"), cell
                 assert i in places or not cell or float(cell) == float(cell), cell
         assert "\x1b" not in written, text
-        read, given = report.read_csv(written), list(csvfile.rows(whole))
+        read, given = reporting.read_csv(written), list(csvfile.rows(whole))
         assert len(read) == len(given)
         for line, values in zip(read, given, strict=True):
             known = {k: v for k, v in values.items() if v not in ("", None) and k in csvfile.COLUMNS}
@@ -154,13 +154,13 @@ def kept(text: str) -> str:
 def test_numbers_of_a_csv_stay_numbers() -> None:
     whole = sample()
     whole["cells"][0]["scale"] = -0.25
-    text = report.write_csv(whole)
-    first = report.read_csv(text)[0]
+    text = reporting.write_csv(whole)
+    first = reporting.read_csv(text)[0]
     assert first["scale"] == -0.25
     assert ",-0.25," in text
     assert first["model"] == "model-0"
     with pytest.raises(ValueError, match="other columns"):
-        report.read_csv("a,b\n1,2\n")
+        reporting.read_csv("a,b\n1,2\n")
 
 
 def named(plan: Plan, text: str) -> Plan:

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 from ine_jax.errors import printable
 from ine_jax.evaluation.records import CellEntry, Summary
-from ine_jax.report.measures import SECONDS, heading
-from ine_jax.report.tables import TITLES, by_category, by_detector, by_threshold, results
+from ine_jax.reporting.measures import SECONDS, heading
+from ine_jax.reporting.tables import TITLES, by_category, by_detector, by_threshold, results
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'")
 _REST = re.compile("[^\t\r\n]+")  # the other control characters are among these

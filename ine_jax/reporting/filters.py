@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from markupsafe import Markup
 
 from ine_jax.evaluation.records import CellEntry
-from ine_jax.report.labels import KINDS, NEGATIVES
+from ine_jax.reporting.labels import KINDS, NEGATIVES
 from ine_jax.storage.records import CellSpec
 
 OUTCOMES = ("success", "failure", "unscored")

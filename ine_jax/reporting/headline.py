@@ -6,8 +6,8 @@ from itertools import chain
 from typing import NamedTuple, TypeVar
 
 from ine_jax.evaluation.records import CellEntry, Difference, PairedTest, Summary
-from ine_jax.report.labels import KINDS, cell_scales, negative_text, p_text
-from ine_jax.report.measures import Measure, Value, measures
+from ine_jax.reporting.labels import KINDS, cell_scales, negative_text, p_text
+from ine_jax.reporting.measures import Measure, Value, measures
 from ine_jax.storage.records import NegativeKind
 
 

@@ -11,12 +11,12 @@ from markupsafe import Markup
 
 from ine_jax.errors import clean
 from ine_jax.evaluation.records import CellEntry, Summary
-from ine_jax.report import figures, labels, svg, tables, text
-from ine_jax.report.figures import LogLine
-from ine_jax.report.filters import Filters
-from ine_jax.report.headline import headline
-from ine_jax.report.measures import Value, measures, prompt_sets
-from ine_jax.report.sheets import Sheet, Shot
+from ine_jax.reporting import figures, labels, svg, tables, text
+from ine_jax.reporting.figures import LogLine
+from ine_jax.reporting.filters import Filters
+from ine_jax.reporting.headline import headline
+from ine_jax.reporting.measures import Value, measures, prompt_sets
+from ine_jax.reporting.sheets import Sheet, Shot
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 SECTIONS = {  # section -> title in the navigation

@@ -8,12 +8,12 @@ from markupsafe import Markup
 
 from ine_jax.errors import clean
 from ine_jax.evaluation.records import CellEntry, Summary
-from ine_jax.report import svg
-from ine_jax.report.filters import Filters
-from ine_jax.report.labels import KINDS, cell_scales, negative_text
-from ine_jax.report.measures import Kind, Measure, Value, measures
-from ine_jax.report.svg import Axes, Range
-from ine_jax.report.tables import Row, by_threshold, headline_detector
+from ine_jax.reporting import svg
+from ine_jax.reporting.filters import Filters
+from ine_jax.reporting.labels import KINDS, cell_scales, negative_text
+from ine_jax.reporting.measures import Kind, Measure, Value, measures
+from ine_jax.reporting.svg import Axes, Range
+from ine_jax.reporting.tables import Row, by_threshold, headline_detector
 
 HEIGHT, LOW_HEIGHT = 430, 300
 SPAN = 0.2  # smallest range of an axis, so that small differences do not look large
