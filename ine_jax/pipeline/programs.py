@@ -116,9 +116,10 @@ def build(
     platform = devices.platform_of(mesh)
     decode, encode_images = _vae_programs(Vae(vae, dtype, platform), vae.scaling_factor, mesh, traces)
     if foreign_unet is None:
-        denoise = on_own_rows(native_unet(unet, dtype, platform), mesh)
+        network = on_own_rows(native_unet(unet, dtype, platform), mesh)
     else:
-        denoise = diffusers_unet(foreign_unet, dtype)
+        network = diffusers_unet(foreign_unet, dtype)
+    denoise = jax.jit(network)  # part of every loop, but traced once for all guards of as many rows
 
     def encode(params: Params, ids: TokenIds, learned: Float[Array, "row dim"]) -> Context:
         traces["encode"] += 1

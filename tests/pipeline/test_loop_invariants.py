@@ -48,7 +48,7 @@ def test_keys_and_values_of_the_texts_are_computed_once() -> None:
 
     @jax.jit
     def run(params: Params, context: jax.Array, noise: jax.Array) -> jax.Array:
-        denoise, texts = functools.partial(native_unet(SMALL, jnp.float32), params), Texts(context, context)
+        denoise, texts = functools.partial(jax.jit(native_unet(SMALL, jnp.float32)), params), Texts(context, context)
         return sample(denoise, ddim, ddim.tables(5), Cfg(3.0), texts, noise)
 
     compiled = run.lower(params, context, latents).compile({"xla_backend_optimization_level": "3"})

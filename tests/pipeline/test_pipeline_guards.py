@@ -1,7 +1,11 @@
 """Every guard in the pipeline, with words and with an embedding: one program for both; images belong to items."""
 
+import dataclasses
+import itertools
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,6 +17,7 @@ from ine_jax.guidance import Cfg, Negative, Safree, Sld
 from ine_jax.guidance import from_config as guards
 from ine_jax.guidance.concept import Concept
 from ine_jax.guidance.safree import Overlong
+from ine_jax.models.layers import sinusoidal_embedding
 from ine_jax.pipeline.pipeline import Pipeline, load
 from tests.support.tiny_pipeline import SIDE, WIDTH
 
@@ -112,6 +117,32 @@ def test_presets_of_equal_rows_share_a_program(pipe: Pipeline) -> None:
         pipe("cat", guidance=guard, negative="knife", seeds=5, steps=STEPS)
         counts.append(pipe.compiles)
     assert counts[0] == counts[2]
+
+
+def test_scales_negatives_and_models_share_a_loop(pipe: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """4 guards x 3 scales x 3 negatives x 2 models: a loop per guard, the network traced once per number of rows."""
+    grid = {name: METHODS[name] for name in ("cfg", "safree", "casg")}  # 2, 2 and 3 rows: casg has one entry
+    grid["sld-max"] = GuidanceConfig(W, method="sld", sld=SldConfig("max"))  # 3 rows
+    halved = jax.tree.map(lambda values: 0.5 * values, pipe.parts.unet_params)
+    models = pipe, pipe.with_unet(halved)
+    traced = []
+
+    def features(timesteps: jax.Array, *rest: Any) -> jax.Array:
+        traced.append(timesteps.shape)
+        return sinusoidal_embedding(timesteps, *rest)
+
+    monkeypatch.setattr("ine_jax.models.unet.sinusoidal_embedding", features)
+    before = pipe.programs.traces["sample"]
+    images = set()
+    for guard, scale, negative, model in itertools.product(
+        grid.values(), (2.0, W, 5.0), ("knife", "a red apple", learned()), models
+    ):
+        chosen = guards.guidance(dataclasses.replace(guard, scale=scale), True, model)
+        options: Any = {"guidance": chosen, "negative": negative, "batch_size": 7, "steps": 2, "output": "latents"}
+        images.add(model("a knife", **options).tobytes())
+    assert len(images) > 3 * 18  # a setting reaches its image; SAFREE leaves prompts alone that lack the concept
+    assert pipe.programs.traces["sample"] - before == len(grid)
+    assert sorted(traced) == [(14,), (21,)]  # rows that no other test uses: programs are shared
 
 
 def test_safree_of_a_prompt_of_the_concept_itself_is_projected(pipe: Pipeline) -> None:
