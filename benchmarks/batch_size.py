@@ -34,7 +34,9 @@ def main() -> None:
     print(f"{'':28}{'latents':>10}{'pixel':>8}{'visible':>9}")
     for name, guard in GUARDS.items():
         both = [
-            pipe(prompts, guidance=guard, negative=learned, seeds=seeds, steps=STEPS, batch_size=n, output="latents")
+            pipe(
+                prompts, guidance=guard, negative=learned, seeds=seeds, steps=STEPS, batch_size=n, output="latents"
+            ).latents
             for n in (8, 16)
         ]
         a, b = (pipe.decode(latents, 8).astype(int) for latents in both)

@@ -34,7 +34,7 @@ def latents(pipe: Pipeline, items: list[Item], scale: float, negative: ine_jax.E
         seeds=[item.seed for item in items],
         steps=STEPS,
         output="latents",
-    )
+    ).latents
 
 
 def main() -> None:

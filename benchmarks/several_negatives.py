@@ -75,7 +75,7 @@ def main() -> None:
                     negative=concept,
                     seeds=[item.seed for item in items],
                     steps=STEPS,
-                )
+                ).arrays
                 hits = []
                 for item, verdict in zip(items, detector.detect(images), strict=True):
                     assert isinstance(verdict, Scored)  # noqa: S101  an image of a real model

@@ -11,36 +11,75 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ine_jax.api import evaluate, invert, report, unlearn
+    from ine_jax.config import (
+        ConceptConfig,
+        DetectorConfig,
+        EvaluateConfig,
+        GuardConfig,
+        GuidanceConfig,
+        InversionConfig,
+        InvertConfig,
+        ModelConfig,
+        NegativeConfig,
+        PromptsConfig,
+        SamplerConfig,
+        UnlearnConfig,
+    )
+    from ine_jax.embeddings.conversion import convert
     from ine_jax.embeddings.embedding import Embedding
     from ine_jax.guidance import Casg, Cfg, DynamicNegative, Gated, Interval, Negative, NoGuidance, SafeDenoiser, Safree
     from ine_jax.guidance.concept import Concept
     from ine_jax.guidance.sld import Sld, sld_preset
     from ine_jax.pipeline.pipeline import load
+    from ine_jax.pipeline.samples import Samples
 
 __version__ = "0.1.0"
-# Modules of the public names; those not listed here are guards.
-_HOME = {
-    "Concept": "ine_jax.guidance.concept",
-    "Embedding": "ine_jax.embeddings.embedding",
-    "load": "ine_jax.pipeline.pipeline",
-}
 __all__ = [
     "Casg",
     "Cfg",
     "Concept",
+    "ConceptConfig",
+    "DetectorConfig",
     "DynamicNegative",
     "Embedding",
+    "EvaluateConfig",
     "Gated",
+    "GuardConfig",
+    "GuidanceConfig",
     "Interval",
+    "InversionConfig",
+    "InvertConfig",
+    "ModelConfig",
     "Negative",
+    "NegativeConfig",
     "NoGuidance",
+    "PromptsConfig",
     "SafeDenoiser",
     "Safree",
+    "SamplerConfig",
+    "Samples",
     "Sld",
+    "UnlearnConfig",
     "__version__",
+    "convert",
+    "evaluate",
+    "invert",
     "load",
+    "report",
     "sld_preset",
+    "unlearn",
 ]
+# Modules of the public names; those not listed here are guards.
+_HOME = {
+    "Concept": "ine_jax.guidance.concept",
+    "Embedding": "ine_jax.embeddings.embedding",
+    "Samples": "ine_jax.pipeline.samples",
+    "convert": "ine_jax.embeddings.conversion",
+    "load": "ine_jax.pipeline.pipeline",
+    **dict.fromkeys(("evaluate", "invert", "report", "unlearn"), "ine_jax.api"),
+    **{name: "ine_jax.config" for name in __all__ if name.endswith("Config")},
+}
 
 
 def __getattr__(name: str) -> object:

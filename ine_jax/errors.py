@@ -73,6 +73,10 @@ class InputError(IneError):
     exit_code = 2
 
 
+class InputTypeError(InputError, TypeError):
+    """An argument of a wrong type or name, in a call from Python."""
+
+
 class NumericalError(IneError):
     """A computation left the finite numbers and could not go on."""
 

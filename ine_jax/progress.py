@@ -57,12 +57,13 @@ class Progress:
         stream: TextIO | io.StringIO | None = None,
         process: int = 0,
         unit: str = "steps",
+        shown: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Prepare to show `total` units of work on `stream` (standard error); processes other than 0 stay silent."""
+        """Prepare to show `total` units of work on `stream` (standard error), on process 0 and where `shown`."""
         self.total, self.label, self.unit = total, clean(label), unit
         self.stream = sys.stderr if stream is None else stream
-        self.shown = process == 0
+        self.shown = shown and process == 0
         self.clock = clock
         self._bar: Bar | None = None
         self._start: tuple[float, int] | None = None

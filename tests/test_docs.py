@@ -224,11 +224,12 @@ def test_the_examples_say_how_they_were_made() -> None:
     assert len(EXAMPLES) >= 15
 
 
-def test_the_ten_lines_of_the_readme_run_as_printed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    ((_, code),) = blocks(ROOT / "README.md", "python")
+def test_the_ten_lines_of_the_readme_run_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (_, code), _ = blocks(ROOT / "README.md", "python")
     names: dict[str, Any] = {}
     exec(compile(code, "README.md", "exec"), names)  # noqa: S102  our own text
     plain, guarded = names["plain"], names["guarded"]
-    assert plain.shape == guarded.shape == (2, 64, 64, 3) and plain.dtype == np.uint8
-    assert (plain != guarded).any()
+    assert plain.arrays.shape == guarded.arrays.shape == (4, 64, 64, 3) and plain.arrays.dtype == np.uint8
+    assert (plain.arrays != guarded.arrays).any()
+    assert len(list((tmp_path / "stilettos").glob("*.png"))) == 4

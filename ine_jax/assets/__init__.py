@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import re
 from pathlib import Path
 
@@ -89,6 +90,11 @@ def embedding(name: str) -> Path:
         known = ", ".join(embeddings()) or "none in this installation"
         raise InputError(f"embedding {name}", f"a .safetensors file, or a bundled one: {known}", "check the name")
     return folder() / "embeddings" / f"{name}.safetensors"
+
+
+def file_of(given: str | os.PathLike[str]) -> Path:
+    """File of a bundled embedding by name, else the path itself."""
+    return embedding(str(given)) if isinstance(given, str) and given in embeddings() else Path(given)
 
 
 def concept_images(given: str = "") -> Path:

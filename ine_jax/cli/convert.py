@@ -16,8 +16,8 @@ Formats = Literal["native", "diffusers-bin", "a1111-pt", "a1111", "comfyui", "sd
 class Convert(Command):
     """Convert an embedding to the format of another tool; the new file is read back and compared."""
 
-    source: tyro.conf.Positional[Path] = tyro.MISSING
-    """Embedding file; its format is detected."""
+    source: tyro.conf.Positional[str] = tyro.MISSING
+    """Embedding file, whose format is detected, or a bundled name."""
     target: tyro.conf.Positional[Path] = tyro.MISSING
     """New file, or a folder for it."""
     to: Formats = tyro.MISSING

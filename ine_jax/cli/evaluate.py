@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, cast
 
+from ine_jax import api
 from ine_jax.cli import shards
 from ine_jax.cli.command import Command, Flat, Outcome, sources
 from ine_jax.config import EvaluateConfig
@@ -37,40 +38,13 @@ class Evaluate(Command):
 
     def run(self, line: Sequence[str]) -> Outcome:
         """Generate and score what is missing of this shard; a finished shard is left alone."""
-        from ine_jax.evaluation import finished, generating
-        from ine_jax.evaluation.prepare import prepare
-        from ine_jax.progress import Progress, note
-        from ine_jax.storage.runs import writing
-
-        config = self.config
         shard, heading = self._shard()
-        ready = prepare(config, shard)
-        plan, missing, scorers = ready.plan, ready.missing, ready.scorers
-        for each in plan.notes():
-            note(each)
-        command = shards.without(line)
-        behind = scorers.behind() if scorers and missing else None
-        with writing(config.out, shard), Progress(max(1, missing), "images", unit="images") as progress:
-            run = generating.evaluate(
-                plan,
-                config.out,
-                generate=ready.generate,
-                hashes=ready.models.__getitem__,
-                shard=shard,
-                progress=progress,
-                command=command,
-                behind=behind,
-            )
-            scored, measured = scorers.score(run, shard=shard, behind=behind) if scorers else (0, 0)
-            scored += missing  # each was scored as soon as its block was stored
-            if scorers and scorers.finished(run, shard):
-                finished.mark(config, shard, scorers.names)
-        done = f"{config.out}: {missing} images generated, {scored} scored"
-        done += f", {measured} measured" if measured else ""
-        notes = generating.notes(run) if missing else []
-        counts = {"generated": missing, "scored": scored, "measured": measured, "shard": list(shard)}
-        lines = (*heading, *notes, done, f"next: ine report {config.out}")
-        return Outcome(lines, {"out": config.out, **counts})
+        did = api.evaluate(self.config, shard=shard, command=shards.without(line))
+        done = f"{did.out}: {did.generated} images generated, {did.scored} scored"
+        done += f", {did.measured} measured" if did.measured else ""
+        counts = {"generated": did.generated, "scored": did.scored, "measured": did.measured, "shard": list(shard)}
+        lines = (*heading, *did.notes, done, f"next: ine report {did.out}")
+        return Outcome(lines, {"out": self.config.out, **counts})
 
     def _shard(self) -> tuple[tuple[int, int], list[str]]:
         """This process's part of the blocks, and a line about it where there are several parts."""

@@ -1,14 +1,13 @@
 """`ine invert`: recover one or several concepts from an unlearned model."""
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated
 
+from ine_jax import api
 from ine_jax.cli import pods
 from ine_jax.cli.command import Command, Flat, Outcome, sources
-from ine_jax.config import InversionConfig, InvertConfig, PodConfig, SamplerConfig
+from ine_jax.config import InvertConfig, PodConfig
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Invert(Command):
         config = self.config
         work = sources(filter(None, (config.model, config.base)), config.unlearned)
         if config.inversion.method == "inversion":
-            settings = concepts(config)
+            settings = api.concepts(config)
             work["steps"] = max(setting.steps for setting, _ in settings)
             work["images"] = {setting.concept: len(readable_images(folder)) for setting, folder in settings}
         planned = self.planned(**work)
@@ -37,49 +36,7 @@ class Invert(Command):
             return self._run()
 
     def _run(self) -> Outcome:
-        from ine_jax import inversion
-        from ine_jax.pipeline import from_config
-        from ine_jax.progress import Progress
-        from ine_jax.storage.images import readable_images
-
-        config = self.config
-        closed, settings = config.inversion.method == "rece", concepts(config)
-        for _, folder in () if closed else settings:
-            readable_images(folder)  # a wrong one is reported before the model is loaded
-        pipe = from_config.pipeline(config.model, config.revision, SamplerConfig(), config.unlearned)
-        base = from_config.pipeline(config.base, config.base_revision, SamplerConfig()) if config.base else None
-        images = [] if closed else [from_config.images(folder, pipe) for _, folder in settings]
-        steps = 1 if closed else max(setting.steps for setting, _ in settings)
-        with Progress(steps, "inversion", process=from_config.process_index()) as progress:
-            if closed and base is not None:
-                found = [inversion.derive(pipe, base, config.inversion, config.out, progress)]
-            elif config.concepts:
-                found = inversion.invert_many(pipe, images, [s for s, _ in settings], config.out, progress, base=base)
-            else:
-                found = [inversion.invert(pipe, images[0], settings[0][0], config.out, progress, base=base)]
+        found = api.invert(self.config)
         lines = tuple(f"{r.embedding.token}  loss {r.losses[-1]:.4f}  {r.path}" for r in found)
         values = [{"token": r.embedding.token, "path": str(r.path), "loss": float(r.losses[-1])} for r in found]
-        return Outcome(lines, {"out": config.out, "embeddings": values})
-
-
-def concepts(config: InvertConfig) -> list[tuple[InversionConfig, Path]]:
-    """Settings and image folder of every concept of the run."""
-    from ine_jax import assets
-
-    if not config.concepts:
-        return [(config.inversion, assets.concept_images(config.images))]
-    shared = config.inversion
-    return [
-        (
-            dataclasses.replace(
-                shared,
-                concept=c.concept,
-                init=c.init,
-                words=c.words,
-                seed=c.seed,
-                steps=shared.steps if c.steps is None else c.steps,
-            ),
-            Path(c.images),
-        )
-        for c in config.concepts
-    ]
+        return Outcome(lines, {"out": self.config.out, "embeddings": values})

@@ -3,16 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
 
 import tyro
 
+from ine_jax import api
 from ine_jax.cli.command import Command, Outcome
 from ine_jax.errors import InputError
-from ine_jax.storage.weight_files import read_json
-
-if TYPE_CHECKING:
-    from ine_jax.evaluation.records import Summary
 
 
 @dataclass(frozen=True)
@@ -33,13 +29,10 @@ class Report(Command):
     def run(self, line: Sequence[str]) -> Outcome:
         """Write the report and print its main table."""
         from ine_jax import reporting
-        from ine_jax.evaluation.detectors.presets import choose
 
         if not self.directories:
             raise InputError("ine report: no run directory", "one or more", "name one that `ine evaluate` wrote")
-        target = self.out or self.directories[0]
-        preset = choose(self.preset) if self.preset else None
-        detector = self.detector or None
-        page = reporting.build(self.directories, target, preset, detector=detector, threshold=self.threshold)
-        lines = reporting.plain(cast("Summary", read_json(target / "summary.json")))
-        return Outcome((*lines, str(page)), {"out": str(target), "report": str(page)})
+        names = {"detector": self.detector, "preset": self.preset}
+        made = api.report(self.directories, self.out, **names, threshold=self.threshold)
+        lines = reporting.plain(made.summary)
+        return Outcome((*lines, str(made.page)), {"out": str(made.page.parent), "report": str(made.page)})

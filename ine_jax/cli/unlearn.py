@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated
 
+from ine_jax import api
 from ine_jax.cli import pods
 from ine_jax.cli.command import Command, Flat, Outcome, sources
-from ine_jax.config import DuoConfig, PodConfig, SamplerConfig, UnlearnConfig
+from ine_jax.config import DuoConfig, PodConfig, UnlearnConfig
 from ine_jax.errors import InputError
 
 
@@ -35,15 +35,5 @@ class Unlearn(Command):
             return self._run()
 
     def _run(self) -> Outcome:
-        from ine_jax.evaluation.from_config import shows as from_detectors
-        from ine_jax.pipeline import from_config
-        from ine_jax.progress import Progress
-        from ine_jax.unlearning.methods import unlearn
-
-        config, settings = self.config, self.config.settings
-        pipe = from_config.pipeline(config.model, config.revision, SamplerConfig())
-        preserved = from_config.images(Path(config.preserve_images), pipe) if config.preserve_images else None
-        shows = from_detectors(settings.detectors) if isinstance(settings, DuoConfig) else ()
-        with Progress(settings.steps, "unlearning", process=from_config.process_index()) as progress:
-            written = unlearn(pipe, settings, Path(config.out), progress, preserved, shows).path
-        return Outcome((str(written),), {"out": config.out, "weights": [str(written)]})
+        written = str(api.unlearn(self.config).path)
+        return Outcome((written,), {"out": self.config.out, "weights": [written]})

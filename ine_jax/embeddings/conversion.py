@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ine_jax import assets
 from ine_jax.embeddings.containers import FormatError, OpenedFile, not_an_embedding, open_file
 from ine_jax.embeddings.embedding import slug
 from ine_jax.embeddings.formats import FORMATS
@@ -39,8 +40,8 @@ def detect_format(file: OpenedFile) -> Format:
 
 
 def read_embedding(path: str | os.PathLike[str], *, space: str = "") -> tuple[StoredEmbedding, Format]:
-    """Read an embedding of any format; `space` is what a plain array is, "token" or "context"."""
-    file = open_file(Path(path), space)
+    """Read an embedding of any format, or a bundled one by name; `space` is that of a plain array, token or context."""
+    file = open_file(assets.file_of(path), space)
     form = detect_format(file)
     try:
         return form.read(file), form
@@ -64,6 +65,7 @@ def convert(
     The vectors keep dtype and bits, except that bfloat16 becomes float32 of the same values in npy and npz.
 
     Args:
+        source: a file of any format, or the name of a bundled embedding.
         target: a new file, or a folder for a file named by the embedding.
         token: a new name.
         space: what a plain array is, "token" or "context".

@@ -20,6 +20,7 @@ import jax
 import numpy as np
 from flax.core import FrozenDict
 
+from ine_jax import assets
 from ine_jax.embeddings.containers import SCHEMA, FormatError, OpenedFile, parse_safetensors, read_capped, sealed
 from ine_jax.errors import InputError
 from ine_jax.storage.atomic import write_atomic
@@ -73,6 +74,12 @@ class Embedding:
         """The word for the embedding in a prompt: `<slug>`."""
         return f"<{slug(self.concept)}>"
 
+    def __repr__(self) -> str:
+        """Token, space and shape, without the numbers."""
+        shape, dtype = getattr(self.vectors, "shape", None), getattr(self.vectors, "dtype", None)
+        origin = f", from {self.base_model}" if self.base_model else ""
+        return f"Embedding({self.token}, {self.space} space, {shape} {dtype}{origin})"
+
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the embedding to `path` (`.safetensors`) and return the path; `ine convert` writes other formats.
 
@@ -125,13 +132,13 @@ class Embedding:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Embedding":
-        """Read a `.safetensors` file of `save`, or of any textual-inversion trainer for diffusers.
+        """Read a bundled embedding by name, a file of `save`, or one of any textual-inversion trainer for diffusers.
 
         Files of other tools, and pickles, first go through `ine convert`. Raises InputError for any other file: over 64
         MiB, several tensors, another rank or dtype, NaN or infinity, and where a file of `save` was changed. A token
         that no prompt can hold, such as "*", is replaced by its slug.
         """
-        source = Path(path)
+        source = assets.file_of(path)
         try:
             arrays, metadata = parse_safetensors(read_capped(source))
             space = metadata.get("space", "token")

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from ine_jax import assets
 from ine_jax.config.checks import is_file_name
 from ine_jax.embeddings.embedding import Embedding
-from ine_jax.errors import InputError
+from ine_jax.errors import InputError, InputTypeError
 
 # (prompts, embeddings whose tokens they contain) -> contexts [B, T, D] and the position of each prompt's end token [B]
 Encode: TypeAlias = Callable[[Sequence[str], Sequence[Embedding]], tuple[np.ndarray, np.ndarray]]
@@ -126,7 +126,7 @@ def as_concept(negative: NegativeLike) -> Concept | None:
     if all(isinstance(each, Embedding) for each in given):
         return Concept(embeddings=given)  # type: ignore[arg-type]
     kinds = ", ".join(sorted({type(each).__name__ for each in given}))
-    raise InputError(f"a negative of {kinds}", "phrases, or embeddings", "use Concept to give both, with a blend")
+    raise InputTypeError(f"a negative of {kinds}", "phrases, or embeddings", "use Concept to give both, with a blend")
 
 
 def _loaded(part: Part) -> str | Embedding:
@@ -134,5 +134,5 @@ def _loaded(part: Part) -> str | Embedding:
     if isinstance(part, os.PathLike):
         return Embedding.load(part)
     if isinstance(part, str) and (part in assets.embeddings() or is_file_name(part)):
-        return Embedding.load(assets.embedding(part) if part in assets.embeddings() else part)
+        return Embedding.load(part)
     return part

@@ -3,12 +3,13 @@
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 from jaxtyping import Float
 
 from ine_jax.config import GuidanceConfig
-from ine_jax.errors import InputError
+from ine_jax.errors import InputError, InputTypeError
 from ine_jax.guidance.base import Guidance, NoGuidance
 from ine_jax.guidance.casg import Casg
 from ine_jax.guidance.cfg import Cfg
@@ -74,9 +75,18 @@ def _padded(columns: Float[np.ndarray, "column dim"]) -> Float[np.ndarray, "padd
     return np.pad(columns, ((0, -len(columns) % COLUMNS), (0, 0)))
 
 
-def resolve(guidance: Guidance | None, negative: Concept | None, negative_scale: float | None) -> Guidance:
-    """Return the guard of a call: CFG by default; with a negative scale, CFG with a negative row of its own."""
-    guard = Cfg(GuidanceConfig.scale) if guidance is None else guidance
+def resolve(guidance: Guidance | float | None, negative: Concept | None, negative_scale: float | None) -> Guidance:
+    """Return the guard of a call: CFG for a guidance scale or None; with a negative scale, with a row for the negative.
+
+    Raises:
+        InputTypeError: `guidance` is neither a number nor a guard.
+        InputError: a negative scale without a negative, or beside a guard other than CFG.
+    """
+    number = GuidanceConfig.scale if guidance is None else guidance
+    guard = Cfg(float(number)) if isinstance(number, Real) and not isinstance(number, bool) else number
+    if not isinstance(guard, Guidance):
+        allowed = "a number (the guidance scale), or a guard such as Cfg(7.5)"
+        raise InputTypeError(f"guidance: {guidance!r}", allowed, "change guidance")
     if negative_scale is None:
         return guard
     if negative is None:

@@ -49,8 +49,8 @@ class InversionResult:
 
     embedding: Embedding
     path: Path
-    steps: np.ndarray
-    losses: np.ndarray
+    steps: np.ndarray = dataclasses.field(repr=False)
+    losses: np.ndarray = dataclasses.field(repr=False)
 
 
 def paper_setting(concept: str, **changes: Any) -> InversionConfig:

@@ -208,7 +208,7 @@ def _make(
                 width=width,
                 noise=noise if isinstance(noise, str) else noise([items[i] for i in places]),
                 noise_layout="NHWC" if isinstance(noise, str) else noise.layout,
-            )
+            ).arrays
             for task in pending:
                 task.result()
             files = [folder / names[i] for i in places]

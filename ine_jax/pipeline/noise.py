@@ -3,7 +3,7 @@
 A `NoiseMode` chooses the random generator of the seeds: JAX's own, or that of `torch.randn` (`torch_noise`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import TypeAlias
 
@@ -14,7 +14,7 @@ from jaxtyping import UInt32
 
 from ine_jax.config.checks import MAX_SEED
 from ine_jax.config.methods import LatentsLayout, NoiseMode
-from ine_jax.errors import InputError
+from ine_jax.errors import InputError, InputTypeError
 from ine_jax.pipeline.latents import as_noise
 from ine_jax.pipeline.torch_noise import torch_noise
 from ine_jax.types import AnyArray, HostArray, HostLatents, Latents, LatentShape
@@ -25,6 +25,8 @@ Seeds: TypeAlias = int | np.integer | Sequence[int] | np.ndarray
 def item_seeds(seeds: Seeds, count: int) -> UInt32[np.ndarray, "count"]:
     """Return one seed per item; a single number s means s, s + 1, s + 2, ..."""
     given = range(int(seeds), int(seeds) + count) if isinstance(seeds, int | np.integer) else seeds
+    if not isinstance(given, Iterable) or not all(isinstance(seed, int | np.integer) for seed in given):
+        raise InputTypeError(f"seeds {seeds!r}", "a whole number, or several", "change seeds")
     values = [int(seed) for seed in given]
     if len(values) != count:
         raise InputError(f"{len(values)} seeds for {count} prompts", "one seed per prompt, or one number", "fix seeds")

@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -23,16 +23,18 @@ from ine_jax.models.checkpoints.configs import config_json
 from ine_jax.models.checkpoints.pipeline_folder import read_pipeline
 from ine_jax.models.parts import ModelParts
 from ine_jax.models.text import Tokenizer, learned_rows
+from ine_jax.pipeline import arguments, tpu
 from ine_jax.pipeline import compile_cache as cache
-from ine_jax.pipeline import tpu
+from ine_jax.pipeline.batches import in_batches
 from ine_jax.pipeline.bound import Bound, texts_of
-from ine_jax.pipeline.mesh import device_mesh
-from ine_jax.pipeline.noise import random_normal, starts_of
+from ine_jax.pipeline.mesh import device_mesh, platform_of
+from ine_jax.pipeline.noise import Seeds, item_seeds, random_normal, starts_of
 from ine_jax.pipeline.programs import Programs, build
+from ine_jax.pipeline.samples import Samples, no_samples
+from ine_jax.progress import Progress
 from ine_jax.schedulers import AnyScheduler
 from ine_jax.types import Array, HostArray, HostContext, HostImages, HostLatents, LatentShape, Params, TokenIds
 
-Output: TypeAlias = Literal["uint8", "latents"]
 STEPS = SamplerConfig.steps  # the command line's default
 
 
@@ -51,6 +53,11 @@ class Pipeline:
     dtype: np.dtype[np.generic]
     batch_size: int
     unet_impl: UnetImpl = "native"
+
+    def __repr__(self) -> str:
+        """Model, devices and sizes, without the parameters."""
+        mesh, side, scheduler = self.programs.mesh, self.image_side, type(self.scheduler).__name__
+        return f"Pipeline({self.name!r}, {mesh.size} x {platform_of(mesh)}, {self.dtype}, {scheduler}, {side} px)"
 
     @property
     def name(self) -> str:
@@ -113,14 +120,15 @@ class Pipeline:
         values = np.asarray(latents, np.float32)
         return self.programs.batched(lambda chunk: run(params, chunk), [values], self.rows(batch_size))
 
+    @arguments.named_arguments
     def __call__(
         self,
         prompts: str | Sequence[str],
         *,
-        guidance: Guidance | None = None,
+        guidance: Guidance | float | None = None,
         negative: NegativeLike = None,
         negative_scale: float | None = None,
-        seeds: int | Sequence[int] = 0,
+        seeds: Seeds = 0,
         steps: int = STEPS,
         height: int | None = None,
         width: int | None = None,
@@ -128,51 +136,54 @@ class Pipeline:
         noise_layout: LatentsLayout = "NHWC",
         embeddings: Sequence[Embedding] = (),
         batch_size: int | None = None,
-        output: Output = "uint8",
-    ) -> HostImages | HostLatents:
+        output: Literal["images", "latents"] = "images",
+        progress: bool = False,
+    ) -> Samples:
         """Generate images from prompts.
 
         Args:
-            prompts: one prompt or several.
-            guidance: the guard; by default CFG at the guidance scale of the command line, 7.5.
-            negative: the concept to avoid: a phrase, an embedding or its file, several of either, or a `Concept`. It
-                fills the guard's slots; under CFG it replaces the empty prompt.
+            prompts: one prompt or several; one is used for all seeds.
+            guidance: the guidance scale, or a guard; by default CFG at the command line's guidance scale, 7.5.
+            negative: the concept to avoid: a phrase, an embedding, its file or bundled name, several of these, or a
+                `Concept`. It fills the guard's slots; under CFG it replaces the empty prompt.
             negative_scale: s, under CFG: gives the negative a row and a scale of its own,
                 ε_u + w (ε_c - ε_u) - s (ε_n - ε_u).
             seeds: one per prompt, or a number s for s, s + 1, ...
-            steps: sampling steps.
-            height: of the images, in pixels; the model's own size by default.
-            width: likewise.
-            noise: the random generator of the seeds: "jax", or "torch-cpu" or "torch-cuda" for the numbers of
-                `torch.randn`; or the initial noise itself.
+            steps: sampling steps; by default the command line's, 25.
+            height, width: of the images, in pixels; the model's own size by default.
+            noise: the random generator of the seeds ("torch-...": that of `torch.randn`), or the initial noise itself.
             noise_layout: axes of that noise, "NHWC" or "NCHW" (PyTorch's).
             embeddings: learned embeddings whose tokens the prompts use.
             batch_size: items per batch, in place of the pipeline's own.
-            output: "uint8", or "latents" for latents in the UNet's scale.
-
-        Returns:
-            uint8 images [B, H, W, 3], or float32 latents [B, h, w, c].
+            output: "images", or "latents" for latents alone, which are not decoded.
+            progress: show how many images are finished.
 
         Raises:
-            InputError: arguments that do not fit together or to the model.
+            InputError: arguments that do not fit together or to the model; for a wrong type or name, InputTypeError.
         """
-        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        shape = self.latent_shape(height, width)
-        starts = starts_of(noise, seeds, len(prompts), shape, noise_layout)
-        rows = self.rows(batch_size)
+        texts = arguments.prompts_of(prompts, seeds)
+        arguments.check_whole(steps=steps, height=height, width=width, batch_size=batch_size)
+        arguments.check_types(negative_scale, embeddings, noise, output)
+        shape, rows, places = self.latent_shape(height, width), self.rows(batch_size), self.programs.batch_sharding()
+        starts = starts_of(noise, seeds, len(texts), shape, noise_layout)
         guard = conditioning.resolve(guidance, as_concept(negative), negative_scale)
         bound = self.bind(guard, negative, shape, steps=steps, embeddings=embeddings, rows=rows)
-        shared = texts_of([bound] * rows, self.programs.batch_sharding())
-        ids = self.tokenizer.ids(prompts, embeddings)
+        if not texts:
+            return no_samples(shape, self.parts.vae_config.downscale)
+        shared = texts_of([bound] * rows, places)
 
-        def run(ids: TokenIds, cut: Array, start: Array, *scales: Array) -> Array:
+        def run(ids: TokenIds, cut: Array, start: Array, *scales: Array) -> tuple[Array, ...]:
             scaled = dataclasses.replace(bound, guard=with_scales(bound.guard, scales))
             latents = self.sample(scaled, shared, ids, cut, start)
-            return latents if output == "latents" else self.programs.decode(self.parts.vae_params, latents)
+            decoded = [] if output == "latents" else [self.programs.decode(self.parts.vae_params, latents)]
+            return latents, *decoded
 
-        cut = np.asarray(self.tokenizer.truncated(prompts, embeddings), bool)
-        arrays = [ids, cut, starts, *item_scales(bound.guard, len(prompts))]
-        return self.programs.batched(run, arrays, rows, empty=self._empty(shape, output))
+        cut, ids = np.asarray(self.tokenizer.truncated(texts, embeddings), bool), self.tokenizer.ids(texts, embeddings)
+        arrays = [ids, cut, starts, *item_scales(bound.guard, len(texts))]
+        with Progress(len(texts), "images", unit="images", shown=progress) as bar:
+            latents, *images = in_batches(run, arrays, rows, places, bar.update)
+        numbers = item_seeds(seeds, len(texts)).tolist() if isinstance(noise, str) else ()
+        return Samples(tuple(texts), tuple(numbers), latents, images[0] if images else None)
 
     def bind(
         self,
@@ -223,19 +234,8 @@ class Pipeline:
         """Return [h, w, c] of the latents of an image; InputError for a size that the model does not make."""
         unet, cell = self.parts.unet_config, self.parts.vae_config.downscale
         unit = cell * 2 ** (len(unet.block_out_channels) - 1)
-        sides = [unet.sample_size * cell if side is None else side for side in (height, width)]
-        for side in sides:
-            if side < unit or side % unit:
-                raise InputError(f"image side {side} px", f"multiples of {unit} px", "change height and width")
+        sides = [arguments.image_side(self.image_side if side is None else side, unit) for side in (height, width)]
         return sides[0] // cell, sides[1] // cell, unet.in_channels
-
-    def _empty(self, shape: LatentShape, output: Output) -> HostImages | HostLatents:
-        if output not in ("uint8", "latents"):
-            raise InputError(f"output {output!r}", "'uint8' or 'latents'", "change output")
-        if output == "latents":
-            return np.zeros((0, *shape), np.float32)
-        cell = self.parts.vae_config.downscale
-        return np.zeros((0, shape[0] * cell, shape[1] * cell, 3), np.uint8)
 
 
 def load(
@@ -273,7 +273,7 @@ def load(
     tpu.enlarge_stacks()
     chosen = list(jax.local_devices() if devices is None else devices)
     compute = jnp.dtype(dtype or (jnp.float32 if chosen[0].platform == "cpu" else jnp.bfloat16))
-    given = [unlearned] if isinstance(unlearned, str | Path) else list(unlearned)
+    given = [unlearned] if isinstance(unlearned, str | Path) else unlearned
     parts = read_pipeline(name, revision, dtype=compute, unlearned=given)
     return assemble(parts, compute, chosen, scheduler=scheduler, batch_size=batch_size, unet_impl=unet_impl)
 

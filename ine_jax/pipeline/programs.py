@@ -29,6 +29,7 @@ from ine_jax.models.text import encode_ids
 from ine_jax.models.unet import UNet, UNetConfig
 from ine_jax.models.vae import Vae, VaeConfig
 from ine_jax.pipeline import mesh as devices
+from ine_jax.pipeline.batches import in_batches
 from ine_jax.pipeline.sampling import sample
 from ine_jax.schedulers import AnyScheduler, Tables
 from ine_jax.types import (
@@ -69,33 +70,12 @@ class Programs:
         """Return the sharding of parameters: a copy on every device."""
         return devices.replicated(self.mesh)
 
-    def batched(
-        self, run: Callable[..., Array], arrays: Sequence[HostArray], rows: int, empty: HostArray | None = None
-    ) -> HostArray:
-        """Return `run` over batches of exactly `rows` items, the last one padded with its own last item.
-
-        Each result is fetched while the next one computes. `empty` is the result for no items.
-        """
-        count = len(arrays[0])
-        if count == 0:
-            if empty is None:
-                raise InputError("an empty list", "one item or more", "give something to work on")
-            return empty
-        done: list[np.ndarray] = []
-        pending: Array | None = None
-        for first in range(0, count, rows):
-            chunk = [_padded(a[first : first + rows], rows) for a in arrays]
-            result = run(*jax.device_put(chunk, self.batch_sharding()))
-            if pending is not None:
-                done.append(np.asarray(pending))
-            pending = result
-        done.append(np.asarray(pending))
-        return np.concatenate(done)[:count]
-
-
-def _padded(values: HostArray, rows: int) -> HostArray:
-    missing = rows - len(values)
-    return np.concatenate([values, np.repeat(values[-1:], missing, axis=0)]) if missing else values
+    def batched(self, run: Callable[..., Array], arrays: Sequence[HostArray], rows: int) -> HostArray:
+        """Return `run` over batches of exactly `rows` items, the last one padded with its own last item."""
+        if not len(arrays[0]):
+            raise InputError("an empty list", "one item or more", "give something to work on")
+        (found,) = in_batches(lambda *chunk: (run(*chunk),), arrays, rows, self.batch_sharding())
+        return found
 
 
 @functools.lru_cache(maxsize=8)

@@ -221,12 +221,12 @@ def generated_latents(pipe: Pipeline, config: EsdConfig) -> Kept:
     seeds = [config.seed * 1_000_003 % 2**31 + i for i in range(len(prompts))]
     latents = pipe(
         prompts,
-        guidance=Cfg(config.start_guidance + config.guidance_spread),
+        guidance=config.start_guidance + config.guidance_spread,
         seeds=seeds,
         steps=config.ddim_steps,
         batch_size=min(config.pool, POOL_ROWS),
         output="latents",
-    )
+    ).latents
     mean = jnp.asarray(latents, jnp.float32) / pipe.parts.vae_config.scaling_factor
     return Kept(mean, jnp.full_like(mean, -60.0), jnp.asarray(caption))  # exp(-30): a point, not a spread
 

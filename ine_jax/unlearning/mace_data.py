@@ -8,7 +8,6 @@ from jaxtyping import Bool
 
 from ine_jax.config import MaceConfig
 from ine_jax.errors import InputError
-from ine_jax.guidance.cfg import Cfg
 from ine_jax.inversion.templates import NAMED
 from ine_jax.pipeline import from_config
 from ine_jax.pipeline.pipeline import Pipeline
@@ -80,8 +79,7 @@ def images_and_masks(pipe: Pipeline, config: MaceConfig, concept: str) -> tuple[
     else:
         seeds = [(config.seed * 1_000_003 + i) % 2**31 for i in range(config.images_each)]
         prompts = [f"a photo of the {concept}"] * config.images_each
-        made = pipe(prompts, guidance=Cfg(config.guidance), seeds=seeds, steps=config.sample_steps)
-        images = np.asarray(made, np.uint8)
+        images = pipe(prompts, guidance=config.guidance, seeds=seeds, steps=config.sample_steps).arrays
     if len(images) < config.images_each:
         given = f"{len(images)} images of {concept!r}"
         raise InputError(given, f"{config.images_each} of each concept", "add images, or lower images_each")

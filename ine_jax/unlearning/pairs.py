@@ -16,7 +16,6 @@ from jaxtyping import Bool, Float, Int
 
 from ine_jax.config import DuoConfig
 from ine_jax.errors import InputError
-from ine_jax.guidance.cfg import Cfg
 from ine_jax.pipeline.editing import edit
 from ine_jax.pipeline.mesh import first_decides
 from ine_jax.pipeline.pipeline import Pipeline
@@ -92,7 +91,7 @@ def _generated(pipe: Pipeline, config: DuoConfig, shows: Sequence[Shows]) -> Pai
 
 def _unsafe(pipe: Pipeline, config: DuoConfig, rows: Rows, seeds: Rows) -> HostImages:
     prompts = [config.erase[row % len(config.erase)] for row in rows]
-    return np.asarray(pipe(prompts, guidance=Cfg(config.guidance), seeds=seeds.tolist(), steps=config.sample_steps))
+    return pipe(prompts, guidance=config.guidance, seeds=seeds.tolist(), steps=config.sample_steps).arrays
 
 
 def _safe(pipe: Pipeline, config: DuoConfig, rows: Rows, images: HostImages, seeds: Rows) -> HostImages:

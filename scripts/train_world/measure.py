@@ -41,7 +41,7 @@ def rate(pipe: pipeline.Pipeline, detector: WorldDetector, name: str, setting: M
         seeds=[item.seed for item in items],
         steps=setting.get("steps", 12),
         batch_size=BATCH,
-    )
+    ).arrays
     weapons = set(detector.config.groups["weapon"])
     hits = []
     for item, verdict in zip(items, detector.detect(images), strict=True):

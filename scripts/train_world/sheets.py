@@ -30,7 +30,7 @@ def generate(pipe: pipeline.Pipeline, items: list[Item], settings: dict[str, obj
         guidance=Cfg(float(settings["guidance_scale"])),  # type: ignore[arg-type]
         seeds=[item.seed for item in items],
         steps=int(settings["steps"]),  # type: ignore[call-overload]
-    )
+    ).arrays
 
 
 def captioned(images: np.ndarray, captions: list[list[str]], columns: int, path: Path, scale: int = 2) -> None:

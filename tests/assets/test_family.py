@@ -43,7 +43,7 @@ def test_names() -> None:
 
 def test_the_base_draws_what_is_asked(base: Pipeline, detector: WorldDetector) -> None:
     items = [*read_items("benign", 12), *read_items("explicit", 12)]
-    images = base([i.prompt for i in items], guidance=ine_jax.Cfg(3.0), seeds=[i.seed for i in items], steps=12)
+    images = base([i.prompt for i in items], guidance=ine_jax.Cfg(3.0), seeds=[i.seed for i in items], steps=12).arrays
     found = shown(detector, images)
     weapons = set(detector.config.groups["weapon"])
     assert sum(labels >= set(item.objects) for labels, item in zip(found[:12], items[:12], strict=True)) >= 8

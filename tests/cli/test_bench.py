@@ -194,7 +194,7 @@ def test_random_weights_keep_the_size_of_values(pipe: Pipeline, monkeypatch: pyt
     assert {leaf.dtype for leaf in jax.tree.leaves(made.parts.unet_params)} == {jnp.dtype(jnp.bfloat16)}
     kernel = np.asarray(made.parts.unet_params["conv_in"]["kernel"], np.float32)
     assert kernel.std() == pytest.approx(kernel[..., 0].size ** -0.5, rel=0.1)
-    latents = made(["a cat"], steps=2, output="latents")
+    latents = made(["a cat"], steps=2, output="latents").latents
     assert np.isfinite(latents).all() and 0.1 < latents.std() < 10
     for wrong in ({"unlearned": ("a.pt",)}, {"revision": "abc"}):
         with pytest.raises(InputError, match="random-small with"):

@@ -58,8 +58,8 @@ def test_a_converted_token_embedding_draws_the_same_in_diffusers(
     origin = Embedding(rows, concept="weapon").save(tmp_path / "weapon.safetensors")
     here = ours(
         PROMPTS, guidance=Cfg(7.5), negative=Embedding.load(origin), noise=latents(), steps=STEPS, output="latents"
-    )
-    without = ours(PROMPTS, guidance=Cfg(7.5), noise=latents(), steps=STEPS, output="latents")
+    ).latents
+    without = ours(PROMPTS, guidance=Cfg(7.5), noise=latents(), steps=STEPS, output="latents").latents
     assert far(here, without) > 0.1  # the embedding matters
     for form in ("native", "diffusers-bin", "tensor"):
         word = f"from-{form}"
@@ -79,5 +79,5 @@ def test_a_converted_context_embedding_draws_the_same_in_diffusers(
     path = convert(origin, tmp_path / "weapon.pt", "tensor").path
     embeds = torch.load(path, weights_only=True)[None].expand(len(PROMPTS), -1, -1)
     back = read_embedding(path, space="context")[0].embedding
-    here = ours(PROMPTS, guidance=Cfg(7.5), negative=back, noise=latents(), steps=STEPS, output="latents")
+    here = ours(PROMPTS, guidance=Cfg(7.5), negative=back, noise=latents(), steps=STEPS, output="latents").latents
     assert far(drawn(oracle, negative_prompt_embeds=embeds), here) <= 1e-3

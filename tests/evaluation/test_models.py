@@ -82,7 +82,7 @@ def test_the_label_stands_for_base_and_checkpoint(base: Base, tmp_path: Path) ->
             guidance=ine_jax.Cfg(7.5),
             seeds=[item.seed for item in items],
             steps=2,
-        )
+        ).arrays
         np.testing.assert_array_equal(generated[model.label], expected)
     assert len({images.tobytes() for images in generated.values()}) == 2
     assert len({row["identity"] for k in run.blocks() for row in run.rows(k)}) == 4

@@ -160,7 +160,7 @@ def test_rows_of_a_run_say_what_they_were_generated_with(tiny_folder: Path, tmp_
     assert second["truncated"] is True
     assert [image.shape for image in run.images(0)] == [(2 * SIDE, SIDE, 3), (SIDE, SIDE, 3)]
     pipe = load(tiny_folder, batch_size=2)
-    alone = pipe("a cat", seeds=3, steps=2, height=2 * SIDE, guidance=Cfg(4.0))[0]
+    alone = pipe("a cat", seeds=3, steps=2, height=2 * SIDE, guidance=Cfg(4.0)).arrays[0]
     np.testing.assert_array_equal(run.images(0)[0], alone)
     assert run.config["lists"]["own"]["measure"] == "prior"
     reading: Any = run.record["readings"]["own"]
@@ -224,9 +224,9 @@ def test_generate_generates_rows_with_what_they_say(tiny_folder: Path, tmp_path:
     assert "objects" not in made[0]
     pipe = load(tiny_folder, batch_size=2)
     alone = [
-        pipe("a cat", seeds=5, steps=2)[0],
-        pipe("a dog", seeds=9, steps=2, guidance=Cfg(4.0))[0],
-        pipe("a cat", seeds=7, steps=2, width=2 * SIDE)[0],
+        pipe("a cat", seeds=5, steps=2).arrays[0],
+        pipe("a dog", seeds=9, steps=2, guidance=Cfg(4.0)).arrays[0],
+        pipe("a cat", seeds=7, steps=2, width=2 * SIDE).arrays[0],
     ]
     for row, image in zip(made, alone, strict=True):
         np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / row["file_name"])), image)

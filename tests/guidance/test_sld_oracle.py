@@ -66,7 +66,9 @@ def replayed(guard: Sld, scheduler: Scheduler[Any, Any], steps: int, outputs: np
 
 def ours(folder: Path, guard: Guidance, name: str = "max", negative: str | None = NEGATIVE) -> np.ndarray:
     pipe = loaded(folder, scheduler_name(name))
-    return pipe(PROMPTS, guidance=guard, negative=negative, noise=noise(), steps=CASES[name].steps, output="latents")
+    return pipe(
+        PROMPTS, guidance=guard, negative=negative, noise=noise(), steps=CASES[name].steps, output="latents"
+    ).latents
 
 
 @pytest.fixture(scope="module")

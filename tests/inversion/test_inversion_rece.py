@@ -124,14 +124,14 @@ def test_a_run_without_images(pipe: Pipeline, base: Pipeline, tmp_path: Path) ->
 def test_the_embedding_is_a_negative(pipe: Pipeline, base: Pipeline, tmp_path: Path) -> None:
     found = Embedding.load(derive(pipe, base, RECE, tmp_path, preview=False).path)
     draw: dict[str, Any] = {"seeds": 0, "steps": 2, "output": "latents"}
-    against = pipe("a photo of a cat", negative=found, **draw)
-    words = pipe("a photo of a cat", negative="a knife", **draw)
+    against = pipe("a photo of a cat", negative=found, **draw).latents
+    words = pipe("a photo of a cat", negative="a knife", **draw).latents
     assert against.shape == (1, CELLS, CELLS, 4) and np.isfinite(against).all()
     assert np.abs(against - words).max() > 1e-2
     exact = Embedding(rece.solve(pipe, base, "a knife", 0.0).context, "context", "thing")
     alone = Cfg(0.0)  # only the negative is drawn: here what the original makes of its words
-    mine = pipe("a cat", guidance=alone, negative=exact, **draw)
-    np.testing.assert_allclose(mine, base("a cat", guidance=alone, negative="a knife", **draw), atol=1e-3)
+    mine = pipe("a cat", guidance=alone, negative=exact, **draw).latents
+    np.testing.assert_allclose(mine, base("a cat", guidance=alone, negative="a knife", **draw).latents, atol=1e-3)
 
 
 @pytest.fixture

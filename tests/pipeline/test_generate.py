@@ -57,7 +57,7 @@ def test_images_and_metadata_in_one_private_folder(tiny_folder: Path, tmp_path: 
     assert stat.S_IMODE((out / names[0]).stat().st_mode) == 0o600
     with Image.open(out / names[0]) as image:
         assert (image.size, image.mode) == ((SIDE, SIDE), "RGB")
-        expected = load(tiny_folder, batch_size=2)("a cat", seeds=5, steps=2)[0]
+        expected = load(tiny_folder, batch_size=2)("a cat", seeds=5, steps=2).arrays[0]
         np.testing.assert_array_equal(np.asarray(image), expected)
 
 

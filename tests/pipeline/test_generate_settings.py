@@ -51,7 +51,7 @@ def test_the_template_of_an_embedding_is_used_and_binds_the_folder(
         negative = NegativeConfig(embedding=learned[1], template=template)
         image, kept = drawn(config(tiny_folder, tmp_path / out, negative=negative))
         concept = Concept(embeddings=(learned[0],), template=template)
-        expected = pipe("a cat", guidance=Negative(3.0, 40.0), negative=concept, seeds=0, steps=2)
+        expected = pipe("a cat", guidance=Negative(3.0, 40.0), negative=concept, seeds=0, steps=2).arrays
         np.testing.assert_array_equal(image, expected[0])
         assert kept["negative"]["template"] == template
         images.append(image)

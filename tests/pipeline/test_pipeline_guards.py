@@ -81,7 +81,7 @@ def test_words_and_an_embedding_run_one_program(name: str, pipe: Pipeline, image
 
     def draw(concept: Concept, prompts: list[str] = PROMPTS, seeds: list[int] | None = None) -> np.ndarray:
         places = seeds or list(range(len(prompts)))
-        return pipe(prompts, guidance=guard, negative=concept, seeds=places, steps=STEPS, output="latents")
+        return pipe(prompts, guidance=guard, negative=concept, seeds=places, steps=STEPS, output="latents").latents
 
     words = draw(explicit)
     before = pipe.compiles
@@ -101,7 +101,7 @@ def test_an_embedding_of_a_words_own_rows_acts_like_the_word(name: str, pipe: Pi
     same = Embedding(table[pipe.tokenizer.word_ids("knife")], concept="same")
     guard = guards.guidance(record(name, images), True, pipe)
     found, word = (
-        pipe(PROMPTS, guidance=guard, negative=concept, steps=STEPS, output="latents")
+        pipe(PROMPTS, guidance=guard, negative=concept, steps=STEPS, output="latents").latents
         for concept in (
             Concept(embeddings=(same,), template="a photo of a {}"),
             Concept(words=("a photo of a knife",)),
@@ -139,7 +139,7 @@ def test_scales_negatives_and_models_share_a_loop(pipe: Pipeline, monkeypatch: p
     ):
         chosen = guards.guidance(dataclasses.replace(guard, scale=scale), True, model)
         options: Any = {"guidance": chosen, "negative": negative, "batch_size": 7, "steps": 2, "output": "latents"}
-        images.add(model("a knife", **options).tobytes())
+        images.add(model("a knife", **options).latents.tobytes())
     assert len(images) > 3 * 18  # a setting reaches its image; SAFREE leaves prompts alone that lack the concept
     assert pipe.programs.traces["sample"] - before == len(grid)
     assert sorted(traced) == [(14,), (21,)]  # rows that no other test uses: programs are shared
@@ -147,32 +147,34 @@ def test_scales_negatives_and_models_share_a_loop(pipe: Pipeline, monkeypatch: p
 
 def test_safree_of_a_prompt_of_the_concept_itself_is_projected(pipe: Pipeline) -> None:
     """SAFREE changes a prompt that names the concept, and not one without tokens."""
-    plain = pipe(["knife", ""], guidance=Cfg(W), steps=STEPS, seeds=3, output="latents")
-    safe = pipe(["knife", ""], guidance=Safree(Cfg(W)), negative="knife", steps=STEPS, seeds=3, output="latents")
+    plain = pipe(["knife", ""], guidance=Cfg(W), steps=STEPS, seeds=3, output="latents").latents
+    safe = pipe(
+        ["knife", ""], guidance=Safree(Cfg(W)), negative="knife", steps=STEPS, seeds=3, output="latents"
+    ).latents
     assert np.abs(plain[0] - safe[0]).max() > 1e-3
     np.testing.assert_allclose(plain[1], safe[1], atol=2e-5)
-    nothing = pipe(["knife", ""], guidance=Safree(Cfg(W)), steps=STEPS, seeds=3, output="latents")
+    nothing = pipe(["knife", ""], guidance=Safree(Cfg(W)), steps=STEPS, seeds=3, output="latents").latents
     np.testing.assert_allclose(nothing, plain, atol=2e-5)
 
 
 def test_the_negative_in_cfg_is_a_switch(pipe: Pipeline) -> None:
     def draw(guard: Safree | Cfg, prompt: str = "") -> np.ndarray:
-        return pipe(prompt, guidance=guard, negative="knife", steps=STEPS, seeds=3, output="latents")
+        return pipe(prompt, guidance=guard, negative="knife", steps=STEPS, seeds=3, output="latents").latents
 
     np.testing.assert_allclose(draw(Safree(Cfg(W), negative_in_cfg=True)), draw(Cfg(W)), atol=2e-5)
     assert np.abs(draw(Safree(Cfg(W))) - draw(Cfg(W))).max() > 1e-3
 
 
 def test_sld_without_strength_is_plain_guidance(pipe: Pipeline) -> None:
-    plain = pipe("cat", guidance=Cfg(W), steps=STEPS, seeds=3, output="latents")
-    off = pipe("cat", guidance=Sld(W, 0.0), negative="knife", steps=STEPS, seeds=3, output="latents")
+    plain = pipe("cat", guidance=Cfg(W), steps=STEPS, seeds=3, output="latents").latents
+    off = pipe("cat", guidance=Sld(W, 0.0), negative="knife", steps=STEPS, seeds=3, output="latents").latents
     np.testing.assert_allclose(off, plain, atol=2e-5)
 
 
 def test_a_bank_of_one_is_the_guard_inside(pipe: Pipeline) -> None:
     casg = guards.guidance(METHODS["casg"], True, pipe)
-    one = pipe("cat", guidance=casg, negative="knife", steps=STEPS, seeds=3, output="latents")
-    inner = pipe("cat", guidance=Negative(W, 4.0), negative="knife", steps=STEPS, seeds=3, output="latents")
+    one = pipe("cat", guidance=casg, negative="knife", steps=STEPS, seeds=3, output="latents").latents
+    inner = pipe("cat", guidance=Negative(W, 4.0), negative="knife", steps=STEPS, seeds=3, output="latents").latents
     np.testing.assert_allclose(one, inner, atol=2e-5)
 
 
@@ -183,10 +185,10 @@ def test_a_prompt_that_is_cut_has_triggers_only_with_an_end_token(pipe: Pipeline
 
     def latents(mode: Overlong) -> np.ndarray:
         guard = Safree(Cfg(W), overlong=mode, validate=False)
-        return pipe(prompts, guidance=guard, negative="knife", steps=STEPS, seeds=3, output="latents")
+        return pipe(prompts, guidance=guard, negative="knife", steps=STEPS, seeds=3, output="latents").latents
 
     released, ended = latents("as-released"), latents("end-token")
-    plain = pipe(prompts, guidance=Cfg(W), steps=STEPS, seeds=3, output="latents")
+    plain = pipe(prompts, guidance=Cfg(W), steps=STEPS, seeds=3, output="latents").latents
     np.testing.assert_allclose(released[0], plain[0], atol=1e-4)
     assert np.abs(ended[0] - plain[0]).max() > 1e-3
     np.testing.assert_array_equal(released[1], ended[1])

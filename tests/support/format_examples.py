@@ -31,6 +31,7 @@ from ine_jax.models.checkpoints.pipeline_folder import write_pipeline
 from ine_jax.pipeline.bench import turns
 from ine_jax.pipeline.generation import write_images
 from ine_jax.pipeline.mesh import device_mesh
+from ine_jax.pipeline.samples import Samples
 from ine_jax.prompts import load
 from ine_jax.prompts.items import Item, named
 from ine_jax.schedulers import from_config
@@ -55,9 +56,10 @@ class Painter:
         """Items per call."""
         return 2
 
-    def __call__(self, prompts: Sequence[str], seeds: Sequence[int], **_: Any) -> np.ndarray:
+    def __call__(self, prompts: Sequence[str], seeds: Sequence[int], **_: Any) -> Samples:
         """Noise of the seeds."""
-        return np.stack([np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8) for seed in seeds])
+        images = [np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8) for seed in seeds]
+        return Samples(tuple(prompts), tuple(seeds), np.zeros((len(seeds), 1, 1, 4), np.float32), np.stack(images))
 
 
 def train(folder: Path) -> None:

@@ -101,7 +101,7 @@ def test_the_edit_is_the_sampler_from_a_noised_image(pipe: Pipeline) -> None:
     clean, noise = pipe.latents_of(images), item_noise([3, 9], (CELLS, CELLS, 4))
     tables = Ddim.from_dict(SCHEDULER).tables(2)
     start = np.asarray(tables.alpha)[0] * clean + np.asarray(tables.sigma)[0] * noise
-    whole = pipe(["a cat", "a dog"], guidance=Cfg(7.5), negative="a knife", steps=2, noise=start)
+    whole = pipe(["a cat", "a dog"], guidance=Cfg(7.5), negative="a knife", steps=2, noise=start).arrays
     np.testing.assert_array_equal(edit(pipe, images, ["a cat", "a dog"], strength=1.0, **common), whole)
     # half of the strength: the second step alone
     alpha, sigma, after, rest = (float(column[1]) for column in tables[1:])

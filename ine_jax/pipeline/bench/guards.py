@@ -124,7 +124,7 @@ def measure(pipe: Pipeline, config: BenchConfig) -> GuardsResult:
         guard, implicit = guards.guidance(record, True, pipe), bank if record.method == "casg" else learned
 
         def turn(concept: Concept, guard: Guidance = guard) -> Callable[[], object]:
-            return lambda: pipe(prompts, guidance=guard, negative=concept, steps=steps, output="latents")
+            return lambda: pipe(prompts, guidance=guard, negative=concept, steps=steps, output="latents").latents
 
         runs = {"explicit": turn(words), "implicit": turn(implicit), MATMUL: product}
         runs["explicit"]()
