@@ -5,10 +5,8 @@ and a bounded pool of threads encodes images, writes finished blocks and scores 
 """
 
 import itertools
-import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from typing import Protocol, runtime_checkable
@@ -18,11 +16,12 @@ import numpy as np
 from ine_jax.config import ModelConfig
 from ine_jax.errors import InputError, Interrupted
 from ine_jax.evaluation.metadata import write_metadata
-from ine_jax.evaluation.packing import Batches, Group, Made, Packer, Wanted
+from ine_jax.evaluation.packing import Batches, Made, Wanted
 from ine_jax.evaluation.plan import Cell, Plan, check
 from ine_jax.evaluation.scoring import Behind
 from ine_jax.evaluation.storing import Storing
 from ine_jax.evaluation.units import Unit
+from ine_jax.pipeline.packing import Group, Progress, Pump
 from ine_jax.progress import GRACE, stop_requests
 from ine_jax.prompts.items import Item
 from ine_jax.storage import atomic, marks, publishing, runs
@@ -30,7 +29,6 @@ from ine_jax.storage.runs import Run
 
 Shard = tuple[int, int]
 BLOCKS_HELD = 8  # that wait for single images of other groups, in memory
-IN_FLIGHT = 2  # batches on the device: the one that computes and the next
 
 
 @runtime_checkable
@@ -58,13 +56,6 @@ class ByBlock:
         made = self.generate(wanted[0].cell, [each.item for each in wanted], plan)
         found = [each if isinstance(each, Made) else Made(each) for each in made]
         return lambda: found
-
-
-@runtime_checkable
-class Progress(Protocol):
-    """Receives the number of images that are done."""
-
-    def update(self, done: int, /) -> None: ...
 
 
 def evaluate(
@@ -116,7 +107,7 @@ def evaluate(
             assert generate is not None  # noqa: S101
             batches = ByBlock(generate) if isinstance(generate, Generate) else generate
             with Storing(run, plan, models, behind) as storing:
-                left = Loop(plan, batches, storing, stop, progress).run(numbered(plan, todo, shard))
+                left = loop(plan, batches, storing, stop, progress).run(numbered(plan, todo, shard))
             if left:
                 raise Interrupted(f"stopped with {left} blocks to go", "", "run the same command again")
         publishing.refresh(run.root)  # the other shards' blocks
@@ -128,19 +119,11 @@ def evaluate(
 
 @dataclass
 class Loop:
-    """Packs, dispatches and fetches batches, and hands their images over to be stored."""
+    """Packs the images of blocks into batches, and hands them over to be stored."""
 
     plan: Plan
-    batches: Batches
     storing: Storing
-    stop: Event
-    progress: "Progress | None"
-    packer: Packer = field(default_factory=Packer)
-    flight: deque[tuple[list[Wanted], Callable[[], Sequence[Made]]]] = field(default_factory=deque)
-    done: int = 0
-    seconds: float = 0.0  # of the last batch
-    asked: float | None = None  # when the request to stop was seen
-    fetched: float = field(default_factory=time.monotonic)  # when the last batch was complete
+    pump: Pump[Wanted, Made]
 
     def run(self, todo: Mapping[Unit, int]) -> int:
         """Generate these blocks, each with the number of its first image; return how many are left after a request."""
@@ -148,68 +131,34 @@ class Loop:
         for unit, number in todo.items():
             cell = self.plan.cells[unit.cell]
             if model is not None and cell.model != model:
-                self._drain()
-            if self._stopped():
+                self.pump.drain()
+            if self.pump.stopped():
                 break
             model = cell.model
             self._add(unit, cell, number)
-        self._drain()
+        self.pump.drain()
         return len(todo) - self.storing.complete
 
     def _add(self, unit: Unit, cell: Cell, number: int) -> None:
         items = self.plan.lists[unit.list][unit.start : unit.stop]
         self.storing.begin(unit)
         for place, item in enumerate(items):
-            wanted = Wanted(unit, place, cell, item, number + place)
-            group = self.batches.group(wanted, self.plan)
-            self._start(self.packer.add(group, wanted, self.batches.size))
-        for group in self.packer.of_block(unit.k):
-            while group in self.packer.waiting:
-                self._start(self.packer.take(group, self.batches.size))
-        while self.storing.held > max(BLOCKS_HELD, 2 * self.batches.size // self.plan.block):
-            oldest = self.packer.oldest()
-            if oldest is not None:
-                self._start(self.packer.take(oldest, self.batches.size))
-            elif self.flight:
-                self._fetch()
-            else:
-                break
+            self.pump.add(Wanted(unit, place, cell, item, number + place))
+        self.pump.finish(unit.k)
+        while self.storing.held > max(BLOCKS_HELD, 2 * self.pump.size() // self.plan.block) and self.pump.advance():
+            pass
 
-    def _drain(self) -> None:
-        """Compute what waits, oldest first, and fetch everything."""
-        while (oldest := self.packer.oldest()) is not None:
-            self._start(self.packer.take(oldest, self.batches.size))
-        while self.flight:
-            self._fetch()
 
-    def _start(self, rows: list[Wanted]) -> None:
-        """Dispatch a batch, unless there is no time left for it after a request to stop."""
-        if not rows or (self._stopped() and not self._in_time()):
-            return
-        self.flight.append((rows, self.batches.start(rows, self.plan)))
-        while len(self.flight) >= IN_FLIGHT:
-            self._fetch()
+def loop(plan: Plan, batches: Batches, storing: Storing, stop: Event, progress: Progress | None) -> Loop:
+    """Return the loop over blocks of a plan that makes its images by `batches`."""
 
-    def _fetch(self) -> None:
-        rows, fetch = self.flight.popleft()
-        made = fetch()
-        now = time.monotonic()
-        self.seconds, self.fetched = now - self.fetched, now
-        for wanted, image in zip(rows, made, strict=True):
-            self.storing.put(wanted, image, self.seconds / len(rows))
-        self.done += len(rows)
-        if self.progress is not None:
-            self.progress.update(self.done)
+    def group(wanted: Wanted) -> Group:
+        return batches.group(wanted, plan)
 
-    def _stopped(self) -> bool:
-        if self.stop.is_set() and self.asked is None:
-            self.asked = time.monotonic()
-        return self.asked is not None
+    def start(rows: Sequence[Wanted]) -> Callable[[], Sequence[Made]]:
+        return batches.start(rows, plan)
 
-    def _in_time(self) -> bool:
-        """Whether what is in flight and one more batch end within the time that a request to stop leaves."""
-        ahead = (len(self.flight) + 1) * self.seconds
-        return self.asked is not None and time.monotonic() + ahead - self.asked < GRACE / 2
+    return Loop(plan, storing, Pump(lambda: batches.size, group, start, storing.put, stop, progress))
 
 
 def _unlisted(run: Run) -> Run:

@@ -8,25 +8,22 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-import jax
 import numpy as np
 
-from ine_jax.config import ModelConfig
-from ine_jax.evaluation.packing import Group, Made, Wanted
+from ine_jax.config import ModelConfig, NegativeConfig
+from ine_jax.evaluation.packing import Made, Wanted
 from ine_jax.evaluation.plan import Cell, Plan
 from ine_jax.guidance import Guidance, from_config
-from ine_jax.guidance.base import as_arrays
 from ine_jax.guidance.concept import Concept
 from ine_jax.pipeline import pipeline
 from ine_jax.pipeline.bound import Bound
 from ine_jax.pipeline.checking import check_call
-from ine_jax.pipeline.noise import starts_of
-from ine_jax.pipeline.packed import PackedSampler, Row
+from ine_jax.pipeline.packed import PackedSampler, group_of
+from ine_jax.pipeline.packing import Group
 from ine_jax.pipeline.pipeline import Pipeline
 from ine_jax.prompts.items import Own, alike, own_settings
 
 MAX_RMS = 5.0  # of an image's latents; docs/evaluation.md has the measurement
-Bounds: TypeAlias = dict[tuple[object, ...], Bound]
 Load: TypeAlias = Callable[[ModelConfig, Plan], Pipeline]
 
 
@@ -46,10 +43,9 @@ class ImageGenerator:
         self._loader: Load = load or load_model
         self._model: str | None = None
         self._sampler: PackedSampler | None = None
-        self._concepts: dict[Cell, Concept | None] = {}
+        self._concepts: dict[NegativeConfig, Concept | None] = {}
         self._guards: dict[tuple[Cell, float | None], Guidance] = {}
-        self._bound: Bounds = {}
-        self._texts: Bounds = {}
+        self._bound: dict[tuple[object, ...], Bound] = {}
 
     @property
     def size(self) -> int:
@@ -58,22 +54,13 @@ class ImageGenerator:
 
     def group(self, wanted: Wanted, plan: Plan) -> Group:
         """Rows of one model and one program share batches; where the place in a batch matters, of one block only."""
-        bound = self._of(wanted, plan)
-        if bound.place_matters:
-            return Group((wanted.cell.model, bound.program, bound.numbers), wanted.unit.k)
-        return Group((wanted.cell.model, bound.program))
+        return group_of(self._of(wanted, plan), wanted.unit.k, wanted.cell.model)
 
     def start(self, wanted: Sequence[Wanted], plan: Plan) -> Callable[[], Sequence[Made]]:
         """Dispatch a batch of one group."""
         bounds = [self._of(each, plan) for each in wanted]
-        sampler = self._loaded()
-        tokenizer, prompts = sampler.pipe.tokenizer, [each.item.prompt for each in wanted]
-        cut = tokenizer.truncated(prompts)
-        items = [each.item for each in wanted]
-        noise = plan.noise if plan.starts is None else plan.starts(items)
-        starts = starts_of(noise, [item.seed for item in items], len(items), bounds[0].shape, plan.latents_layout)
-        rows = [Row(*row) for row in zip(bounds, tokenizer.ids(prompts), cut, starts, strict=True)]
-        running = sampler.start(rows, [each.number % sampler.size for each in wanted])
+        items, numbers = [each.item for each in wanted], [each.number for each in wanted]
+        running, cut = self._loaded().begin(bounds, items, numbers, plan.starts or plan.noise)
 
         def fetch() -> Sequence[Made]:
             latents, images = running.fetch()
@@ -103,23 +90,19 @@ class ImageGenerator:
         return self._sampler.pipe
 
     def _of(self, wanted: Wanted, plan: Plan) -> Bound:
-        """The guard of an item with its texts, which are encoded once for all numbers of a guard."""
+        """The guard of an item with its texts."""
         pipe, cell = self._load(wanted.cell, plan), wanted.cell
         scale, height, width = own = own_settings(wanted.item, _usual(cell, plan))
         key = (cell, *own)
         if key not in self._bound:
-            guard = as_arrays(self._guard(pipe, cell, scale))
-            shape = pipe.latent_shape(height, width)
-            alike = (cell.negative, jax.tree.structure(guard), shape)
-            if alike not in self._texts:
-                self._texts[alike] = pipe.bind(guard, self._concept(cell), shape, steps=plan.steps)
-            self._bound[key] = dataclasses.replace(self._texts[alike], guard=guard)
+            guard, shape = self._guard(pipe, cell, scale), pipe.latent_shape(height, width)
+            self._bound[key] = self._loaded().bind(guard, self._concept(cell), shape, plan.steps)
         return self._bound[key]
 
     def _concept(self, cell: Cell) -> Concept | None:
-        if cell not in self._concepts:
-            self._concepts[cell] = from_config.concept(cell.negative)
-        return self._concepts[cell]
+        if cell.negative not in self._concepts:
+            self._concepts[cell.negative] = from_config.concept(cell.negative)
+        return self._concepts[cell.negative]
 
     def _guard(self, pipe: Pipeline, cell: Cell, scale: float | None) -> Guidance:
         """The cell's guard at a guidance scale; an empty negative scale, or a preset's, follows it."""

@@ -1,10 +1,9 @@
 """Stores the images of an evaluation behind the device: encoding, blocks and scores, in a bounded pool of threads."""
 
 import dataclasses
-import os
 import threading
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
 from typing import cast
@@ -17,15 +16,14 @@ from ine_jax.evaluation.scoring import Behind
 from ine_jax.evaluation.units import Unit
 from ine_jax.prompts.items import Item
 from ine_jax.storage.images import png
+from ine_jax.storage.pool import WAITING, Pool
 from ine_jax.storage.provenance import value_hash
 from ine_jax.storage.records import CellSpec, GuidanceSpec, NewRow
 from ine_jax.storage.runs import Run
 
 IDENTITY_VERSION = 1
 NAMES = ("lists", "role", "guard", "negative_name", "embedding_from", "embedding_seed")  # of a cell; change no pixel
-THREADS = max(2, min(8, os.cpu_count() or 1))
-IMAGES = 4 * THREADS  # that wait for a thread; more make the caller wait
-BLOCKS = 4  # likewise
+BLOCKS = 4  # that wait for a thread; more make the caller wait
 GONE = np.empty((0, 0, 3), np.uint8)  # in the place of an image that nobody needs any more
 
 
@@ -58,10 +56,9 @@ class Storing:
         self.specs = [cell.record() for cell in plan.cells]
         self.complete = 0  # blocks whose images are all there
         self._open: dict[int, Open] = {}
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="store")
-        self._images, self._blocks = threading.Semaphore(IMAGES), threading.Semaphore(BLOCKS)
+        self._pool = Pool()
+        self._images, self._blocks = threading.Semaphore(WAITING), threading.Semaphore(BLOCKS)
         self._timing = threading.Lock()
-        self._pending: list[Future[None]] = []
 
     def __enter__(self) -> "Storing":
         if self.behind is not None:
@@ -71,12 +68,11 @@ class Storing:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._pool.shutdown()
-        if self.behind is not None:
-            self.behind.close()
-        if error is None:
-            for future in self._pending:
-                future.result()
+        try:
+            self._pool.__exit__(kind, error, trace)
+        finally:
+            if self.behind is not None:
+                self.behind.close()
 
     @property
     def held(self) -> int:
@@ -93,21 +89,11 @@ class Storing:
         kept = made if self.behind is not None else dataclasses.replace(made, image=GONE)
         block.wanted[wanted.place] = wanted, kept
         block.seconds += seconds
-        self._images.acquire()
-        future = block.encoded[wanted.place] = self._pool.submit(png, made.image)
-        future.add_done_callback(lambda _: self._images.release())
+        block.encoded[wanted.place] = self._pool.submit(self._images, png, made.image)
         if block.full:
             del self._open[wanted.unit.k]
             self.complete += 1
-            self._blocks.acquire()
-            stored = self._pool.submit(self._store, block)
-            stored.add_done_callback(lambda _: self._blocks.release())
-            self._pending.append(stored)
-        self._raise()
-
-    def _raise(self) -> None:
-        while self._pending and self._pending[0].done():
-            self._pending.pop(0).result()
+            self._pool.submit(self._blocks, self._store, block)
 
     def _store(self, block: Open) -> None:
         """Write a block: its images were submitted before it, so the pool finishes them first."""

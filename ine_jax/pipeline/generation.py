@@ -7,10 +7,10 @@ and since an image depends on its own prompt and seed alone, the result is that 
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Semaphore
 from typing import TypeAlias
 
 import jax
@@ -24,15 +24,19 @@ from ine_jax.guidance import Guidance
 from ine_jax.guidance import from_config as guards
 from ine_jax.guidance.concept import Concept
 from ine_jax.pipeline import from_config
+from ine_jax.pipeline.bound import Bound
 from ine_jax.pipeline.checking import check_call
 from ine_jax.pipeline.latents import Latents
+from ine_jax.pipeline.packed import PackedSampler, group_of
+from ine_jax.pipeline.packing import Group, Pump
 from ine_jax.pipeline.pipeline import STEPS, Pipeline
-from ine_jax.progress import Progress, note, stop_requests
+from ine_jax.progress import GRACE, Progress, note, stop_requests
 from ine_jax.prompts import PromptSet
-from ine_jax.prompts.items import Item, alike, named
+from ine_jax.prompts.items import Item, alike, named, own_settings
 from ine_jax.storage.atomic import clear, lock, write_atomic
 from ine_jax.storage.binding import bind, require_bound
 from ine_jax.storage.images import complete, png, read_image
+from ine_jax.storage.pool import WAITING, Pool
 from ine_jax.storage.provenance import value_hash, versions
 from ine_jax.storage.sealed import jsonl
 from ine_jax.types import Scale
@@ -40,7 +44,6 @@ from ine_jax.types import Scale
 SETTINGS = ".generate.json"
 Size: TypeAlias = Mapping[str, int | None]  # steps, height, width
 METADATA = "metadata.jsonl"
-BATCHES_PER_CALL = 4
 
 
 @dataclass(frozen=True)
@@ -156,11 +159,12 @@ def write_images(
     with lock(folder):
         clear(folder, alone=True)
         bind(folder, settings, SETTINGS)
-        todo = {name: item for name, item in wanted.items() if not complete(folder / name)}
+        numbered = (_Wanted(i, folder / name, item) for i, (name, item) in enumerate(wanted.items()))
+        todo = [each for each in numbered if not complete(each.path)]
         begun = time.perf_counter()
         try:
             guard = functools.partial(_guard, guidance, scaled)
-            made = _make(pipe, todo, folder, guard, concept, size or {}, noise, progress)
+            made = _make(pipe, todo, guard, concept, size or {}, noise, progress)
         except Interrupted:
             _write_metadata(folder, wanted, cut)
             raise
@@ -178,53 +182,53 @@ def _guard(usual: Guidance, scaled: Callable[[float], Guidance] | None, scale: f
     return scaled(scale)
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    number: int  # among all images of the folder
+    path: Path
+    item: Item
+
+
 def _make(
     pipe: Pipeline,
-    todo: Mapping[str, Item],
-    folder: Path,
+    todo: Sequence[_Wanted],
     guard: Callable[[float | None], Guidance],
     concept: Concept | None,
     size: Size,
     noise: NoiseMode | Latents,
     progress: Progress | None,
 ) -> int:
-    """Generate the images, writing those of one call while the next one runs; return how many."""
-    per_call, steps = BATCHES_PER_CALL * pipe.rows(), size.get("steps")
-    names, items = list(todo), list(todo.values())
-    calls = alike(items, (None, size.get("height"), size.get("width")), per_call)
-    done = 0
-    with stop_requests() as stop, ThreadPoolExecutor(2) as writers:
-        pending: list[Future[None]] = []
-        for (scale, height, width), places in calls:
-            if stop.is_set():
-                break
-            images = pipe(
-                [items[i].prompt for i in places],
-                guidance=guard(scale),
-                negative=concept,
-                seeds=[items[i].seed for i in places],
-                steps=STEPS if steps is None else steps,
-                height=height,
-                width=width,
-                noise=noise if isinstance(noise, str) else noise([items[i] for i in places]),
-                noise_layout="NHWC" if isinstance(noise, str) else noise.layout,
-            ).arrays
-            for task in pending:
-                task.result()
-            files = [folder / names[i] for i in places]
-            pending = [writers.submit(_write, file, image) for file, image in zip(files, images, strict=True)]
-            done += len(places)
-            if progress is not None:
-                progress.update(done)
-        for task in pending:
-            task.result()
-        if done < len(todo):
-            raise Interrupted(f"stopped with {len(todo) - done} images to go", todo="the same command continues")
-    return done
+    """Generate the images in full batches, writing those of one batch while the next one runs; return how many."""
+    sampler, usual, room = PackedSampler(pipe), (None, size.get("height"), size.get("width")), Semaphore(WAITING)
 
+    @functools.cache
+    def bound(scale: float | None, height: int | None, width: int | None) -> Bound:
+        steps = size.get("steps")
+        shape = pipe.latent_shape(height, width)
+        return sampler.bind(guard(scale), concept, shape, STEPS if steps is None else steps)
 
-def _write(path: Path, image: np.ndarray) -> None:
-    write_atomic(path, png(image))
+    def group(wanted: _Wanted) -> Group:
+        return group_of(bound(*own_settings(wanted.item, usual)), wanted.number // pipe.rows())
+
+    def start(rows: Sequence[_Wanted]) -> Callable[[], Sequence[np.ndarray]]:
+        items, numbers = [row.item for row in rows], [row.number for row in rows]
+        running, _ = sampler.begin([bound(*own_settings(item, usual)) for item in items], items, numbers, noise)
+        return lambda: list(running.fetch()[1])
+
+    def take(wanted: _Wanted, image: np.ndarray, _: float) -> None:
+        writers.submit(room, lambda: write_atomic(wanted.path, png(image)))
+
+    with stop_requests(GRACE) as stop:
+        with Pool() as writers:
+            pump = Pump(lambda: sampler.size, group, start, take, stop, progress)
+            for wanted in todo:
+                if pump.stopped():
+                    break
+                pump.add(wanted)
+            pump.drain()
+        if pump.done < len(todo):
+            raise Interrupted(f"stopped with {len(todo) - pump.done} images to go", todo="the same command continues")
+    return pump.done
 
 
 def _record(name: str, item: Item) -> dict[str, object]:

@@ -6,17 +6,23 @@ a batch of its own cell alone.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import jax
 import numpy as np
 
-from ine_jax.guidance.base import Texts
+from ine_jax.config.methods import NoiseMode
+from ine_jax.guidance.base import Guidance, Texts, as_arrays
+from ine_jax.guidance.concept import Concept
 from ine_jax.pipeline.bound import Bound, texts_of
+from ine_jax.pipeline.latents import Latents
+from ine_jax.pipeline.noise import starts_of
+from ine_jax.pipeline.packing import Group
 from ine_jax.pipeline.pipeline import Pipeline
 from ine_jax.progress import note
-from ine_jax.types import Array, HostArray, HostImages, HostLatents
+from ine_jax.prompts.items import Item
+from ine_jax.types import Array, HostArray, HostImages, HostLatents, LatentShape
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,13 @@ class Running:
         return self.sampler.compute(self.rows)
 
 
+def group_of(bound: Bound, k: int, model: str = "") -> Group:
+    """Rows of one model and one program share batches; where the place in a batch matters, those of block k alone."""
+    if bound.place_matters:
+        return Group((model, bound.program, bound.numbers), k)
+    return Group((model, bound.program))
+
+
 class PackedSampler:
     """Samples batches of at most `size` rows of one program.
 
@@ -60,6 +73,29 @@ class PackedSampler:
         """Sample with this pipeline, in batches of its size."""
         self.pipe, self.size = pipe, pipe.rows()
         self._texts: tuple[Bound, int, Texts] | None = None
+        self._bound: dict[tuple[Hashable, ...], tuple[Concept | None, Bound]] = {}
+
+    def bind(self, guard: Guidance, concept: Concept | None, shape: LatentShape, steps: int) -> Bound:
+        """Return the guard with its texts, which are encoded once for all numbers of a guard."""
+        arrays = as_arrays(guard)
+        key = id(concept), jax.tree.structure(arrays), shape, steps  # the value keeps the concept, and so its id
+        if key not in self._bound:
+            self._bound[key] = concept, self.pipe.bind(arrays, concept, shape, steps=steps)
+        return dataclasses.replace(self._bound[key][1], guard=arrays)
+
+    def begin(
+        self, bounds: Sequence[Bound], items: Sequence[Item], numbers: Sequence[int], noise: NoiseMode | Latents
+    ) -> tuple[Running, Sequence[bool]]:
+        """Dispatch the images of items at their numbers modulo `size`; also return which prompts were cut."""
+        tokenizer, prompts, shape = self.pipe.tokenizer, [item.prompt for item in items], bounds[0].shape
+        seeds, count = [item.seed for item in items], len(items)
+        if isinstance(noise, Latents):
+            starts = starts_of(noise(items), seeds, count, shape, noise.layout)
+        else:
+            starts = starts_of(noise, seeds, count, shape)
+        cut = tokenizer.truncated(prompts)
+        rows = [Row(*row) for row in zip(bounds, tokenizer.ids(prompts), cut, starts, strict=True)]
+        return self.start(rows, [number % self.size for number in numbers]), cut
 
     def start(self, rows: Sequence[Row], places: Sequence[int]) -> Running:
         """Dispatch a batch of rows at these places below `size`, before it is computed; the last row fills the rest."""

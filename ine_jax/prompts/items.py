@@ -56,16 +56,12 @@ def own_settings(item: Item, usual: Own) -> Own:
     return scale, height, usual[2] if item.width is None else item.width
 
 
-def alike(items: Sequence[Item], usual: Own, size: int | None = None) -> list[tuple[Own, list[int]]]:
-    """Group the places of items by guidance scale, height and width; `usual` where an item has none of its own.
-
-    An item's image depends on the item alone, so grouping changes no image. A group has at most `size` items.
-    """
+def alike(items: Sequence[Item], usual: Own) -> list[tuple[Own, list[int]]]:
+    """Group the places of items by guidance scale, height and width; `usual` where an item has none of its own."""
     groups: dict[Own, list[int]] = {}
     for place, item in enumerate(items):
         groups.setdefault(own_settings(item, usual), []).append(place)
-    cuts = [(own, places, spans(len(places), size or len(places))) for own, places in groups.items()]
-    return [(own, places[span.start : span.stop]) for own, places, found in cuts for span in found]
+    return list(groups.items())
 
 
 def named(items: Sequence[Item], per_prompt: int = 1) -> dict[str, Item]:

@@ -19,7 +19,8 @@ from ine_jax.evaluation import Cell, Plan, from_config
 from ine_jax.evaluation.detectors import Detector, Scored, Unscored
 from ine_jax.evaluation.detectors.presets import concept, default_preset
 from ine_jax.evaluation.detectors.world import WorldConfig, WorldDetector, WorldNet
-from ine_jax.evaluation.packing import Group, Made, Wanted
+from ine_jax.evaluation.packing import Made, Wanted
+from ine_jax.pipeline.packing import Group
 from ine_jax.storage import runs
 from tests.support.detector_folders import random_images, write_clip, write_vit
 

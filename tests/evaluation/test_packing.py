@@ -18,9 +18,10 @@ from ine_jax.config.guards import SafreeConfig, SldConfig
 from ine_jax.errors import Interrupted
 from ine_jax.evaluation import Cell, Item, Plan, evaluate, score
 from ine_jax.evaluation.images import ImageGenerator
-from ine_jax.evaluation.packing import Group, Made, Wanted
+from ine_jax.evaluation.packing import Made, Wanted
 from ine_jax.evaluation.scoring import Behind
 from ine_jax.pipeline.packed import PackedSampler
+from ine_jax.pipeline.packing import Group
 from ine_jax.storage import runs
 from tests.evaluation.test_evaluate import tree
 from tests.support import fakes

@@ -3,8 +3,11 @@
 import json
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,10 +17,11 @@ from ine_jax.errors import InputError, Interrupted
 from ine_jax.guidance import Cfg
 from ine_jax.guidance.from_config import concept
 from ine_jax.pipeline.generation import METADATA, SETTINGS, generate, wanted_items, write_images
+from ine_jax.pipeline.packed import PackedSampler, Row
 from ine_jax.pipeline.pipeline import load
 from ine_jax.progress import Progress
 from ine_jax.prompts.items import Item, named
-from ine_jax.storage.images import complete, png
+from ine_jax.storage.images import complete, png, read_image
 from tests.support.locks import elsewhere_locked
 from tests.support.tiny_pipeline import SIDE
 
@@ -93,20 +97,46 @@ def test_a_request_to_stop_keeps_what_is_done(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipe = load(tiny_folder, batch_size=2)
-    monkeypatch.setattr("ine_jax.pipeline.generation.BATCHES_PER_CALL", 1)
-    wanted = numbered("a cat", "a dog", "knife", "apple", "cat")
+    monkeypatch.setattr("ine_jax.pipeline.packing.GRACE", 0.0)  # no time for a further batch
+    wanted = numbered("a cat", "a dog", "knife", "apple", "cat", "dog", "red")
     options = {"guidance": Cfg(3.0), "size": {"steps": 2}}
 
     class Stopper(Progress):
         def update(self, step: int, metrics: object = None) -> None:
-            os.kill(os.getpid(), 15)
+            if step == 2:
+                os.kill(os.getpid(), 15)
 
     with pytest.raises(Interrupted):
         write_images(pipe, wanted, tmp_path / "out", progress=Stopper(len(wanted)), **options)  # type: ignore[arg-type]
-    assert [row["file_name"] for row in rows_of(tmp_path / "out")] == ["000000_00.png", "000001_00.png"]
+    # the first two, after which the stop was asked for, and the two that were on the device
+    assert [row["file_name"] for row in rows_of(tmp_path / "out")] == [f"{i:06d}_00.png" for i in range(4)]
     done = write_images(pipe, wanted, tmp_path / "out", **options)  # type: ignore[arg-type]
-    assert (done.made, done.found) == (3, 2)
-    assert len(rows_of(tmp_path / "out")) == 5
+    assert (done.made, done.found) == (3, 4)
+    assert len(rows_of(tmp_path / "out")) == 7
+
+
+@pytest.mark.parametrize("most", [4, 2])
+def test_scales_share_full_batches_which_are_halved_where_they_do_not_fit(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """Eight images at two guidance scales in two batches of four, or four of two, as in single calls."""
+    pipe, sizes, dispatch = load(tiny_folder, batch_size=4), list[int](), PackedSampler._dispatch
+
+    def limited(self: PackedSampler, rows: Sequence[Row], places: Sequence[int], size: int) -> Any:
+        if size > most:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+        sizes.append(len(rows))
+        return dispatch(self, rows, places, size)
+
+    monkeypatch.setattr(PackedSampler, "_dispatch", limited)
+    scales = (None, 5.0, 5.0, None, None, None, 5.0, None)
+    wanted = named([Item(str(i), "a cat", i, guidance=scale) for i, scale in enumerate(scales)])
+    write_images(pipe, wanted, tmp_path / "out", guidance=Cfg(3.0), size={"steps": 2}, scaled=Cfg)
+    assert sizes == [most] * (8 // most)
+    for name, item in wanted.items():
+        alone = pipe(item.prompt, guidance=Cfg(item.guidance or 3.0), seeds=item.seed, steps=2)
+        # the decoder of this toy rounds by the place in a batch
+        assert np.abs(read_image(tmp_path / "out" / name).astype(int) - alone.arrays[0]).max() <= 1
 
 
 def test_nothing_in_a_prompt_reaches_a_file_name() -> None:

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 
 from ine_jax.evaluation import Cell, Item, Plan, Unit
-from ine_jax.evaluation.packing import Batches, Made, Packer, Wanted
+from ine_jax.evaluation.packing import Batches, Made, Wanted
+from ine_jax.pipeline.packing import Packer
 
 
 def made(generator: Batches, cell: Cell, items: Sequence[Item], plan: Plan) -> list[Made]:
     """Generate the items of one block, packed as an evaluation packs them."""
-    packer, found = Packer(), dict[int, Made]()
+    packer, found = Packer[Wanted](), dict[int, Made]()
     unit = Unit(0, 0, "attack", 0, len(items))
 
     def run(rows: Sequence[Wanted]) -> None:

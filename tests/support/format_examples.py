@@ -9,7 +9,6 @@ the numbers mean nothing while names, fields and layouts are real.
 import json
 import struct
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,12 +25,14 @@ from ine_jax.evaluation import Cell, Plan, evaluate, score
 from ine_jax.evaluation.detectors.world import WorldConfig, WorldDetector, WorldNet
 from ine_jax.guidance import Negative
 from ine_jax.guidance.concept import Concept
+from ine_jax.guidance.slots import Slots
 from ine_jax.models.checkpoints.delta import write_unet_delta
 from ine_jax.models.checkpoints.pipeline_folder import write_pipeline
 from ine_jax.pipeline.bench import turns
+from ine_jax.pipeline.bound import Bound
 from ine_jax.pipeline.generation import write_images
-from ine_jax.pipeline.mesh import device_mesh
-from ine_jax.pipeline.samples import Samples
+from ine_jax.pipeline.mesh import device_mesh, spread
+from ine_jax.pipeline.noise import random_normal
 from ine_jax.prompts import load
 from ine_jax.prompts.items import Item, named
 from ine_jax.schedulers import from_config
@@ -42,24 +43,39 @@ ITEMS = 4
 
 
 class Painter:
-    """What `write_images` and `turns.compare` ask of a pipeline, without a network."""
+    """What `write_images` and `turns.compare` ask of a pipeline, without a network: images of noise."""
 
     name, dtype, unet_impl = "tiny-unlearned-0", np.dtype(np.float32), "native"
     model_id = "0" * 64
-    programs = SimpleNamespace(mesh=device_mesh(jax.devices()[:1]))
-    tokenizer = SimpleNamespace(truncated=lambda prompts: [False] * len(prompts))
+    tokenizer = SimpleNamespace(
+        truncated=lambda prompts: [False] * len(prompts), ids=lambda prompts: np.zeros((len(prompts), 4), np.int32)
+    )
 
     def __init__(self, parts: Any) -> None:
         self.parts, self.scheduler = parts, from_config(parts.scheduler_config, "ddim")
+        mesh = device_mesh(jax.devices()[:1])
+        self.programs = SimpleNamespace(
+            mesh=mesh,
+            batch_sharding=lambda: spread(mesh),
+            decode=lambda _, latents: (latents * 40 + 128).clip(0, 255).astype(jnp.uint8),
+        )
 
     def rows(self) -> int:
         """Items per call."""
         return 2
 
-    def __call__(self, prompts: Sequence[str], seeds: Sequence[int], **_: Any) -> Samples:
+    def latent_shape(self, *_: Any) -> tuple[int, int, int]:
+        """That of the images."""
+        return 8, 8, 3
+
+    def bind(self, guard: Any, concept: Any, shape: Any, steps: int) -> Bound:
+        """The guard with texts of zeros."""
+        text = np.zeros((1, 4, 16), np.float32)
+        return Bound(guard, Slots(text, text), shape, self.scheduler.tables(steps), np.zeros((0, 16), np.float32))
+
+    def sample(self, bound: Bound, texts: Any, ids: Any, cut: Any, start: Any) -> jax.Array:
         """Noise of the seeds."""
-        images = [np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8) for seed in seeds]
-        return Samples(tuple(prompts), tuple(seeds), np.zeros((len(seeds), 1, 1, 4), np.float32), np.stack(images))
+        return random_normal(np.asarray(start), bound.shape)
 
 
 def train(folder: Path) -> None:
