@@ -160,6 +160,7 @@ def _broken(fault: Fault, code: int, text: str, hit: str, work: Path) -> Iterato
         return  # the call was one that may fail, such as one that looks whether a folder is there already
     if code != 74:
         yield f"code {code}: {text[-600:]}"
+    text = "\n".join(line for line in text.splitlines() if " rows (" not in line)  # how a prompt file was read
     if len(text.splitlines()) > 3 or "Traceback" in text:
         yield f"{len(text.splitlines())} lines: {text[:600]}"
     inside = [_meant(part) for part in hit.split(" ", 1)[1].removeprefix(f"{work}/").split("/")]
