@@ -25,7 +25,7 @@ from ine_jax.config import (
     yaml_file,
 )
 from ine_jax.errors import InputTypeError, shown
-from ine_jax.progress import Progress, note
+from ine_jax.progress import Progress, note, note_stored
 
 if TYPE_CHECKING:
     from ine_jax.evaluation.records import Summary
@@ -83,6 +83,12 @@ def invert(config: InvertConfig | str | os.PathLike[str]) -> "list[InversionResu
     for _, folder in () if closed else each:
         readable_images(folder)  # a wrong one is reported before the model is loaded
     from ine_jax import inversion
+    from ine_jax.inversion.stored import finished
+
+    found = finished(settings, each)
+    if found is not None:
+        note(f"{settings.out}: already complete")
+        return found
     from ine_jax.pipeline import from_config
 
     pipe = from_config.pipeline(settings.model, settings.revision, SamplerConfig(), settings.unlearned)
@@ -145,6 +151,8 @@ def evaluate(
     plan, missing, scorers = ready.plan, ready.missing, ready.scorers
     for line in plan.notes():
         note(line)
+    total = generating.planned(plan, shard)
+    note_stored(settings.out, total - missing, total)
     behind = scorers.behind() if scorers and missing else None
     with writing(settings.out, shard), Progress(max(1, missing), "images", unit="images") as progress:
         run = generating.evaluate(

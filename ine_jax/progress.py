@@ -43,6 +43,22 @@ def note(text: str) -> None:
     sys.stderr.flush()
 
 
+def note_stored(place: object, stored: int, total: int) -> None:
+    """Print how many images an earlier call stored, if it stored any."""
+    if 0 < stored < total:
+        note(f"{place}: continuing, {stored} of {total} images are already stored")
+    elif stored:
+        note(f"{place}: all {total} images are already stored")
+
+
+def announce(text: str, after: float = 0.7) -> Callable[[], None]:
+    """Print one line after so many seconds, unless the returned function is called before: what is quick is quiet."""
+    timer = threading.Timer(after, note, (text,))
+    timer.daemon = True
+    timer.start()
+    return timer.cancel
+
+
 class Progress:
     """Shows how far a run is: steps, loss, steps per second, time left.
 

@@ -1,10 +1,11 @@
 """Progress: plain lines about every ten seconds where there is no terminal, a bar where there is, process 0 only."""
 
 import io
+import threading
 
 import pytest
 
-from ine_jax.progress import Progress, duration
+from ine_jax.progress import Progress, announce, duration
 
 
 class Clock:
@@ -72,3 +73,19 @@ def test_a_terminal_gets_a_bar() -> None:
 )
 def test_duration(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_an_announcement_is_printed_unless_the_work_ends_first() -> None:
+    printed = threading.Event()
+
+    def note(text: str) -> None:
+        lines.append(text)
+        printed.set()
+
+    lines: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ine_jax.progress.note", note)
+        announce("quick", after=3600)()
+        announce("loading tiny", after=0)
+        assert printed.wait(10)
+    assert lines == ["loading tiny"]

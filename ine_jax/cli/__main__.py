@@ -11,7 +11,7 @@ def program() -> int:
     progress.receive_signals(as_json)
     from ine_jax.cli.main import main
 
-    code = main()
+    code = main(speaks=True)
     progress.ignore_signals()
     if pod := sys.modules.get("ine_jax.training.pod"):  # loaded where several processes may train together
         pod.leave(code)

@@ -16,6 +16,7 @@ import yaml
 
 from ine_jax.errors import InputError
 
+_LOADED = ("model", "base", "models", "source", "path", "directory", "directories")
 Flat = tyro.conf.arg(name="")  # the fields of the config become flags without a prefix
 
 
@@ -40,6 +41,14 @@ class Command(abc.ABC):
     def command_name(cls) -> str:
         """The word after `ine`: the name of the class in lower case, `ConvertModel` as `convert-model`."""
         return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", cls.__name__).lower()
+
+    def opening(self) -> str:
+        """One line that names what is loaded first: models, files and directories."""
+        config = getattr(self, "config", self)
+        found = [getattr(record, name, None) for record in (config, self) for name in _LOADED]
+        several = [each for one in found if one for each in (one if isinstance(one, tuple) else (one,))]
+        names = dict.fromkeys(str(getattr(each, "label", each)) for each in several)
+        return f"ine {self.command_name()}: loading {', '.join(names) or 'its files'}"
 
     @abc.abstractmethod
     def run(self, line: Sequence[str]) -> Outcome:

@@ -21,6 +21,7 @@ class Evaluate(Command):
 
     def plan(self) -> Outcome:
         """Read and check everything that `run` reads, and count cells and missing images."""
+        from ine_jax.cli import forecast
         from ine_jax.evaluation.prepare import prepare
 
         config = self.config
@@ -29,12 +30,16 @@ class Evaluate(Command):
         weights += [file for each in config.metrics for file in (each.weights, each.images)]
         checkpoints = [place for model in config.models for place in model.unlearned]
         work = sources([*(model.model for model in config.models), *filter(None, weights)], checkpoints)
-        ready = prepare(config, shard, cast(list[str], work.get("from the hub", ())))
+        absent = cast(list[str], work.get("from the hub", []))
+        ready = prepare(config, shard, absent)
         notes = ready.plan.notes()
         work |= {"read": "; ".join(notes)} if notes else {}
-        work |= {"cells": len(ready.plan.cells), "images to generate": ready.missing}
+        table = forecast.forecast(ready, config.out)
+        work |= {"cells": len(table), "images to generate": ready.missing, "table": forecast.values(table)}
         planned = self.planned(**work)
-        return Outcome((*heading, *planned.lines), planned.result)
+        lines = [planned.lines[0], *forecast.lines(table, config), *map(str, notes)]
+        lines += [f"from the hub: {', '.join(absent)}"] if absent else []
+        return Outcome((*heading, *lines, planned.lines[-1]), planned.result)
 
     def run(self, line: Sequence[str]) -> Outcome:
         """Generate and score what is missing of this shard; a finished shard is left alone."""

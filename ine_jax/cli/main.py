@@ -14,23 +14,30 @@ import sys
 import tempfile
 import traceback
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from ine_jax import __version__
 from ine_jax.errors import IneError, InputError, Interrupted, StorageError, clean, printable
-from ine_jax.progress import STOPPED
+from ine_jax.progress import STOPPED, announce
 from ine_jax.storage.atomic import DISK
+
+if TYPE_CHECKING:
+    from ine_jax.cli.command import Command
 
 # A missing permission is for the user to solve; it is not a bug.
 _MACHINE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 _MACHINE |= {errno.EMFILE, errno.ENAMETOOLONG, errno.ENOTEMPTY}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit code; only a request for help raises (`SystemExit`)."""
+def main(argv: Sequence[str] | None = None, speaks: bool = False) -> int:
+    """Run one command line and return its exit code; only a request for help raises (`SystemExit`).
+
+    `speaks` is whether a command that takes more than a moment prints what it is loading.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        code = _command(words)
+        code = _command(words, speaks)
         _flush()
         return code
     except BrokenPipeError:
@@ -56,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _crash(error, words)
 
 
-def _command(words: list[str]) -> int:
+def _command(words: list[str], speaks: bool) -> int:
     if words and words[0] in ("-V", "--version"):
         _print(f"ine {__version__}")
         return 0
@@ -65,12 +72,22 @@ def _command(words: list[str]) -> int:
 
     command = parse(["--help"] if not words or words[0] == "help" else words)
     _silence_libraries()
-    with buckets.resolved(command) as (local, places):
+    with _opening(command) if speaks else contextlib.nullcontext(), buckets.resolved(command) as (local, places):
         outcome = places.shown(local.plan() if local.dry_run else local.run(["ine", *words]))
     _print(*outcome.lines)
     if command.json:
         _print_json({"ok": True, "command": command.command_name(), "dry_run": command.dry_run, **outcome.result})
     return 0
+
+
+@contextlib.contextmanager
+def _opening(command: "Command") -> Iterator[None]:
+    """Print what the command is loading, unless it ends first."""
+    cancel = announce(command.opening())
+    try:
+        yield
+    finally:
+        cancel()
 
 
 def _print(*lines: str) -> None:

@@ -189,6 +189,11 @@ def pending(plan: Plan, root: str | Path, shard: Shard = (0, 1)) -> int:
     return sum(unit.stop - unit.start for unit in missing_units(plan, root, shard))
 
 
+def planned(plan: Plan, shard: Shard = (0, 1)) -> int:
+    """How many images a shard has."""
+    return sum(unit.stop - unit.start for unit in plan.units() if unit.k % shard[1] == shard[0])
+
+
 def notes(run: Run) -> list[str]:
     """A line on the prompts that were truncated, if any were."""
     cut = sum(row.get("truncated", False) for k in run.blocks() for row in run.rows(k))

@@ -15,6 +15,7 @@ from ine_jax.evaluation.packing import Made, Wanted
 from ine_jax.evaluation.plan import Cell, Plan
 from ine_jax.guidance import Guidance, from_config
 from ine_jax.guidance.concept import Concept
+from ine_jax.guidance.slots import network_rows
 from ine_jax.pipeline import pipeline
 from ine_jax.pipeline.bound import Bound
 from ine_jax.pipeline.checking import check_call
@@ -68,14 +69,18 @@ class ImageGenerator:
 
         return fetch
 
-    def check(self, cell: Cell, plan: Plan) -> None:
-        """Read all that the images of a cell need; InputError where something is damaged or does not fit."""
+    def check(self, cell: Cell, plan: Plan) -> int:
+        """Read all that the images of a cell need; return the network's rows per image and step.
+
+        InputError where something is damaged or does not fit.
+        """
         pipe = self._load(cell, plan)
         items = [item for name, count in cell.lists for item in plan.lists[name][:count]]
         for (scale, height, width), places in alike(items, _usual(cell, plan)):
             guard, group = self._guard(pipe, cell, scale), [items[i] for i in places]
             concept = self._concept(cell)
             check_call(pipe, guard, concept, group, plan.starts, steps=plan.steps, height=height, width=width)
+        return network_rows(self._guard(pipe, cell, cell.guidance.scale), self._concept(cell))
 
     def _loaded(self) -> PackedSampler:
         assert self._sampler is not None  # noqa: S101  asked after a group

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ine_jax.config import EvaluateConfig
@@ -26,6 +26,7 @@ class Prepared:
         models: how the run records each model.
         scorers: loaded detectors and metrics; None where everything is scored.
         generate: the generator with the first model loaded; None where no image is missing.
+        rows: the network's rows per image and step, of every cell that was checked.
     """
 
     plan: Plan
@@ -34,6 +35,7 @@ class Prepared:
     models: Mapping[str, Mapping[str, str]]
     scorers: "Scorers | None" = None
     generate: packing.Batches | None = None
+    rows: Mapping[Cell, int] = field(default_factory=dict)
 
 
 def prepare(config: EvaluateConfig, shard: Shard = (0, 1), absent: Collection[str] = ()) -> Prepared:
@@ -70,8 +72,8 @@ def prepare(config: EvaluateConfig, shard: Shard = (0, 1), absent: Collection[st
     if begun:  # the others were checked when the run began
         left = {unit.cell for unit in generating.missing_units(plan, config.out, shard)}
         cells = tuple(cell for i, cell in enumerate(plan.cells) if i in left)
-    ready = _checked(plan, [cell for cell in cells if cell.model in here]) if missing else None
-    return Prepared(plan, shard, missing, models, scorers, ready)
+    ready, rows = _checked(plan, [cell for cell in cells if cell.model in here]) if missing else (None, {})
+    return Prepared(plan, shard, missing, models, scorers, ready, rows)
 
 
 def _labels(plan: Plan) -> list[str]:
@@ -82,11 +84,9 @@ def _hashes(models: Mapping[str, Mapping[str, str]]) -> RunHashes:
     return {"models": {label: dict(record) for label, record in models.items()}}
 
 
-def _checked(plan: Plan, cells: Sequence[Cell]) -> packing.Batches:
+def _checked(plan: Plan, cells: Sequence[Cell]) -> tuple[packing.Batches, dict[Cell, int]]:
     """Check every cell, model by model; the last first, so that the model of the first is still loaded afterwards."""
     from ine_jax.evaluation.images import ImageGenerator
 
     generator = ImageGenerator()
-    for cell in reversed(cells):
-        generator.check(cell, plan)
-    return generator
+    return generator, {cell: generator.check(cell, plan) for cell in reversed(cells)}

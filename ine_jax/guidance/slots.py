@@ -70,6 +70,15 @@ def projection(guard: Guidance) -> Safree | None:
     return dataclasses.replace(found, inner=NoGuidance(), reattention="off", negative_in_cfg=False)
 
 
+def network_rows(guard: Guidance, concept: Concept | None) -> int:
+    """Return the rows of the network per image and step: the guard's own, those of its bank, and a reference row."""
+    found = list(layers(guard))
+    bank = 0 if concept is None else len(concept.words) + len(concept.embeddings)
+    banks = sum(bank for layer in found if isinstance(layer, Casg))
+    edits = any(isinstance(layer, Safree) and layer.reattention not in ("off", "as-released") for layer in found)
+    return guard.branches + banks + edits
+
+
 def _padded(columns: Float[np.ndarray, "column dim"]) -> Float[np.ndarray, "padded dim"]:
     """Add rows of zeros up to the next multiple, so that few shapes exist."""
     return np.pad(columns, ((0, -len(columns) % COLUMNS), (0, 0)))

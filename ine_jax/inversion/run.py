@@ -6,9 +6,7 @@ first three. The closed form has no loss curve.
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +17,11 @@ import numpy as np
 from ine_jax.config import InversionConfig
 from ine_jax.embeddings.embedding import Embedding, slug
 from ine_jax.errors import InputError
-from ine_jax.inversion import objective, rece
+from ine_jax.inversion import objective, rece, stored
 from ine_jax.inversion.preview import grid, plot_losses, preview_images
-from ine_jax.inversion.start import RECE, explicit_words, first_vectors
-from ine_jax.inversion.step import Frozen, inversion_objective, loss_name
+from ine_jax.inversion.start import first_vectors
+from ine_jax.inversion.step import Frozen, inversion_objective
+from ine_jax.inversion.stored import IMAGES, OWN_FIELDS, RECE, InversionResult, explicit_words
 from ine_jax.inversion.templates import template_ids, usable
 from ine_jax.pipeline.mesh import everywhere, first_decides
 from ine_jax.pipeline.pipeline import Pipeline
@@ -30,27 +29,11 @@ from ine_jax.storage.atomic import write_atomic
 from ine_jax.storage.images import png
 from ine_jax.storage.provenance import canonical
 from ine_jax.training import loop
+from ine_jax.training.curves import read_log
 from ine_jax.training.finished import write_hashes
-from ine_jax.training.log import read_log
 from ine_jax.training.step import compiled_step, first_state
 
-# Fields in which the concepts of one run may differ; all others shape the batch that they share.
-OWN_FIELDS = ("concept", "seed", "init", "words", "steps")
-# Fields that do not change what a given number of steps computes; the second ones only where nothing starts from RECE.
-IDLE_FIELDS = ("steps", "save_every")
-RECE_FIELDS = ("words", "regularizer")
-IMAGES = ("loss.png", "preview.png")
 PREVIEWS = 8  # images per row of the preview
-
-
-@dataclass(frozen=True)
-class InversionResult:
-    """The found embedding, where its file is, and the loss: `steps` [n] and `losses` [n] as logged."""
-
-    embedding: Embedding
-    path: Path
-    steps: np.ndarray = dataclasses.field(repr=False)
-    losses: np.ndarray = dataclasses.field(repr=False)
 
 
 def paper_setting(concept: str, **changes: Any) -> InversionConfig:
@@ -100,17 +83,15 @@ def invert_many(
     """
     _check(images, configs)
     folder = Path(directory)
-    own = folders or [folder / slug(config.concept) for config in configs]
+    own = folders or stored.folders(folder, configs)
     shared = configs[0]
     vectors = first_decides(np.stack(first_vectors(pipe, configs, base)))
     problem = inversion_objective(pipe, shared, len(configs))
     data = everywhere(training_data(pipe, images, configs, vectors[0]), problem.mesh)
     lengths = sorted({config.steps for config in configs})
-    weights = {"model_id": pipe.model_id}
-    if base is not None and any(config.init == RECE for config in configs):
-        weights["base_model_id"] = base.model_id
-    hashes = [_image_hash(each) for each in images]
-    origin = {**weights, "images_sha256": hashes}
+    starts = base is not None and any(config.init == RECE for config in configs)
+    weights = stored.weights_of(pipe.model_id, base.model_id if base is not None and starts else None)
+    hashes = [stored.image_hash(each) for each in images]
     frozen = everywhere(Frozen(pipe.parts.text_params, pipe.parts.unet_params), problem.mesh)
     step = compiled_step(problem)
     with loop.owned(folder):
@@ -120,15 +101,14 @@ def invert_many(
             steps=lengths[-1],
             directory=folder,
             save_every=shared.save_every,
-            config={"model": pipe.name, **origin, "concepts": [_bound(config, lengths) for config in configs]},
+            config=stored.learned_settings(pipe.name, weights, hashes, configs),
             log_every=shared.log_every,
             lines_at=lengths,
             progress=progress,
         )
         found, log, results = np.asarray(final.trained), read_log(folder), []
         for i, (config, place) in enumerate(zip(configs, own, strict=True)):
-            own_lines = log["step"] <= config.steps
-            curve = log[loss_name(i, len(configs))][own_lines]
+            curve = log[stored.loss_name(i, len(configs))][log["step"] <= config.steps]
             notes = {
                 **weights,
                 "images_sha256": hashes[i],
@@ -136,8 +116,9 @@ def invert_many(
                 "final_loss": f"{np.nanmean(curve[-max(1, len(curve) // 10) :]):.6f}",
             }
             learned = _embedding(pipe, config, found[i], notes)
-            path = place / f"{slug(config.concept)}.safetensors"
-            result = InversionResult(learned, path, log["step"][own_lines], curve)
+            result = stored.result(
+                learned, stored.file_in(place, config), log, config, stored.loss_name(i, len(configs))
+            )
             if jax.process_index() == 0:
                 title = f"inversion of {config.concept} in {pipe.name}"
                 plot_losses(place / "loss.png", result.steps, result.losses, title)
@@ -164,8 +145,8 @@ def derive(
     """
     folder, words = Path(directory), explicit_words(config)
     shape = (pipe.tokenizer.max_length, pipe.parts.text_config.hidden_size)
-    settings = {"method": RECE, "concept": config.concept, "words": words, "regularizer": config.regularizer}
-    origin = {"model_id": pipe.model_id, "base_model_id": base.model_id}
+    origin = stored.weights_of(pipe.model_id, base.model_id)
+    settings = stored.closed_settings(pipe.name, base.name, origin, config)
 
     solved = rece.solve(pipe, base, words, config.regularizer)  # raises before anything is written
 
@@ -179,13 +160,18 @@ def derive(
             steps=1,
             directory=folder,
             save_every=1,
-            config={"model": pipe.name, "base": base.name, **origin, "concepts": [settings]},
+            config=settings,
             progress=progress,
         )
         log = read_log(folder)
-        notes = {**origin, "base": base.name, "config": canonical(settings), "residual": f"{log['loss'][-1]:.6f}"}
+        notes = {
+            **origin,
+            "base": base.name,
+            "config": canonical(settings["concepts"][0]),
+            "residual": f"{log['loss'][-1]:.6f}",
+        }
         embedding = Embedding(found, "context", config.concept, pipe.name, notes)
-        result = InversionResult(embedding, folder / f"{slug(config.concept)}.safetensors", log["step"], log["loss"])
+        result = stored.result(embedding, stored.file_in(folder, config), log, config)
         explicit = Embedding(base.encode([words])[0], "context", config.concept)
         above = f"generated by {Path(base.name).name} from the words {words}"
         _write(pipe, result, (above, preview_images(base, explicit, PREVIEWS)) if preview else None)
@@ -204,17 +190,6 @@ def _embedding(
     pipe: Pipeline, config: InversionConfig, vectors: np.ndarray, notes: Mapping[str, str] | None = None
 ) -> Embedding:
     return Embedding(vectors, config.space, config.concept, pipe.name, notes or {})
-
-
-def _bound(config: InversionConfig, lengths: Sequence[int]) -> dict[str, Any]:
-    """The fields that a run's directory is bound to: steps too where the concepts end at several of `lengths`."""
-    idle = set(IDLE_FIELDS if config.init == RECE else IDLE_FIELDS + RECE_FIELDS)
-    idle -= {"steps"} if len(lengths) > 1 else set()
-    return {name: value for name, value in dataclasses.asdict(config).items() if name not in idle}
-
-
-def _image_hash(images: np.ndarray) -> str:
-    return hashlib.sha256(str(images.shape).encode() + np.ascontiguousarray(images).tobytes()).hexdigest()
 
 
 def _write(pipe: Pipeline, result: InversionResult, above: tuple[str, np.ndarray] | None) -> None:

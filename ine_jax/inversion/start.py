@@ -8,10 +8,11 @@ from ine_jax.config import InversionConfig
 from ine_jax.embeddings.embedding import Embedding
 from ine_jax.errors import InputError
 from ine_jax.inversion import rece
+from ine_jax.inversion.stored import RECE, explicit_words
 from ine_jax.inversion.templates import usable
 from ine_jax.pipeline.pipeline import Pipeline
 
-MEAN, RECE = "mean", "rece"
+MEAN = "mean"
 
 
 def first_vectors(pipe: Pipeline, configs: Sequence[InversionConfig], base: Pipeline | None = None) -> list[np.ndarray]:
@@ -24,11 +25,6 @@ def first_vectors(pipe: Pipeline, configs: Sequence[InversionConfig], base: Pipe
     """
     one = _context if configs[0].space == "context" else _rows
     return [one(pipe, config, base) for config in configs]
-
-
-def explicit_words(config: InversionConfig) -> str:
-    """The words that RECE starts from: those given, else the concept's name."""
-    return config.words or config.concept
 
 
 def _context(pipe: Pipeline, config: InversionConfig, base: Pipeline | None) -> np.ndarray:

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 
 from ine_jax.config import InversionConfig
 from ine_jax.inversion import objective
+from ine_jax.inversion.stored import loss_name
 from ine_jax.models.clip import ClipText, ClipTextConfig
 from ine_jax.models.text import encode_ids
 from ine_jax.models.unet import UNetConfig
@@ -113,11 +114,6 @@ class InversionObjective:
             name = loss_name(c, self.concepts)
             metrics[name] = jnp.where(at_work[c], metrics[name], jnp.float32(jnp.nan))
         return vectors, metrics
-
-
-def loss_name(index: int, concepts: int) -> str:
-    """Column of the log that holds a concept's own loss."""
-    return "loss" if concepts == 1 else f"loss_{index}"
 
 
 def inversion_objective(pipe: Pipeline, config: InversionConfig, concepts: int) -> InversionObjective:

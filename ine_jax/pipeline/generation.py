@@ -30,7 +30,7 @@ from ine_jax.pipeline.latents import Latents
 from ine_jax.pipeline.packed import PackedSampler, group_of
 from ine_jax.pipeline.packing import Group, Pump
 from ine_jax.pipeline.pipeline import STEPS, Pipeline
-from ine_jax.progress import GRACE, Progress, note, stop_requests
+from ine_jax.progress import GRACE, Progress, note, note_stored, stop_requests
 from ine_jax.prompts import PromptSet
 from ine_jax.prompts.items import Item, alike, named, own_settings
 from ine_jax.storage.atomic import clear, lock, write_atomic
@@ -161,6 +161,7 @@ def write_images(
         bind(folder, settings, SETTINGS)
         numbered = (_Wanted(i, folder / name, item) for i, (name, item) in enumerate(wanted.items()))
         todo = [each for each in numbered if not complete(each.path)]
+        note_stored(folder, len(wanted) - len(todo), len(wanted))
         begun = time.perf_counter()
         try:
             guard = functools.partial(_guard, guidance, scaled)

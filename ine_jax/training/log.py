@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import TextIO
 
 import jax
-import numpy as np
 
-from ine_jax.storage import sealed, untrusted
+from ine_jax.storage import untrusted
 from ine_jax.storage.atomic import naming, write_atomic
 from ine_jax.storage.untrusted import MAX_RECORDS
 from ine_jax.training.checkpoint import Window
@@ -86,18 +85,6 @@ class TrainLog:
             with naming(Path(self._log.name)):
                 os.fsync(self._log.fileno())
         return {"sums": dict(self._sums), "count": self._count}
-
-
-def read_log(directory: Path | str) -> dict[str, np.ndarray]:
-    """Columns of log.jsonl as float64 arrays of equal length; a value that was not finite reads as NaN."""
-    path = Path(directory) / "log.jsonl"
-    rows = sealed.read_log(path)
-    names = list(rows[0]) if rows else []
-    if any(set(row) != set(names) for row in rows):
-        raise sealed.corrupt(path, "lines with different fields")
-    return {
-        name: np.array([math.nan if row[name] is None else row[name] for row in rows], np.float64) for name in names
-    }
 
 
 def truncate(path: Path, step: int) -> None:

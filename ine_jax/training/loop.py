@@ -23,7 +23,7 @@ from typing import Generic, Protocol, SupportsFloat, TypeVar, runtime_checkable
 import jax
 
 from ine_jax.errors import InputError, Interrupted, NumericalError
-from ine_jax.progress import stop_requests
+from ine_jax.progress import note, stop_requests
 from ine_jax.storage.atomic import clear, lock
 from ine_jax.storage.binding import bind
 from ine_jax.training import topology
@@ -108,6 +108,8 @@ def run(
         if start > steps:
             raise InputError(f"{folder} already holds {start} steps", f"steps >= {start}", "use a new directory")
         if writer:
+            if start:
+                note(f"{folder}: already complete" if start == steps else f"continuing at step {start} of {steps}")
             forget(folder)
             topology.record(folder, start, before)
         with TrainLog(folder, start, window, log_every, lines_at, on_log) as log:

@@ -18,7 +18,7 @@ import ine_jax
 from ine_jax.cli import main as cli
 from ine_jax.cli.command import Outcome
 from ine_jax.cli.inspect import Inspect
-from ine_jax.cli.parsing import COMMANDS
+from ine_jax.cli.parsing import COMMANDS, parse
 from ine_jax.embeddings.embedding import Embedding
 from ine_jax.errors import CorruptRunError, InputError, Interrupted, ItemErrors, NumericalError
 
@@ -283,6 +283,21 @@ def test_plan_shows_flags_over_yaml_and_writes_nothing(workplace: Path, capsys: 
     assert plan["images"] == {"concept": 1}
     assert "writes: runs/invert (new)" in out
     assert files(workplace) == before
+
+
+@pytest.mark.parametrize(
+    ("line", "loaded"),
+    [
+        ("invert --base tiny --inversion.init rece", "tiny-unlearned-0, tiny"),
+        ("evaluate --models tiny tiny-unlearned-0", "tiny, tiny-unlearned-0"),
+        ("report a b", "a, b"),
+        ("convert weapon-tiny w.bin --to diffusers-bin", "weapon-tiny"),
+        ("demo", "its files"),
+    ],
+)
+def test_a_command_names_what_it_loads(line: str, loaded: str) -> None:
+    name, *_ = line.split()
+    assert parse(line.split()).opening() == f"ine {name}: loading {loaded}"
 
 
 def test_inspect_reads_an_embedding(workplace: Path, capsys: Capture) -> None:

@@ -40,8 +40,9 @@ class ImageGenerator(drawing.ByBlock):
     def __init__(self) -> None:
         super().__init__(fakes.generate)
 
-    def check(self, cell: Cell, plan: Any) -> None:
-        """Everything fits."""
+    def check(self, cell: Cell, plan: Any) -> int:
+        """Everything fits, in two rows, or three with a negative."""
+        return 2 + (cell.negative.kind != "none")
 
 
 class Scorers:
@@ -101,11 +102,38 @@ def test_a_finished_run_loads_nothing_and_draws_nothing(
     assert tree(place / "run") == before
 
 
+def test_a_dry_run_is_a_table_of_cells_with_the_time_that_is_known(place: Path, capsys: Capture) -> None:
+    code, out, err = call(capsys, "evaluate", "e.yaml", "--dry-run")
+    assert (code, err, len(out.splitlines())) == (0, "", 6), out
+    _, heading, cell, total, shared, writes = out.splitlines()
+    assert heading.split() == ["model", "guard", "negative", "items", "missing", "rows/step", "time"]
+    assert cell.split()[-3:] == ["12", "3", "-"] and "explicit words" in cell
+    assert total == "1 cells, 12 images to generate, time unknown until a block is stored"
+    assert "2 steps" in shared and writes == "writes: run (new)"
+    assert not (place / "run").exists()
+    assert call(capsys, "evaluate", "e.yaml", "--shard", "0/2")[0] == 0
+    code, out, _ = call(capsys, "evaluate", "e.yaml", "--dry-run", "--json")
+    (entry,) = json.loads(out.splitlines()[-1])["table"]
+    times = [line["seconds"] / line["images"] for line in runs.open_run(place / "run").timings()]
+    assert 0 < entry["missing"] < 12 and entry["rows"] == 3
+    assert entry["seconds"] == pytest.approx(entry["missing"] * sorted(times)[(len(times) - 1) // 2])
+    code, _, err = call(capsys, "evaluate", "e.yaml")
+    assert f"run: continuing, {12 - entry['missing']} of 12 images are already stored" in err
+    assert call(capsys, "evaluate", "e.yaml")[2] == "run: all 12 images are already stored\n"
+    code, out, _ = call(capsys, "evaluate", "e.yaml", "--dry-run")
+    assert "1 cells, 0 images to generate, already complete" in out
+
+
 def test_only_cells_that_miss_images_are_checked_again(
     place: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checked: list[Cell] = []
-    monkeypatch.setattr(ImageGenerator, "check", lambda self, cell, plan: checked.append(cell))
+
+    def check(self: ImageGenerator, cell: Cell, plan: Any) -> int:
+        checked.append(cell)
+        return 2
+
+    monkeypatch.setattr(ImageGenerator, "check", check)
     (place / "e.yaml").write_text(CONFIG.replace("{words: knife}", "{words: knife}, {name: none}"))
     assert call(capsys, "evaluate", "e.yaml")[0] == 0
     whole = list(checked)

@@ -28,7 +28,8 @@ from ine_jax.storage.images import read_image
 from ine_jax.storage.provenance import canonical
 from ine_jax.storage.runs import open_run
 from ine_jax.storage.sealed import SUMS, checksums, seal
-from ine_jax.training.log import read_log, truncate
+from ine_jax.training.curves import read_log
+from ine_jax.training.log import truncate
 from ine_jax.unlearning.prompts import with_prompts
 from tests.support import changes, fakes
 from tests.support.changes import Input

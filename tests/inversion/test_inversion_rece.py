@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ine_jax import api
 from ine_jax.cli import main as cli
 from ine_jax.cli.describe import describe
+from ine_jax.cli.parsing import parse
 from ine_jax.config import InversionConfig, InvertConfig
 from ine_jax.config.commands import ConceptConfig
 from ine_jax.embeddings.embedding import Embedding
@@ -157,13 +159,25 @@ def test_the_command(
     assert said[0]["loss"] == pytest.approx(float(found.provenance["residual"]), abs=1e-6)
     assert found.vectors.shape == (LENGTH, WIDTH)
     assert (workplace / "out/preview.png").is_file()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ine_jax.pipeline.from_config.pipeline", _no_model)
+        assert cli.main(["invert", "rece.yaml", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out.splitlines()[-1])["embeddings"] == said
 
     assert cli.main(["invert", "rece.yaml", "--base", "./absent/model", "--dry-run"]) == 2
     assert "no such folder" in capsys.readouterr().err
 
 
-def test_the_command_starts_an_inversion_from_rece(
-    workplace: Path, tiny_folder: Path, unlearned_folder: Path, capsys: pytest.CaptureFixture[str]
+def _no_model(*_: Any) -> Any:
+    raise AssertionError("a model is loaded")
+
+
+def test_the_command_starts_an_inversion_from_rece_and_reads_a_finished_one(
+    workplace: Path,
+    tiny_folder: Path,
+    unlearned_folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (workplace / "images").mkdir()
     Image.new("RGB", (SIDE, SIDE)).save(workplace / "images/a.png")
@@ -172,6 +186,17 @@ def test_the_command_starts_an_inversion_from_rece(
     assert cli.main([*words, "--inversion.batch", "2", "--inversion.templates", "bare"]) == 0, capsys.readouterr().err
     found = Embedding.load(workplace / "out/knife.safetensors")
     assert found.vectors.shape == (1, WIDTH) and "base_model_id" in found.provenance
+    again = [*words, "--inversion.batch", "2", "--inversion.templates", "bare"]
+    first = capsys.readouterr().out
+    monkeypatch.setattr("ine_jax.pipeline.from_config.pipeline", _no_model)
+    assert cli.main(again) == 0
+    assert capsys.readouterr() == (first, "out: already complete\n")
+    for flags in (["--inversion.seed", "1"], ["--inversion.steps", "2"], ["--inversion.batch", "3"]):
+        with pytest.raises(AssertionError, match="a model is loaded"):
+            api.invert(parse([*again, *flags]).config)  # type: ignore[attr-defined]
+    Image.new("RGB", (SIDE, SIDE), "red").save(workplace / "images/a.png")
+    with pytest.raises(AssertionError, match="a model is loaded"):
+        api.invert(parse(again).config)  # type: ignore[attr-defined]
 
 
 def test_records_that_contradict_rece_are_refused() -> None:

@@ -19,8 +19,8 @@ from ine_jax.errors import CorruptRunError, InputError, Interrupted, NumericalEr
 from ine_jax.pipeline.mesh import device_mesh, replicated
 from ine_jax.training import loop
 from ine_jax.training.checkpoint import Checkpoints
+from ine_jax.training.curves import read_log
 from ine_jax.training.finished import write_hashes
-from ine_jax.training.log import read_log
 from tests.support.flips import flip
 from tests.support.locks import elsewhere_locked
 

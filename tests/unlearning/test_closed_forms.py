@@ -10,7 +10,7 @@ from ine_jax.config import ReceConfig, UceConfig, UnlearnConfig
 from ine_jax.errors import InputError
 from ine_jax.inversion.rece import projections
 from ine_jax.pipeline.pipeline import Pipeline, load
-from ine_jax.training.log import read_log
+from ine_jax.training.curves import read_log
 from ine_jax.unlearning import rece, uce
 
 RNG = np.random.default_rng

@@ -19,7 +19,7 @@ from ine_jax.pipeline.pipeline import Pipeline, load
 from ine_jax.pipeline.programs import native_unet
 from ine_jax.schedulers import Ddim, alphas_cumprod
 from ine_jax.storage.weight_files import Weights
-from ine_jax.training.log import read_log
+from ine_jax.training.curves import read_log
 from ine_jax.training.step import compiled_step, first_state
 from ine_jax.unlearning import esd
 from ine_jax.unlearning.esd_data import (

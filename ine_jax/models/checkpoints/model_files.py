@@ -9,6 +9,8 @@ from ine_jax.errors import CorruptRunError, InputError
 from ine_jax.models.checkpoints import hub, tensors
 from ine_jax.models.checkpoints.recognize import STEMS, Checkpoint
 from ine_jax.models.parts import COMPONENTS, TOKENIZER_FILES, id_from_hashes
+from ine_jax.models.unet import UNetConfig
+from ine_jax.models.vae import VaeConfig
 from ine_jax.storage import weight_files as files
 from ine_jax.storage.provenance import file_hash
 from ine_jax.storage.sealed import SUMS, WRONG, read_sums
@@ -35,6 +37,12 @@ class ModelFiles:
             if name.startswith("unlearned-"):
                 _require_recorded(self.paths[name], digest)
         return found
+
+    @property
+    def image_side(self) -> int:
+        """Side of the model's own images, in pixels."""
+        unet, vae = (files.read_json(self.paths[f"{part}/config.json"]) for part in ("unet", "vae"))
+        return UNetConfig.from_dict(unet).sample_size * VaeConfig.from_dict(vae).downscale
 
 
 def _require_recorded(path: Path, digest: str) -> None:
