@@ -25,7 +25,9 @@ import numpy as np
 from ine_jax.storage.atomic import _TEMPORARY
 from tests.faults.shim import FOREVER, Faults
 
-PROGRESS = re.compile(r" (images|steps)/s( |$)")
+# Lines that are no error: the pace, what is loaded, what is already there, and how a prompt file was read.
+NOTES = r"^ine [a-z-]+: loading |\bcontinuing\b|already (stored|complete)$| rows \("
+PROGRESS = re.compile(rf" (images|steps)/s( |$)|{NOTES}")
 CLOCKS = ("timing.jsonl", "checkpoints", "SHA256SUMS.times")  # clock times; orbax's folders hold some too
 
 
@@ -160,7 +162,6 @@ def _broken(fault: Fault, code: int, text: str, hit: str, work: Path) -> Iterato
         return  # the call was one that may fail, such as one that looks whether a folder is there already
     if code != 74:
         yield f"code {code}: {text[-600:]}"
-    text = "\n".join(line for line in text.splitlines() if " rows (" not in line)  # how a prompt file was read
     if len(text.splitlines()) > 3 or "Traceback" in text:
         yield f"{len(text.splitlines())} lines: {text[:600]}"
     inside = [_meant(part) for part in hit.split(" ", 1)[1].removeprefix(f"{work}/").split("/")]
