@@ -1,5 +1,5 @@
-"""Shim for tools that still call setup.py; everything is declared in pyproject.toml."""
+"""The packages of the wheel, which holds `configs/` as `ine_jax.configs`; all else is in pyproject.toml."""
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
-setup()
+setup(packages=[*find_packages(include=["ine_jax*"]), "ine_jax.configs"], package_dir={"ine_jax.configs": "configs"})

@@ -17,6 +17,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 from ine_jax.cli.bench import Bench
 from ine_jax.cli.benchmarks import Benchmarks
 from ine_jax.cli.command import Command
+from ine_jax.cli.configs import Configs
 from ine_jax.cli.convert import Convert
 from ine_jax.cli.convert_model import ConvertModel
 from ine_jax.cli.demo import Demo
@@ -47,6 +48,7 @@ COMMANDS: tuple[type[Command], ...] = (
     ConvertModel,
     Bench,
     Benchmarks,
+    Configs,
 )
 ABOUT = """Implicit negative embeddings for unlearned diffusion models.
 
