@@ -50,7 +50,8 @@ class Configs(Command):
 
             for path, data in new.items():
                 write_atomic(path, data, shared=True, new=True)
-        done = f"{self.to}: {len(new)} files {'copied' if write else 'to copy (dry run)'}, {len(targets) - len(new)} already there"
+        state, left = "copied" if write else "to copy (dry run)", len(targets) - len(new)
+        done = f"{self.to}: {len(new)} files {state}, {left} already there"
         return Outcome((done,), {"out": str(self.to), "configs": [str(path) for path in new]})
 
 
