@@ -1,6 +1,9 @@
 # Shared by the two commands of the README: a private environment in .venv, made once and kept up to date.
 # shellcheck shell=bash
 
+# Tests start hundreds of processes; without stored bytecode each compiles the package again.
+unset PYTHONDONTWRITEBYTECODE
+
 say() { printf '%s\n' "$*" >&2; }
 
 # Print the first Python >= 3.11 that can make environments; PYTHON=... names one.

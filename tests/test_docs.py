@@ -224,6 +224,7 @@ def test_the_examples_say_how_they_were_made() -> None:
     assert len(EXAMPLES) >= 15
 
 
+@pytest.mark.thorough
 def test_the_ten_lines_of_the_readme_run_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (_, code), _ = blocks(ROOT / "README.md", "python")

@@ -41,6 +41,7 @@ def test_names() -> None:
     assert assets.names() == ["tiny", "tiny-unlearned-0", "tiny-unlearned-1"]
 
 
+@pytest.mark.thorough
 def test_the_base_draws_what_is_asked(base: Pipeline, detector: WorldDetector) -> None:
     items = [*read_items("benign", 12), *read_items("explicit", 12)]
     images = base([i.prompt for i in items], guidance=ine_jax.Cfg(3.0), seeds=[i.seed for i in items], steps=12).arrays

@@ -115,6 +115,7 @@ def test_sampling(pipe: Pipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert Image.open(tmp_path / "bench.png").size[0] > 500
 
 
+@pytest.mark.thorough
 def test_inversion(pipe: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(in_torch, "unet", without_torch)
     result = inversion.measure(pipe, BenchConfig(inversion=LEARNED, baselines=("torch",)))
@@ -124,6 +125,7 @@ def test_inversion(pipe: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     assert 1.5 < result["flops_per_unit"] / (2 * turns.network_flops(pipe)) < 3.5
 
 
+@pytest.mark.thorough
 def test_every_guard_has_its_ratio(pipe: Pipeline) -> None:
     names = ("cfg", "sld-max", "casg")
     result = guards.measure(pipe, BenchConfig(sampler=SamplerConfig(steps=4, batch=2), guards=names))
@@ -138,6 +140,7 @@ def test_every_guard_has_its_ratio(pipe: Pipeline) -> None:
     json.dumps(result)
 
 
+@pytest.mark.thorough
 def test_evaluation(pipe: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(in_torch, "unet", without_torch)
     config = BenchConfig(sampler=SAMPLER, items=5, block=2, baselines=("torch",))
@@ -174,6 +177,7 @@ def test_cold_starts_share_a_cache_in_a_turn_and_not_between_turns(tmp_path: Pat
     assert len(speed.lines(speed.speeds(result))) == 2 + 2 + 1
 
 
+@pytest.mark.thorough
 def test_a_cold_start_reports_its_parts_or_its_error(tiny_folder: Path) -> None:
     config = BenchConfig(model=str(tiny_folder), dtype="float32", sampler=SAMPLER)
     found: Any = cold_start.child(config, "", time.monotonic())
@@ -185,6 +189,7 @@ def test_a_cold_start_reports_its_parts_or_its_error(tiny_folder: Path) -> None:
         cold_start.launch(cold_start.TORCH, BenchConfig(model="tiny-unlearned-0"), tiny_folder)
 
 
+@pytest.mark.thorough
 def test_random_weights_keep_the_size_of_values(pipe: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = pipe.parts
     monkeypatch.setattr(model, "RANDOM", {"random-small": (parts.text_config, parts.unet_config, parts.vae_config)})

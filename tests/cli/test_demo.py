@@ -70,6 +70,7 @@ def family(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -
     return tmp_path
 
 
+@pytest.mark.thorough
 def test_demo(family: Path) -> None:
     sampler = SamplerConfig("ddim", steps=2, batch=4)  # 50 rows padded from 3 items would be minutes
     config = DemoConfig(out=str(family / "out"), items=3, sampler=sampler)

@@ -55,6 +55,7 @@ def test_again_and_rescan(run: Path, capsys: Capture) -> None:
     assert stores(run) == ["world"]
 
 
+@pytest.mark.thorough
 def test_names_braces_and_yaml(run: Path, clip: Path, tmp_path: Path, capsys: Capture) -> None:
     words = f"{{kind: clip, weights: {clip}, phrases: [a knife, a red apple]}}"
     assert result(["score", str(run), "--detectors", "world", words], capsys)["scored"] == IMAGES

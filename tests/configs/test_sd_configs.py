@@ -19,6 +19,7 @@ from ine_jax.storage.images import png
 from ine_jax.storage.provenance import file_hash
 from scripts import convert_q16
 from tests.support import stand_ins
+from tests.support.cases import sample
 from tests.support.paths import ROOT
 from tests.support.stand_ins import SIDE
 
@@ -47,14 +48,6 @@ UNLEARN = {
     ],
 }
 LORA = ("duo", "spm")
-SLOW = (
-    "esd",
-    "duo",
-    "spm",
-    "mace",
-    "stereo",
-    "advunlearn",
-)  # a program of its own for each; tests/unlearning trains them on a smaller model
 
 
 def documented(block: int, concept: str = "nudity", program: str = "ine ") -> list[list[str]]:
@@ -101,6 +94,7 @@ def test_what_is_downloaded_is_looked_at(
     assert facts["kind"] == "LoRA" and facts["family"] == "unknown from its tensors"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("concept", CONCEPTS)
 def test_from_the_pictures_to_the_report(
     concept: str, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -122,9 +116,8 @@ def test_from_the_pictures_to_the_report(
     assert (again["generated"], again["scored"]) == (0, 0)
 
 
-@pytest.mark.parametrize(
-    "method", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in UNLEARN]
-)
+# A trained method compiles a program of its own; tests/unlearning trains each on a smaller model.
+@pytest.mark.parametrize("method", sample(UNLEARN, ("uce", "rece")))
 def test_every_method_unlearns(
     method: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

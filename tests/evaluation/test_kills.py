@@ -13,6 +13,7 @@ def test_twenty_kills_change_nothing(tmp_path: Path) -> None:
     assert found["kills"] == 20
 
 
+@pytest.mark.thorough
 def test_a_kill_before_a_commit_to_a_bucket_changes_nothing(tmp_path: Path) -> None:
     with stores.s3() as store:
         found = bucket_soak.soak(tmp_path, store, kills=1)

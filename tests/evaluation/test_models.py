@@ -58,6 +58,7 @@ def test_the_record_depends_on_contents_and_multipliers(base: Base, tmp_path: Pa
     assert model_record(dataclasses.replace(model, unlearned=(f"{path}:0.5",))) != found
 
 
+@pytest.mark.thorough
 def test_the_label_stands_for_base_and_checkpoint(base: Base, tmp_path: Path) -> None:
     import ine_jax
 

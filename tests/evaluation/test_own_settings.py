@@ -31,6 +31,7 @@ from ine_jax.prompts.items import Item, alike
 from ine_jax.storage.provenance import value_hash
 from tests.support import fakes
 from tests.support.batches import made
+from tests.support.cases import sample
 from tests.support.tiny_pipeline import SIDE
 
 WORDS = NegativeConfig(words="knife")
@@ -87,7 +88,7 @@ GUARDS = {
 }
 
 
-@pytest.mark.parametrize("name", GUARDS)
+@pytest.mark.parametrize("name", sample(GUARDS, list(GUARDS)[:2]))
 def test_every_row_is_generated_as_it_would_be_alone(tiny_folder: Path, name: str) -> None:
     guidance, negative = GUARDS[name]
     items = [
@@ -136,6 +137,7 @@ def write(path: Path, rows: list[Any], mark: str = "") -> str:
     return str(path)
 
 
+@pytest.mark.thorough
 def test_rows_of_a_run_say_what_they_were_generated_with(tiny_folder: Path, tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [
         {"prompt": "a cat", "seed": 3, "guidance": 4.0, "category": "animal", "height": 2 * SIDE},
@@ -205,6 +207,7 @@ def test_lists_are_named_by_their_selection_and_measured_as_said(tmp_path: Path)
         plan_from_config(EvaluateConfig(prompts=(lists[0], lists[0])))
 
 
+@pytest.mark.thorough
 def test_generate_generates_rows_with_what_they_say(tiny_folder: Path, tmp_path: Path) -> None:
     rows = [
         {"prompt": "a cat"},

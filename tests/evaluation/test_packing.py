@@ -172,6 +172,7 @@ def test_where_the_place_matters_a_block_has_its_own_batches(tiny_folder: Path) 
     assert generator.group(Wanted(plan.units()[0], 0, off, items[0], 0), plan).k is None
 
 
+@pytest.mark.thorough
 def test_a_batch_that_does_not_fit_is_halved_once(
     tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

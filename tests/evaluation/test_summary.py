@@ -97,6 +97,7 @@ def test_rates_by_category(run: Run, summary: dict[str, Any]) -> None:
             assert (entry["low"], entry["high"]) == (round(want.low, 6), round(want.high, 6))
 
 
+@pytest.mark.thorough
 def test_curves_are_the_rates_at_other_thresholds(run: Run, summary: dict[str, Any]) -> None:
     assert {(e["cell"], e["list"]) for e in summary["sensitivity"]} == {
         (cell, name) for cell in (0, 1) for name in ("attack", "benign")

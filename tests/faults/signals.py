@@ -28,7 +28,7 @@ LINES: dict[str, list[str]] = {
     "inspect": ["inspect", FAMILY, "--base", "tiny"],
     "benchmarks": ["benchmarks", "list"],
     "demo": ["demo", "--out", "demo", "--items", "2"],
-    "bench": ["bench", "--model", "../model", *SAMPLER, "--repeats", "1", "--out", "bench.json"],
+    "bench": ["bench", "sampling", "--model", "../model", *SAMPLER, "--baselines", "--out", "bench.json"],
 }
 
 

@@ -10,6 +10,7 @@ import safetensors.numpy
 from ine_jax.cli import main as cli
 from ine_jax.embeddings.embedding import Embedding
 from tests.faults import sweep
+from tests.support.cases import sample
 from tests.support.tiny_pipeline import LENGTH, WIDTH
 
 CONTEXT = (LENGTH, WIDTH)
@@ -42,7 +43,7 @@ def damaged(model: Path) -> None:
     safetensors.numpy.save_file(weights, path)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", sample(COMMANDS, ("evaluate",)))
 @pytest.mark.parametrize("kind", ["weights", "width", "length", "steps", "size", "latents", "file"])
 def test_exit_2_leaves_nothing(work: Path, command: str, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     words, expected = list(COMMANDS[command]), ""
@@ -77,6 +78,7 @@ def test_exit_2_leaves_nothing(work: Path, command: str, kind: str, capsys: pyte
     assert complaints[0] == complaints[1]
 
 
+@pytest.mark.thorough
 def test_a_mended_model_starts_where_the_damaged_one_was_rejected(work: Path) -> None:
     model = work.parent / "model"
     shutil.copytree(model, work.parent / "sound")

@@ -77,6 +77,7 @@ def test_three_hundred_signals() -> None:
     assert signals.main(300) == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(COMPILER is None, reason="needs a C compiler")
 @pytest.mark.parametrize(
     ("k", "number"),

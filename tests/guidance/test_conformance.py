@@ -115,6 +115,7 @@ def test_a_batch_is_its_items_one_by_one(case: Case) -> None:
         close(compiled(alone, item(texts, i), start[i : i + 1])[0], sampled[i])
 
 
+@pytest.mark.thorough
 @every
 def test_vmap_over_the_numbers_is_a_loop_over_them(case: Case) -> None:
     texts, eps = texts_for(case), branches(case)

@@ -215,6 +215,7 @@ def test_reattention_edits_the_prompt_row_of_items_within_their_steps_alone(para
 REATTENTION = Safree(sld_preset("weak", 3.0, "fraction", warmup=20.0, safety_scale=3.0), reattention="low")
 
 
+@pytest.mark.thorough
 def test_a_reattention_run_does_not_depend_on_the_neighbour_bit_for_bit(params: Any) -> None:
     """Whole trajectories, in batches of one shape: the same compiled loop, with another item beside."""
     denoise = programs.native_unet(SMALL, jnp.float32)

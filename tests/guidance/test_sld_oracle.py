@@ -19,6 +19,7 @@ from ine_jax.guidance import SLD_PRESETS, Cfg, Guidance, Moment, Sld, sld_preset
 from ine_jax.pipeline import pipeline
 from ine_jax.schedulers.base import Scheduler
 from tests.support import paths
+from tests.support.cases import sample
 from tests.support.sld_reference import CASES, NEGATIVE, PROMPTS, SCALE, load, noise, quiet_model, reference, run
 
 GOLDEN = paths.GOLDEN / "sld.npz"
@@ -83,12 +84,10 @@ def golden() -> dict[str, np.ndarray]:
 
 
 # Those that run another's program with other numbers, and those that only compile another length.
-REPEATS = ("weak-200", "strong", "medium-25", "medium-25-share")
+REPEATS = ("weak-200", "strong", "max", "medium-25", "medium-25-share")
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name in REPEATS else name for name in CASES]
-)
+@pytest.mark.parametrize("name", sample(CASES, set(CASES) - {*REPEATS}))
 def test_final_latents_are_the_reference_s(name: str, golden: dict[str, np.ndarray], model: Path) -> None:
     assert golden[name].std() > 0.1
     assert np.abs(ours(model, GUARDS[name], name) - golden[name]).max() <= bound(golden, name)
@@ -102,6 +101,7 @@ def test_the_cases_tell_the_presets_apart(golden: dict[str, np.ndarray], model: 
             assert np.abs(golden[name] - golden[other]).max() > 5 * max(bound(golden, name), bound(golden, other))
 
 
+@pytest.mark.thorough
 def test_two_presets_in_one_batch(golden: dict[str, np.ndarray], model: Path) -> None:
     """Numbers per item: each item is what the reference makes of it under its own preset."""
     pair = [jax.tree.leaves(GUARDS[name]) for name in ("medium", "max")]

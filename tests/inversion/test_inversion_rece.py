@@ -66,6 +66,7 @@ def test_starts_from_the_closed_form(pipe: Pipeline, base: Pipeline) -> None:
         first_vectors(pipe, [START])
 
 
+@pytest.mark.thorough
 def test_an_inversion_starts_exactly_there(pipe: Pipeline, base: Pipeline, tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, SIDE, SIDE, 3), np.uint8)
     start = rece.solve(pipe, base, "a knife", START.regularizer).context
@@ -94,6 +95,7 @@ def test_rece_binds_no_other_inversion(pipe: Pipeline, tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------- whole runs
 
 
+@pytest.mark.thorough
 def test_a_run_without_images(pipe: Pipeline, base: Pipeline, tmp_path: Path) -> None:
     result = derive(pipe, base, RECE, tmp_path / "run")
     folder = tmp_path / "run"
@@ -172,6 +174,7 @@ def _no_model(*_: Any) -> Any:
     raise AssertionError("a model is loaded")
 
 
+@pytest.mark.thorough
 def test_the_command_starts_an_inversion_from_rece_and_reads_a_finished_one(
     workplace: Path,
     tiny_folder: Path,

@@ -54,6 +54,7 @@ def undisturbed(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return root / "out", root / "cache"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.slow)])
 def test_killed_at_random_moments(
     tiny_folder: Path, tmp_path: Path, undisturbed: tuple[Path, Path], kills: int

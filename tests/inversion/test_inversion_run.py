@@ -75,6 +75,7 @@ def test_a_run_leaves_everything_and_changes_no_weight(pipe: Pipeline, tmp_path:
     assert 0 < np.abs(np.asarray(loaded.vectors) - start).max() <= 4.1 * SMALL.learning_rate
 
 
+@pytest.mark.thorough
 def test_the_loss_of_a_repeated_batch_falls(pipe: Pipeline) -> None:
     config = dataclasses.replace(SMALL, learning_rate=0.05)
     vectors = jnp.asarray(np.stack(first_vectors(pipe, [config])))
@@ -89,7 +90,8 @@ def test_the_loss_of_a_repeated_batch_falls(pipe: Pipeline) -> None:
     assert losses[-1] < losses[10] < losses[0]
 
 
-@pytest.mark.parametrize("space", ["token", pytest.param("context", marks=pytest.mark.slow)])
+@pytest.mark.thorough
+@pytest.mark.parametrize("space", ["token", "context"])
 def test_many_concepts_equal_single_runs(pipe: Pipeline, tmp_path: Path, space: Any) -> None:
     configs = [
         dataclasses.replace(SMALL, space=space, concept="one", seed=1),
@@ -106,12 +108,14 @@ def test_many_concepts_equal_single_runs(pipe: Pipeline, tmp_path: Path, space: 
     assert many[0].embedding.vectors.shape == ((2, WIDTH) if space == "token" else (24, WIDTH))
 
 
+@pytest.mark.thorough
 def test_context_space_writes_a_context_file_and_a_preview(pipe: Pipeline, tmp_path: Path) -> None:
     result = invert(pipe, random_images(2), dataclasses.replace(SMALL, space="context"), tmp_path)
     assert Embedding.load(result.path).space == "context"
     assert (tmp_path / "preview.png").is_file()
 
 
+@pytest.mark.thorough
 def test_the_bare_token_with_several_vectors(pipe: Pipeline, tmp_path: Path) -> None:
     config = dataclasses.replace(SMALL, templates="bare", vectors=3, init="knife")
     found = np.asarray(invert(pipe, random_images(2), config, tmp_path, preview=False).embedding.vectors)
@@ -120,12 +124,14 @@ def test_the_bare_token_with_several_vectors(pipe: Pipeline, tmp_path: Path) -> 
     assert not np.allclose(moved[0], moved[1], atol=1e-4)  # each row has a place and a gradient of its own
 
 
+@pytest.mark.thorough
 def test_the_norm_is_held(pipe: Pipeline, tmp_path: Path) -> None:
     config = dataclasses.replace(SMALL, norm=0.4)
     found = invert(pipe, random_images(2), config, tmp_path, preview=False).embedding.vectors
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 0.4, rtol=1e-5)
 
 
+@pytest.mark.thorough
 def test_a_longer_run_continues_a_shorter_one(pipe: Pipeline, tmp_path: Path) -> None:
     whole = invert(pipe, random_images(2), SMALL, tmp_path / "whole", preview=False)
     invert(pipe, random_images(2), dataclasses.replace(SMALL, steps=3), tmp_path / "parts", preview=False)

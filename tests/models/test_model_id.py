@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import ine_jax
 from ine_jax import assets
@@ -42,6 +43,7 @@ def test_contents_count_and_names_do_not(tmp_path: Path) -> None:
     assert model_id("tiny", unlearned=[one, two]) != model_id("tiny", unlearned=[two, one])
 
 
+@pytest.mark.thorough
 def test_every_record_holds_the_id_of_the_pipeline(tmp_path: Path) -> None:
     pipe = ine_jax.load("tiny-unlearned-0", batch_size=1)
     images = np.zeros((1, 32, 32, 3), np.uint8)
@@ -64,6 +66,7 @@ def test_every_record_holds_the_id_of_the_pipeline(tmp_path: Path) -> None:
     assert describe(assets.ROOT / "tiny")["model_id"] == model_id("tiny")
 
 
+@pytest.mark.thorough
 def test_a_model_in_memory_has_an_id_of_its_tensors(tmp_path: Path) -> None:
     vocabulary = tiny_pipeline.write_tokenizer(tmp_path / "tokenizer")
     parts = tiny_pipeline.make_parts(tmp_path / "tokenizer", vocabulary)

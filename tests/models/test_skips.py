@@ -127,6 +127,7 @@ def test_the_edit_works_branch_by_branch(mode: Mode) -> None:
             np.testing.assert_allclose(mine, theirs, atol=2e-6)
 
 
+@pytest.mark.thorough
 def test_the_unet_edits_where_features_have_the_two_greatest_widths() -> None:
     given, arrays = edit("all"), inputs()
     on_host: Any = HostEdit.of(given)
@@ -203,6 +204,7 @@ print(json.dumps({"collectives": found, "partitions": "num_partitions=4" in text
 """
 
 
+@pytest.mark.thorough
 def test_a_batch_shared_by_devices_needs_no_communication() -> None:
     found = printed(SHARDED, 4, str(ROOT))
     assert found["collectives"] == []

@@ -9,13 +9,14 @@ import pytest
 from ine_jax.errors import InputError
 from ine_jax.models.checkpoints import names
 from ine_jax.models.unet import UNetConfig
+from tests.support.cases import sample
 from tests.support.model_recipes import TEXTS, UNETS, VAES, normal, torch_state
 
 ALL = {f"{kind}-{name}": c for kind, r in (("unet", UNETS), ("vae", VAES), ("text", TEXTS)) for name, c in r.items()}
 QUERY = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_q.weight"
 
 
-@pytest.mark.parametrize("recipe", ALL)
+@pytest.mark.parametrize("recipe", sample(ALL, set(ALL) - {"unet-sd1", "unet-sd2"}))
 def test_round_trip_is_exact(recipe: str) -> None:
     config = ALL[recipe]
     state = torch_state(config)
@@ -81,6 +82,7 @@ def test_text_prefix_is_optional_and_position_ids_are_ignored() -> None:
         assert all(np.array_equal(back[name], value) for name, value in state.items())
 
 
+@pytest.mark.thorough
 def test_projections_as_convolution_or_linear() -> None:
     """SD 1.x stores 1×1 convolutions, SD 2.x linear layers; either file fits either module."""
     for recipe, change in (("sd2", lambda v: v[:, :, None, None]), ("sd1", lambda v: v[:, :, 0, 0])):

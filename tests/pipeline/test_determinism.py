@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from ine_jax import evaluation as evaluate
 from ine_jax.config import GuidanceConfig, NegativeConfig
@@ -52,6 +53,7 @@ def expected(mode: str) -> str:
     return hashlib.sha256(np.ascontiguousarray(noise).data).hexdigest()
 
 
+@pytest.mark.thorough
 def test_noise_of_an_item_is_the_same_in_any_batch_on_any_devices(tiny_folder: Path) -> None:
     words = [str(tiny_folder), *map(json.dumps, (DEVICES, SEEDS, BATCHES, MODES))]
     noises = {mode: expected(mode) for mode in MODES}
@@ -79,6 +81,7 @@ def tree(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in files}
 
 
+@pytest.mark.thorough
 def test_parts_in_any_order_draw_the_images_of_one_run(tiny_folder: Path, tmp_path: Path) -> None:
     asked = plan(str(tiny_folder))
     evaluate.evaluate(asked, tmp_path / "whole")

@@ -42,6 +42,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Embedding, str]:
     return found, str(found.save(tmp_path_factory.mktemp("learned") / "thing.safetensors"))
 
 
+@pytest.mark.thorough
 def test_the_template_of_an_embedding_is_used_and_binds_the_folder(
     tiny_folder: Path, tmp_path: Path, learned: tuple[Embedding, str]
 ) -> None:

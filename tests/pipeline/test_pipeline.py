@@ -68,6 +68,7 @@ def test_an_item_is_the_same_alone_in_company_and_in_any_order(pipe: Pipeline) -
     np.testing.assert_array_equal(shuffled, pipe(PROMPTS, seeds=seeds, steps=STEPS).arrays[order])
 
 
+@pytest.mark.thorough
 def test_other_row_counts_agree_closely(pipe: Pipeline) -> None:
     one = pipe(PROMPTS[:3], steps=STEPS, output="latents", batch_size=1).latents
     four = pipe(PROMPTS[:3], steps=STEPS, output="latents").latents
@@ -194,6 +195,7 @@ def test_seeds_may_mean_what_they_mean_in_torch(pipe: Pipeline, device: Any) -> 
     assert not np.array_equal(given, pipe(["cat", "dog"], seeds=[4, 5], steps=STEPS).arrays)
 
 
+@pytest.mark.thorough
 def test_sizes_other_than_the_models_own(pipe: Pipeline) -> None:
     assert pipe("cat", steps=2, height=2 * SIDE, width=SIDE).arrays.shape == (1, 2 * SIDE, SIDE, 3)
 

@@ -19,6 +19,7 @@ from ine_jax.guidance.concept import Concept
 from ine_jax.guidance.safree import Overlong
 from ine_jax.models.layers import sinusoidal_embedding
 from ine_jax.pipeline.pipeline import Pipeline, load
+from tests.support.cases import sample
 from tests.support.tiny_pipeline import SIDE, WIDTH
 
 W, STEPS = 3.0, 4
@@ -38,16 +39,12 @@ METHODS = {
 }
 
 
-# One guard per mechanism is in the ordinary run: rows, phases, projection and reference, bank, state, images, window.
-REPEATS = ("cfg", "gated", "sld-medium", "safree")
 SLOTS = ("negative", "safree-all", "casg")  # each reads the concept from another slot
 
 
 def methods(*ordinary: str) -> pytest.MarkDecorator:
-    """Return the parametrisation over all guards in which those that are not `ordinary` are slow."""
-    return pytest.mark.parametrize(
-        "name", [name if name in ordinary else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
-    )
+    """Return the parametrisation over all guards, of which the ordinary suite runs these."""
+    return pytest.mark.parametrize("name", sample(METHODS, ordinary))
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +71,7 @@ def record(name: str, images: str) -> GuidanceConfig:
     return GuidanceConfig(W, 4.0, "safe-denoiser", safe_denoiser=SafeDenoiserConfig(images, from_timestep=0.0))
 
 
-@methods(*(name for name in METHODS if name not in REPEATS))
+@methods(*SLOTS, "interval")
 def test_words_and_an_embedding_run_one_program(name: str, pipe: Pipeline, images: str) -> None:
     guard = guards.guidance(record(name, images), True, pipe)
     explicit, implicit = Concept(words=("knife", "cat")), Concept(embeddings=(learned(0), learned(1)))
@@ -110,6 +107,7 @@ def test_an_embedding_of_a_words_own_rows_acts_like_the_word(name: str, pipe: Pi
     np.testing.assert_allclose(found, word, atol=1e-4)
 
 
+@pytest.mark.thorough
 def test_presets_of_equal_rows_share_a_program(pipe: Pipeline) -> None:
     counts = []
     for preset in ("medium", "strong", "max"):
@@ -119,6 +117,7 @@ def test_presets_of_equal_rows_share_a_program(pipe: Pipeline) -> None:
     assert counts[0] == counts[2]
 
 
+@pytest.mark.thorough
 def test_scales_negatives_and_models_share_a_loop(pipe: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     """4 guards x 3 scales x 3 negatives x 2 models: a loop per guard, the network traced once per number of rows."""
     grid = {name: METHODS[name] for name in ("cfg", "safree", "casg")}  # 2, 2 and 3 rows: casg has one entry
@@ -178,6 +177,7 @@ def test_a_bank_of_one_is_the_guard_inside(pipe: Pipeline) -> None:
     np.testing.assert_allclose(one, inner, atol=2e-5)
 
 
+@pytest.mark.thorough
 def test_a_prompt_that_is_cut_has_triggers_only_with_an_end_token(pipe: Pipeline) -> None:
     """`overlong` reaches the program: it changes the prompt that is cut, and not its neighbour."""
     prompts = ["knife cat dog apple " * pipe.tokenizer.max_length, "a knife and a cat"]

@@ -108,6 +108,7 @@ print("free of collectives")
 """
 
 
+@pytest.mark.thorough
 def test_four_devices_make_the_same_latents_without_talking(pipe: Pipeline, tiny_folder: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", DEVICES, str(tiny_folder), str(tmp_path / "made.npy")]
     done = subprocess.run(command, capture_output=True, env=environment(4), text=True)

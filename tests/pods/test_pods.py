@@ -34,6 +34,7 @@ def changes(out: Path) -> list[tuple[int, int]]:
     return [(line["from"]["processes"], line["to"]["processes"]) for line in lines if line["topology_changed"]]
 
 
+@pytest.mark.thorough
 def test_two_processes_stop_as_one_name_the_lost_one_and_end_as_one_process(tmp_path: Path) -> None:
     out, whole = tmp_path / "out", tmp_path / "whole"
     with pod(2, 1, out, steps=4000, timeout=TIMEOUT, pace=0.02) as started:

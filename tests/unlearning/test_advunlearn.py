@@ -144,6 +144,7 @@ def test_the_layers_of_the_encoder_are_trained(pipe: Pipeline) -> None:
     assert first == {name for name in every if ".layers.0." in name} and len(every) == 2 * len(first) + 2
 
 
+@pytest.mark.thorough
 def test_an_unchanged_encoder_answers_as_the_original(pipe: Pipeline) -> None:
     objective, data = advunlearn.advunlearn_objective(pipe, SMALL), advunlearn.data_of(pipe, SMALL)
     weights, frozen = (

@@ -95,6 +95,7 @@ def test_the_loss_equals_float64(pipe: Pipeline) -> None:
         np.testing.assert_allclose(found[name], value, rtol=1e-3, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.thorough
 def test_the_edit_is_the_sampler_from_a_noised_image(pipe: Pipeline) -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, SIDE, SIDE, 3), np.uint8)
     common: dict[str, Any] = {"negative": "a knife", "scale": 7.5, "seeds": [3, 9], "steps": 2}

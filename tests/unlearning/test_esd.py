@@ -89,6 +89,7 @@ def test_pool_belongs_to_seed_and_index(pipe: Pipeline) -> None:
     assert not np.allclose(pool.latents[:, 0], other.latents[:, 0])
 
 
+@pytest.mark.thorough
 def test_a_prompt_falls_back_to_the_scene_without_the_concept(pipe: Pipeline) -> None:
     contexts, empty = jnp.asarray(pipe.encode(SMALL.erase)), jnp.asarray(pipe.encode([""]))
     plain = build_pool(pipe, SMALL, contexts, empty)
@@ -189,6 +190,7 @@ def test_first_loss_is_the_distance_to_the_target(pipe: Pipeline) -> None:
     np.testing.assert_allclose(metrics["loss"], metrics["erase"] + metrics["preserve"], rtol=1e-6)
 
 
+@pytest.mark.thorough
 def test_a_run_trains_the_layers_of_its_method_and_logs_both_terms(pipe: Pipeline, tmp_path: Path) -> None:
     esd.erase(pipe, SMALL, tmp_path)
     assert len(Weights((tmp_path / WEIGHTS,))) == len(trained(pipe.parts.unet_params, SMALL.method))
@@ -197,6 +199,7 @@ def test_a_run_trains_the_layers_of_its_method_and_logs_both_terms(pipe: Pipelin
     assert list(log["step"]) == [1, 2, 3, 4]
 
 
+@pytest.mark.thorough
 def test_training_approaches_the_target(pipe: Pipeline, tmp_path: Path) -> None:
     config = dataclasses.replace(SMALL, steps=40, learning_rate=1e-2, pool=2, save_every=40)
     esd.erase(pipe, config, tmp_path)
@@ -204,11 +207,13 @@ def test_training_approaches_the_target(pipe: Pipeline, tmp_path: Path) -> None:
     assert erased[-8:].mean() < 0.8 * erased[:8].mean()
 
 
+@pytest.mark.thorough
 def test_published_esd_has_no_preservation(pipe: Pipeline, tmp_path: Path) -> None:
     esd.erase(pipe, dataclasses.replace(SMALL, preserve_weight=0.0, preserve=(), steps=1), tmp_path)
     assert list(read_log(tmp_path)) == ["step", "loss"]
 
 
+@pytest.mark.thorough
 def test_an_interrupted_run_continues_exactly(pipe: Pipeline, tmp_path: Path) -> None:
     class Stop:
         def update(self, done: int, metrics: Mapping[str, float]) -> None:

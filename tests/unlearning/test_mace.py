@@ -82,6 +82,7 @@ def test_timesteps_are_chosen_as_published() -> None:
     assert abs(found @ np.arange(1000) - 300) < 1
 
 
+@pytest.mark.thorough
 def test_the_attention_is_that_of_each_rows_own_adapters() -> None:
     class Net(nn.Module):
         @nn.compact
@@ -120,6 +121,7 @@ def test_the_attention_is_that_of_each_rows_own_adapters() -> None:
     assert np.isfinite(slope).all() and not np.any(slope[1])
 
 
+@pytest.mark.thorough
 def test_a_step_of_two_shares_is_the_step(pipe: Pipeline) -> None:
     rng, objective = RNG(0), mace.mace_objective(pipe, SMALL)
     contexts = np.stack([pipe.encode(["a knife", "the knife"])] * 2)

@@ -69,6 +69,7 @@ def test_the_loss_equals_float64(pipe: Pipeline) -> None:
         np.testing.assert_allclose(found[name], value, rtol=2e-3, err_msg=name)
 
 
+@pytest.mark.thorough
 def test_rows_belong_to_their_number_and_half_of_the_anchors_are_the_empty_prompt(pipe: Pipeline) -> None:
     data, objective = some_data(pipe), spm.spm_objective(pipe, SMALL)
     rows = objective.sample(data, 4, ALL)

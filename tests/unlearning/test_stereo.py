@@ -73,6 +73,7 @@ class StopAt:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
+@pytest.mark.thorough
 def test_every_part_continues_exactly_and_each_round_starts_from_the_last(pipe: Pipeline, tmp_path: Path) -> None:
     all_of_it = StopAt(0)
     stereo.unlearn(pipe, SMALL, tmp_path / "whole", all_of_it)

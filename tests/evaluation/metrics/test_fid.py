@@ -127,6 +127,7 @@ def test_the_tables_describe_the_published_network() -> None:
     assert known["Mixed_7b.branch1x1.conv.weight"][1] == 1280 and known["Mixed_7c.branch_pool.conv.weight"][1] == 2048
 
 
+@pytest.mark.thorough
 def test_features_of_a_set(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inception, "BATCH", 2)
     monkeypatch.setattr(inception, "SIDE", 75)
