@@ -13,7 +13,7 @@ import jax
 from ine_jax.errors import InputError
 
 VARIABLE = "INE_COMPILE_CACHE"
-_SETTING = "jax_compilation_cache_dir"
+SETTING = "jax_compilation_cache_dir"
 _OFF = frozenset({"", "0", "off", "no", "false"})
 
 
@@ -35,13 +35,13 @@ def enable(choice: bool | str | Path | None = None) -> Path | None:
         choice = True if text is None else (False if text.lower() in _OFF else text)
     if choice is False:
         return None
-    configured = getattr(jax.config, _SETTING)
+    configured = getattr(jax.config, SETTING)
     if choice is True and configured:
         return Path(configured)
     folder = default_folder() if choice is True else Path(choice)
     private_folder(folder)
     if configured != str(folder):
-        jax.config.update(_SETTING, str(folder))
+        jax.config.update(SETTING, str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     return folder

@@ -21,11 +21,14 @@ from threading import Event
 from typing import Generic, Protocol, SupportsFloat, TypeVar, runtime_checkable
 
 import jax
+from jaxtyping import PyTree
 
 from ine_jax.errors import InputError, Interrupted, NumericalError
+from ine_jax.pipeline.compile_times import compiling
 from ine_jax.progress import note, stop_requests
 from ine_jax.storage.atomic import clear, lock
 from ine_jax.storage.binding import bind
+from ine_jax.storage.provenance import value_hash
 from ine_jax.training import topology
 from ine_jax.training.checkpoint import Checkpoints, Restored, named_leaves, non_finite
 from ine_jax.training.finished import check, forget
@@ -36,6 +39,8 @@ from ine_jax.training.publishing import require_shared
 State = TypeVar("State")
 Metrics = Mapping[str, SupportsFloat]
 
+# Settings that are arguments of a step's program, or do not reach it.
+_ARGUMENTS = {"model", "model_id", "base", "base_model_id", "images_sha256", "concept", "seed", "words", "save_every"}
 NON_FINITE_LIMIT = 3  # losses in a row that may be NaN or infinite before the run is given up
 
 
@@ -112,9 +117,10 @@ def run(
                 note(f"{folder}: already complete" if start == steps else f"continuing at step {start} of {steps}")
             forget(folder)
             topology.record(folder, start, before)
+        program = _program(config, state) if writer else ""
         with TrainLog(folder, start, window, log_every, lines_at, on_log) as log:
             keeper = _Keeper(checkpoints, _Watch(log, progress), save_every, steps, on_save)
-            return _advance(step, state, start, keeper, stop, team)
+            return _advance(step, state, start, keeper, stop, team, program)
 
 
 def _advance(
@@ -124,6 +130,7 @@ def _advance(
     keeper: "_Keeper[State]",
     stop: Event,
     team: Team,
+    program: str,
 ) -> State:
     for i in range(start, keeper.steps):
         if team.stopping(stop, i):
@@ -133,13 +140,28 @@ def _advance(
             raise Interrupted(f"stopped after step {i} of {keeper.steps}", "", "run the same command to continue")
         # The first step compiles, which takes longer than any step and not equally long on all hosts.
         team.busy() if i == start else team.step()
-        state, metrics = step(state, i)
+        with compiling(program) if program and i == start else nullcontext():
+            state, metrics = step(state, i)
         keeper.watch.push(i + 1, metrics)
         if keeper.due(i + 1):
             team.busy()
             keeper.after(i + 1, state)
     team.finish(stop, keeper.steps)
     return state
+
+
+def _program(config: Mapping[str, object], state: PyTree) -> str:
+    """Identifies the program of a step: the settings and shapes, without what its arguments hold."""
+
+    def settings(value: object) -> object:
+        if isinstance(value, Mapping):
+            return {name: settings(inner) for name, inner in value.items() if name not in _ARGUMENTS}
+        return [settings(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+    shapes = [f"{getattr(leaf, 'shape', ())} {getattr(leaf, 'dtype', '')}" for leaf in jax.tree.leaves(state)]
+    device = jax.devices()[0]
+    where = [jax.__version__, device.platform, device.device_kind, jax.device_count()]
+    return value_hash([settings(config), shapes, where])
 
 
 class _Watch:

@@ -26,7 +26,7 @@ from ine_jax.storage.atomic import _TEMPORARY
 from tests.faults.shim import FOREVER, Faults
 
 # Lines that are no error: the pace, what is loaded, what is already there, and how a prompt file was read.
-NOTES = r"^ine [a-z-]+: loading |\bcontinuing\b|already (stored|complete)$| rows \("
+NOTES = r"^ine [a-z-]+: loading |^compiling \(about |\bcontinuing\b|already (stored|complete)$| rows \("
 PROGRESS = re.compile(rf" (images|steps)/s( |$)|{NOTES}")
 CLOCKS = ("timing.jsonl", "checkpoints", "SHA256SUMS.times")  # clock times; orbax's folders hold some too
 
