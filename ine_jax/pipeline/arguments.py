@@ -5,6 +5,7 @@ import functools
 import inspect
 from collections.abc import Callable, Sequence
 from numbers import Integral, Real
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import numpy as np
@@ -86,6 +87,15 @@ def check_types(negative_scale: object, embeddings: object, noise: object, outpu
     )
     if output not in ("images", "latents"):
         raise InputError(f"output {output!r}", "'images' or 'latents'", "change output")
+
+
+def check_load(name: object, batch_size: object, unet_impl: object) -> None:
+    """Raise `InputTypeError` for a model or batch size of a wrong type, `InputError` for another UNet."""
+    allowed = "a bundled name, a folder in diffusers' layout, or a hub id"
+    require("name", name, isinstance(name, str | Path), allowed)
+    require("batch_size", batch_size, is_whole(batch_size), "a whole number")
+    if unet_impl not in ("native", "diffusers"):
+        raise InputError(f"unet_impl {unet_impl!r}", "'native' or 'diffusers'", "change unet_impl")
 
 
 def image_side(side: int, unit: int) -> int:

@@ -267,8 +267,7 @@ def load(
     Raises:
         InputError: something cannot be read or does not fit.
     """
-    if unet_impl not in ("native", "diffusers"):
-        raise InputError(f"unet_impl {unet_impl!r}", "'native' or 'diffusers'", "change unet_impl")
+    arguments.check_load(name, batch_size, unet_impl)
     cache.enable(compile_cache)
     tpu.enlarge_stacks()
     chosen = list(jax.local_devices() if devices is None else devices)

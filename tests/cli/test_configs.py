@@ -54,4 +54,4 @@ def test_the_project_files_agree() -> None:
         each for each in project["classifiers"] if each.rpartition(" ")[2].startswith("3.")
     ]
     assert flows["release"]["jobs"]["publish"]["permissions"] == {"id-token": "write"}
-    assert "permissions" in flows["ci"] and "permissions" in flows["oracles"]
+    assert "permissions" in flows["ci"] and "permissions" in flows["all"]

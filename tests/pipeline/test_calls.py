@@ -73,6 +73,12 @@ def test_a_wrong_type_is_named_with_the_allowed_ones(pipe: Pipeline, name: str) 
     assert name.split()[-1] in error.value.given
 
 
+@pytest.mark.parametrize("wrong", [{"name": 5}, {"name": "tiny", "batch_size": "8"}])
+def test_a_model_of_a_wrong_type_is_rejected(wrong: Any) -> None:
+    with unchecked(), pytest.raises(InputTypeError, match=r"allowed: a (bundled|whole)"):
+        load(**wrong)
+
+
 @pytest.mark.parametrize("name", [*DIFFUSERS, "stepz", "scheduler_config"])
 def test_an_unknown_name_gets_a_hint(pipe: Pipeline, name: str) -> None:
     hint = {"stepz": "use steps", "scheduler_config": "leave it out"}.get(name) or f"use {DIFFUSERS[name]}"
