@@ -60,6 +60,14 @@ def sinusoidal_embedding(
     return jnp.concatenate([cos, sin] if flip_sin_to_cos else [sin, cos], axis=-1)
 
 
+def per_row(values: Float[Array, "item *axes"], rows: Float[Array, "row *others"]) -> Float[Array, "row *axes"]:
+    """Return the values of each item repeated for its rows, which follow each other; as they are where they are rows.
+
+    Items lie in the same order as their rows, so an array that is shared by devices stays in place.
+    """
+    return values if len(values) == len(rows) else jnp.repeat(values, len(rows) // len(values), axis=0)
+
+
 class _Stored(nn.Module):
     """A layer that takes its parameters as they are.
 

@@ -29,6 +29,7 @@ from ine_jax.models.layers import (
     ResnetBlock,
     Upsample,
     config_from_json,
+    per_row,
     sinusoidal_embedding,
 )
 from ine_jax.models.skips import SkipEdit
@@ -160,7 +161,10 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, cross-attention to the text, feed-forward; each pre-normalised and residual."""
+    """Self-attention, cross-attention to the text, feed-forward; each pre-normalised and residual.
+
+    Several texts per item make as many rows of it, from the cross-attention on.
+    """
 
     heads: int
     tanh: bool
@@ -168,10 +172,10 @@ class TransformerBlock(nn.Module):
     platform: str = "cpu"
 
     @nn.compact
-    def __call__(self, x: Tokens, context: Float[Array, "batch key width"]) -> Tokens:
+    def __call__(self, x: Tokens, context: Float[Array, "row key width"]) -> Float[Array, "row token dim"]:
         norm = functools.partial(LayerNorm, epsilon=1e-5, dtype=self.dtype)
         attention = functools.partial(Attention, self.heads, self.dtype, self.platform)
-        x = x + attention(name="attn1")(norm(name="norm1")(x))
+        x = per_row(x + attention(name="attn1")(norm(name="norm1")(x)), context)
         x = x + attention(name="attn2")(norm(name="norm2")(x), context)
         return x + FeedForward(x.shape[-1], self.tanh, self.dtype, name="ff")(norm(name="norm3")(x))
 
@@ -185,15 +189,15 @@ class SpatialTransformer(nn.Module):
     platform: str = "cpu"
 
     @nn.compact
-    def __call__(self, x: FeatureMap, context: Context) -> FeatureMap:
+    def __call__(self, x: FeatureMap, context: Float[Array, "row key width"]) -> Float[Array, "row h w c"]:
         b, h, w, c = x.shape
         as_flax = self.config.reference == "flax"
         epsilon = 1e-5 if as_flax else 1e-6
         y = GroupNorm(self.config.norm_num_groups, epsilon=epsilon, dtype=self.dtype, name="norm")(x)
         y = self._project(y, "proj_in").reshape(b, h * w, c)
         block = TransformerBlock(self.heads, as_flax, self.dtype, self.platform, name="transformer_blocks_0")
-        y = block(y, context)
-        return x + self._project(y.reshape(b, h, w, c), "proj_out")
+        y = self._project(block(y, context).reshape(-1, h, w, c), "proj_out")
+        return per_row(x, y) + y
 
     def _project(self, x: FeatureMap, name: str) -> FeatureMap:
         # A 1×1 convolution and a dense layer compute the same; the published kernels differ in rank.
@@ -212,13 +216,15 @@ class DownBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: FeatureMap, time: TimeFeatures, context: Context
-    ) -> tuple[Float[Array, "batch h2 w2 width"], tuple[Array, ...]]:
+        self, x: FeatureMap, time: Float[Array, "item time"], context: Float[Array, "row key dim"]
+    ) -> tuple[Float[Array, "kept h2 w2 width"], tuple[Array, ...]]:
         cfg, skips = self.config, []
         cross = cfg.down_block_types[self.level] == "CrossAttnDownBlock2D"
         width = cfg.block_out_channels[self.level]
         for i in range(cfg.layers_per_block):
-            x = ResnetBlock(width, cfg.norm_num_groups, cfg.norm_eps, self.dtype, name=f"resnets_{i}")(x, time)
+            x = ResnetBlock(width, cfg.norm_num_groups, cfg.norm_eps, self.dtype, name=f"resnets_{i}")(
+                x, per_row(time, x)
+            )
             if cross:
                 heads, name = cfg.heads(self.level), f"attentions_{i}"
                 x = SpatialTransformer(heads, cfg, self.dtype, self.platform, name=name)(x, context)
@@ -300,9 +306,16 @@ class UNet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, latents: Latents, timesteps: PerItem, context: Context, edit: SkipEdit | None = None
-    ) -> Float[Array, "rows h w {self.config.out_channels}"]:
-        """Predict an array like `latents`, in the compute dtype. h and w must be divisible by 2^(levels - 1).
+        self,
+        latents: Latents,
+        timesteps: PerItem,
+        context: Float[Array, "row key width"],
+        edit: SkipEdit | None = None,
+    ) -> Float[Array, "kept h w {self.config.out_channels}"]:
+        """Predict an array like the latents of every text, in the compute dtype.
+
+        h and w must be divisible by 2^(levels - 1). There may be several texts for each of the latents, one after the
+        other. All layers before the first cross-attention are then computed once for them.
 
         With an `edit` the last of every `branches + 1` rows is a reference. It runs through the down path only; where
         skip connections enter the up path, the edit compares those of the other rows with the reference's. The result
@@ -319,6 +332,8 @@ class UNet(nn.Module):
         for level in range(len(cfg.block_out_channels)):
             x, new = DownBlock(level, cfg, self.dtype, self.platform, name=f"down_blocks_{level}")(x, time, context)
             skips += new
+        x, time, *skips_of_rows = (per_row(each, context) for each in (x, time, *skips))
+        skips = tuple(skips_of_rows)
         if edit is not None:
             x, time, context = edit.kept(x), edit.kept(time), edit.kept(context)
         x = MidBlock(cfg, self.dtype, self.platform, name="mid_block")(x, time, context)

@@ -24,6 +24,7 @@ from ine_jax.guidance.base import Guidance, Texts
 from ine_jax.guidance.projection import masked_copies
 from ine_jax.guidance.safree import Reference, SafeText, Safree
 from ine_jax.models.clip import ClipText, ClipTextConfig
+from ine_jax.models.layers import per_row
 from ine_jax.models.skips import SkipEdit
 from ine_jax.models.text import encode_ids
 from ine_jax.models.unet import UNet, UNetConfig
@@ -48,6 +49,7 @@ from ine_jax.types import (
 
 DECODE_ROWS = 8
 Apply: TypeAlias = Callable[..., Array]  # (params, latents, timesteps, context), and a guard's reference if it has one
+Rows: TypeAlias = Float[Array, "row token dim"]  # texts, one or more of them after the other for each of the latents
 
 
 @dataclass(frozen=True)
@@ -205,7 +207,7 @@ def native_unet(config: UNetConfig, dtype: DTypeLike, platform: str = "cpu") -> 
     unet = UNet(config, dtype, platform)
 
     def apply(
-        params: Params, latents: Latents, timesteps: PerItem, context: Context, reference: Reference | None = None
+        params: Params, latents: Latents, timesteps: PerItem, context: Rows, reference: Reference | None = None
     ) -> Float[Array, "kept h w c"]:
         edit = None
         if reference is not None:
@@ -262,13 +264,13 @@ def diffusers_unet(config_json: str, dtype: DTypeLike) -> Apply:
     unet = FlaxUNet2DConditionModel(**{**settings, "dtype": dtype})
 
     def apply(
-        params: Params, latents: Latents, timesteps: PerItem, context: Context, reference: Reference | None = None
+        params: Params, latents: Latents, timesteps: PerItem, context: Rows, reference: Reference | None = None
     ) -> Float[Array, "kept h w c"]:
         if reference is not None:
             what = f"re-attention {reference.mode!r} with unet_impl 'diffusers'"
             raise InputError(what, "unet_impl 'native'", "use it, or reattention 'off'")
-        planes = jnp.transpose(latents, (0, 3, 1, 2)).astype(dtype)
-        out = unet.apply({"params": params}, planes, timesteps, context.astype(dtype)).sample
+        planes = jnp.transpose(per_row(latents, context), (0, 3, 1, 2)).astype(dtype)
+        out = unet.apply({"params": params}, planes, per_row(timesteps, context), context.astype(dtype)).sample
         return jnp.transpose(out, (0, 2, 3, 1)).astype(jnp.float32)
 
     return apply

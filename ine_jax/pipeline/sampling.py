@@ -15,8 +15,8 @@ from ine_jax.guidance.base import State as GuardState
 from ine_jax.schedulers.base import Scheduler, State, Table
 from ine_jax.types import Array, BranchLatents, Latents, Scalar, Step
 
-# (latents [rows, h, w, c], timesteps [rows], context [rows, token, dim]) -> prediction [rows, h, w, c]; for a guard
-# with a reference row also (..., reference) -> prediction of all other rows
+# (latents [items, h, w, c], timesteps [items], context [rows, token, dim]) -> prediction [rows, h, w, c], with the rows
+# of an item one after the other; for a guard with a reference row also (..., reference) -> prediction of all other rows
 Denoiser: TypeAlias = Callable[..., Array]
 
 
@@ -26,7 +26,8 @@ def predict(
     """Return the prediction of every branch in float32, from one network call.
 
     Branches are folded inside the batch axis, with the item as the slower index: row = item · branches + branch. So an
-    array sharded over its items stays in place, and stacking branches moves nothing between devices.
+    array sharded over its items stays in place, and stacking branches moves nothing between devices. Latents and time
+    are those of the items: what a network computes before it reads the text is the same for all rows of an item.
 
     Where a guard returns a reference, its `context` becomes one more row of every item, the last, and the network
     receives the reference too: it compares the other rows with that one inside and returns no prediction for it.
@@ -35,9 +36,8 @@ def predict(
     reference = guidance.reference(texts, step) if isinstance(guidance, Referring) else None
     if reference is not None:
         contexts = jnp.concatenate([contexts, reference.context[:, None].astype(contexts.dtype)], axis=1)
-    batch, rows = contexts.shape[:2]
-    folded = jnp.broadcast_to(latents[:, None], (batch, rows, *latents.shape[1:])).reshape(-1, *latents.shape[1:])
-    inputs = (folded, jnp.full((batch * rows,), timestep), contexts.reshape(-1, *contexts.shape[2:]))
+    batch = latents.shape[0]
+    inputs = (latents, jnp.full((batch,), timestep), contexts.reshape(-1, *contexts.shape[2:]))
     output = denoise(*inputs) if reference is None else denoise(*inputs, reference)
     return output.astype(jnp.float32).reshape(batch, -1, *latents.shape[1:])
 

@@ -167,11 +167,11 @@ def test_rows_are_folded_item_by_item(case: Case) -> None:
     texts, start, seen = texts_for(case), noise(), []
 
     def network(latents: jax.Array, timesteps: jax.Array, context: jax.Array) -> jax.Array:
-        seen.append(latents.shape[0])
+        seen.append((latents.shape[0], context.shape[0]))
         return ToyDenoiser()(latents, timesteps, context)
 
     eps = predict(network, case.guard, texts, start, jnp.float32(10), jnp.int32(0))
-    assert seen == [ITEMS * rows(case)]
+    assert seen == [(ITEMS, ITEMS * rows(case))]
     contexts = case.guard.contexts(texts, jnp.int32(0))
     for branch in range(rows(case)):
         told = ToyDenoiser().numpy(np.asarray(start, np.float64), 10.0, np.asarray(contexts[:, branch]))

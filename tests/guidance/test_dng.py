@@ -17,6 +17,7 @@ import pytest
 from ine_jax import schedulers
 from ine_jax.errors import InputError
 from ine_jax.guidance import Cfg, DynamicNegative, Guidance, Moment, Negative, Texts
+from ine_jax.models.layers import per_row
 from ine_jax.pipeline.sampling import sample
 from ine_jax.types import Array
 
@@ -178,6 +179,7 @@ def test_on_a_deterministic_chain_only_the_divergence_is_missing() -> None:
 
 def network(x: Array, t: Array, context: Array) -> Array:
     """The base for a context of zeros, the negative's class for a context of ones."""
+    x, t = per_row(x, context), per_row(t, context)
     bar = jnp.asarray(BAR, jnp.float32)[t.astype(jnp.int32)].reshape(-1, 1, 1, 1)
     alpha, sigma = jnp.sqrt(bar), jnp.sqrt(1 - bar)
     negative = context.mean(axis=(1, 2)).reshape(-1, 1, 1, 1) > 0.5

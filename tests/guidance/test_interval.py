@@ -47,7 +47,7 @@ def test_rows_that_nobody_reads_are_not_computed() -> None:
     rows: list[int] = []
 
     def network(latents: jax.Array, timesteps: jax.Array, context: jax.Array) -> jax.Array:
-        rows.append(latents.shape[0])
+        rows.append(context.shape[0])
         return ToyDenoiser()(latents, timesteps, context)
 
     run(Interval(Negative(3.0, 2.0), Cfg(3.0), 0.2, 0.6), net=network)

@@ -13,6 +13,7 @@ from ine_jax import schedulers
 from ine_jax.errors import InputError
 from ine_jax.guidance import Cfg, Interval, Moment, Negative, SafeDenoiser, Sld, Texts
 from ine_jax.guidance.base import phases
+from ine_jax.models.layers import per_row
 from ine_jax.pipeline.sampling import sample
 from ine_jax.schedulers.base import predictions
 from tests.support.guards import moment
@@ -95,6 +96,7 @@ def test_a_run_ends_farther_from_the_references() -> None:
     bar = jnp.asarray(schedulers.alphas_cumprod(config), jnp.float32)
 
     def network(x: jnp.ndarray, t: jnp.ndarray, c: jnp.ndarray) -> jnp.ndarray:
+        x, t = per_row(x, c), per_row(t, c)
         level = bar[t.astype(jnp.int32)].reshape(-1, 1, 1, 1)
         return (x - jnp.sqrt(level) * target) / jnp.sqrt(1 - level)
 

@@ -72,7 +72,7 @@ def run(guard: Sld, texts: Texts, noise: Any, name: str = "ddim", rows: list[int
 
     def network(latents: jax.Array, timesteps: jax.Array, context: jax.Array) -> jax.Array:
         if rows is not None:
-            rows.append(latents.shape[0])
+            rows.append(context.shape[0])
         return ToyDenoiser()(latents, timesteps, context)
 
     return sample(network, sampler, sampler.tables(50), guard, texts, noise)

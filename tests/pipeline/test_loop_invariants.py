@@ -1,17 +1,22 @@
-"""What depends on the texts alone is computed once per run: the compiler moves it out of the sampling loop."""
+"""What depends on the texts alone is computed once per run, and what depends on the latents alone once per item."""
 
 import functools
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ine_jax.guidance import Cfg, Texts
+from ine_jax.guidance.safree import Reference
 from ine_jax.models.unet import UNet, UNetConfig
+from ine_jax.pipeline.bench.turns import flops
 from ine_jax.pipeline.programs import native_unet
 from ine_jax.pipeline.sampling import sample
 from ine_jax.schedulers import Ddim, NoiseConfig
 from ine_jax.types import Params
+from tests.support.tiny_pipeline import random_like
 
 SMALL = UNetConfig(
     sample_size=8,
@@ -56,3 +61,27 @@ def test_keys_and_values_of_the_texts_are_computed_once() -> None:
     assert inside.count("attn1/to_k") == inside.count("attn1/to_v") == LAYERS  # the control: these change every step
     assert outside.count("attn2/to_k") == outside.count("attn2/to_v") == LAYERS
     assert not {"attn2/to_k", "attn2/to_v"} & set(inside)
+
+
+def test_what_precedes_the_first_cross_attention_is_computed_once_per_item() -> None:
+    """Three texts for each of two latents give the bits of six rows, by fewer products, with a reference row too."""
+    rng = np.random.default_rng(0)
+    latents, times = rng.standard_normal((2, 8, 8, 4)).astype(np.float32), np.asarray([3.0, 700.0], np.float32)
+    context = rng.standard_normal((6, 13, 48)).astype(np.float32)
+    unet = UNet(SMALL)
+    shapes = jax.eval_shape(unet.init, jax.random.key(0), latents, times, context[:2])["params"]
+    params = random_like(shapes, 1)
+    factors, prompt = (1.1, 0.9), jnp.asarray(context[::3])
+    for reference in (None, Reference(prompt, jnp.asarray([True, True]), factors, factors, "all", (1,))):
+
+        @jax.jit
+        def run(*inputs: jax.Array, reference: Any = reference) -> jax.Array:
+            given = inputs if reference is None else (*inputs, reference)
+            return native_unet(SMALL, jnp.float32)(params, *given)
+
+        shared = run(latents, times, context)
+        apart = run(latents.repeat(3, axis=0), times.repeat(3), context)
+        np.testing.assert_array_equal(shared, apart)
+        assert len(shared) == (6 if reference is None else 4)
+    one, each = (flops(run, latents.repeat(n, axis=0), times.repeat(n), context) for n in (1, 3))
+    assert one < 0.95 * each

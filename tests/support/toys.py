@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
+from ine_jax.models.layers import per_row
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -20,6 +22,7 @@ class ToyDenoiser:
 
     def __call__(self, latents: jax.Array, timesteps: jax.Array, context: jax.Array) -> jax.Array:
         shape = (-1, 1, 1, 1)
+        latents, timesteps = per_row(latents, context), per_row(timesteps, context)
         shift = self.push * context.mean(axis=(1, 2)).reshape(shape) + self.drift * timesteps.reshape(shape) / 1000.0
         return self.gain * latents + shift.astype(latents.dtype)
 

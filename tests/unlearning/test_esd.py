@@ -58,6 +58,7 @@ def test_trajectories_equal_a_numpy_reference() -> None:
     context, empty, rest, noise = (rng.standard_normal((2, *shape)) for shape in [(5, 3)] * 3 + [(2, 2, 3)])
 
     def denoise(x: Any, t: Any, c: Any) -> Any:
+        x, t = (each.repeat(len(c) // len(x), axis=0) for each in (x, t))
         return 0.3 * x + 0.001 * t[:, None, None, None] + c.mean(1)[:, None, None, :]
 
     texts = Texts(prompt=jnp.asarray(context, jnp.float32), uncond=jnp.asarray(empty, jnp.float32))
