@@ -7,7 +7,7 @@ import pytest
 from tests.faults.__main__ import sweep
 from tests.faults.shim import COMPILER
 
-FEW = ("--every", "401", "--commands", "evaluate", "report", "convert")
+FEW = ("--every", "401", "--commands", "evaluate", "convert")
 SAMPLE = ("--every", "401", "--commands", "invert", "unlearn", "convert-model")
 
 
