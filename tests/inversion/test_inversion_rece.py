@@ -81,6 +81,7 @@ def test_an_inversion_starts_exactly_there(pipe: Pipeline, base: Pipeline, tmp_p
         invert(pipe, images, dataclasses.replace(START, words="a cat"), tmp_path, preview=False, base=base)
 
 
+@pytest.mark.thorough
 def test_rece_binds_no_other_inversion(pipe: Pipeline, tmp_path: Path) -> None:
     images = np.zeros((2, SIDE, SIDE, 3), np.uint8)
     plain = dataclasses.replace(START, init="cat", words="")

@@ -27,6 +27,7 @@ from tests.support import fakes, tiny_pipeline
 DELTA = assets.ROOT / "tiny" / "unlearned" / "0.safetensors"
 
 
+@pytest.mark.thorough
 def test_the_same_in_every_dtype_and_process_and_without_loading() -> None:
     full, half = (ine_jax.load("tiny", dtype=dtype) for dtype in ("float32", "bfloat16"))
     assert full.model_id == half.model_id == model_id("tiny")

@@ -31,6 +31,7 @@ def latents(tmp_path: Path) -> Path:
     return tmp_path / "noise.npy"
 
 
+@pytest.mark.thorough
 def test_generate_draws_from_published_seeds_and_from_a_file(tiny_folder: Path, tmp_path: Path, latents: Path) -> None:
     def run(name: str, **sampler: Any) -> list[bytes]:
         settings = dataclasses.replace(SAMPLER, **sampler)
