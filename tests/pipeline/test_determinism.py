@@ -38,7 +38,8 @@ for count in counts:
     assert pipe.programs.mesh.size == count
     for mode in modes:
         for batch in batches:
-            noise = pipe(["a cat"] * len(seeds), seeds=seeds, noise=mode, batch_size=batch, steps=1, output="latents")
+            options = {"noise": mode, "batch_size": batch, "steps": 1, "output": "latents"}
+            noise = pipe(["a cat"] * len(seeds), seeds=seeds, **options).latents
             found[f"{count} {mode} {batch}"] = hashlib.sha256(np.ascontiguousarray(noise).data).hexdigest()
 print(json.dumps(found))
 """

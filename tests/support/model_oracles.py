@@ -17,16 +17,11 @@ from tests.support.model_recipes import images, json_values, text_ids, torch_sta
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "critical")  # else one deprecation line per Flax module
 
 
-def _torch() -> Any:
-    import torch
-
-    torch.set_grad_enabled(False)
-    return torch
-
-
 def nchw(array: np.ndarray) -> Any:
     """A torch tensor in channels-first order."""
-    return _torch().from_numpy(np.ascontiguousarray(array.transpose(0, 3, 1, 2)))
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(array.transpose(0, 3, 1, 2)))
 
 
 def nhwc(tensor: Any) -> np.ndarray:
@@ -53,8 +48,10 @@ def torch_module(config: names.ModelConfig) -> Any:
 
 
 def load_torch(config: names.ModelConfig, state: Mapping[str, np.ndarray]) -> Any:
-    """The PyTorch module with ``state``; strict, so that a wrong name fails here."""
-    module, torch = torch_module(config).eval(), _torch()
+    """The PyTorch module with ``state``, without gradients; strict, so that a wrong name fails here."""
+    import torch
+
+    module = torch_module(config).eval().requires_grad_(False)
     prefixed = any(name.startswith("text_model.") for name in module.state_dict())
     tensors = {
         name if prefixed else name.removeprefix("text_model."): torch.from_numpy(np.array(value))
@@ -66,7 +63,9 @@ def load_torch(config: names.ModelConfig, state: Mapping[str, np.ndarray]) -> An
 
 def torch_unet(config: UNetConfig) -> dict[str, np.ndarray]:
     """``out`` NHWC."""
-    inputs, torch = unet_inputs(config), _torch()
+    import torch
+
+    inputs = unet_inputs(config)
     module = load_torch(config, torch_state(config))
     times, context = (torch.from_numpy(inputs[k]) for k in ("timesteps", "context"))
     return {"out": nhwc(module(nchw(inputs["latents"]), times, context).sample)}
@@ -74,7 +73,6 @@ def torch_unet(config: UNetConfig) -> dict[str, np.ndarray]:
 
 def torch_vae(config: VaeConfig) -> dict[str, np.ndarray]:
     """``mean``, ``logvar`` and ``decoded`` NHWC."""
-    _torch()
     module = load_torch(config, torch_state(config))
     posterior = module.encode(nchw(images(config))).latent_dist
     decoded = module.decode(nchw(vae_latents(config))).sample
@@ -83,7 +81,8 @@ def torch_vae(config: VaeConfig) -> dict[str, np.ndarray]:
 
 def torch_text(config: ClipTextConfig) -> dict[str, np.ndarray]:
     """``hidden`` and ``pooled``."""
-    torch = _torch()
+    import torch
+
     out = load_torch(config, torch_state(config))(torch.from_numpy(text_ids(config)).long())
     return {"hidden": np.asarray(out.last_hidden_state), "pooled": np.asarray(out.pooler_output)}
 
