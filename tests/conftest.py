@@ -3,35 +3,23 @@
 import atexit
 import gc
 import os
-import shutil
 import socket
-import tempfile
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("INE_COMPILE_CACHE", "off")
 os.environ.setdefault("MPLBACKEND", "Agg")
-# Compiling takes longer than running at the shapes of the tests; children inherit it.
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-if version("jaxlib").startswith("0.10."):  # an XLA that does not know a flag ends the process
-    # The older emitters, one piece of code per program: a UNet and its gradient compile in half the processor time.
-    _flags = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-    os.environ["XLA_FLAGS"] = f"{_flags} {os.environ.get('XLA_FLAGS', '')}".strip()
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    # What one process of the session compiled, the others and the children that tests start need not compile again.
-    _programs = tempfile.mkdtemp(prefix="ine-tests-")
-    atexit.register(shutil.rmtree, _programs, ignore_errors=True)
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = _programs
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
-import jax
-import pytest
+from tests.support.programs import compile_fast
 
-from tests.support import typechecking
+compile_fast()
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+from tests.support import typechecking  # noqa: E402
 
 typechecking.install()  # before anything imports the package
 

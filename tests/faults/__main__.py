@@ -8,10 +8,12 @@ from pathlib import Path
 
 from tests.faults.shim import compiled
 from tests.support.paths import ROOT
+from tests.support.programs import compile_fast
 
 
 def sweep(*words: str) -> "subprocess.CompletedProcess[str]":
     """Run `tests.faults.sweep` with these words in a folder of its own."""
+    compile_fast()
     with tempfile.TemporaryDirectory() as place:
         own = {"LD_PRELOAD": str(compiled(Path(place))), "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
         own |= {"INE_COMPILE_CACHE": "off", "HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg", "GIT_DIR": "/nowhere"}

@@ -1,6 +1,6 @@
 """Commands of `ine` with a fault at one write site after the other, in one process under the library of `shim.c`.
 
-    python -m tests.faults [--every N] [--commands NAME ...]
+    python -m tests.faults [--every N] [--commands NAME ...] [--faults NAME ...]
 
 For each kind of fault and every site k (or every N-th): the command with the fault must end with code 74 and at most
 three lines that name a path of the site, without a traceback and without temporary files; the same command again must
@@ -54,6 +54,7 @@ GENERATE = ["generate", "--model", "../model", "--prompts", "a cat", "--per-prom
 TRAINED = ["--model", "../model", "--out", "run"]
 INVERT = [*TRAINED, "--images", "../images", "--inversion.steps", "2", "--inversion.save-every", "1"]
 ESD = ["--esd.erase", "cat", "--esd.steps", "2", "--esd.save-every", "1", "--esd.batch", "2"]
+ESD += ["--esd.pool", "2", "--esd.ddim-steps", "2"]
 COMMANDS: dict[str, tuple[list[list[str]], list[str]]] = {  # what is there before, and the command
     "evaluate": ([], EVALUATE),
     "score": ([EVALUATE], ["score", "run", "--rescan"]),
@@ -119,7 +120,7 @@ def fresh(work: Path, before: Path) -> None:
     os.chdir(work)
 
 
-def sweep(folder: Path, name: str, every: int, faults: tuple[Fault, ...] = FAULTS) -> Iterator[dict[str, object]]:
+def sweep(folder: Path, name: str, every: int, faults: tuple[Fault, ...]) -> Iterator[dict[str, object]]:
     """One record per fault and site of a command; `wrong` lists what broke a promise."""
     work, before = folder / "work", folder / f"before-{name}"
     earlier, words = COMMANDS[name]
@@ -186,11 +187,13 @@ def run(argv: list[str]) -> int:
     reader.add_argument("folder", type=Path)
     reader.add_argument("--every", type=int, default=1)
     reader.add_argument("--commands", nargs="*", default=list(COMMANDS))
+    reader.add_argument("--faults", nargs="*", default=[fault.name for fault in FAULTS])
     given = reader.parse_args(argv)
+    faults = tuple(fault for fault in FAULTS if fault.name in given.faults)
     prepare(given.folder)
     total = broken = 0
     for name in given.commands:
-        for record in sweep(given.folder, name, given.every):
+        for record in sweep(given.folder, name, given.every, faults):
             total += 1
             broken += bool(record["wrong"])
             print(json.dumps(record), flush=True)  # noqa: T201

@@ -55,12 +55,14 @@ def undisturbed(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("kills", "seed"), [(1, 0), *(pytest.param(10, seed, marks=pytest.mark.slow) for seed in range(20))]
+)
 def test_killed_at_random_moments(
-    tiny_folder: Path, tmp_path: Path, undisturbed: tuple[Path, Path], kills: int
+    tiny_folder: Path, tmp_path: Path, undisturbed: tuple[Path, Path], kills: int, seed: int
 ) -> None:
     whole, cache = undisturbed
-    out, chance, landed = tmp_path / "out", np.random.default_rng(kills), 0
+    out, chance, landed = tmp_path / "out", np.random.default_rng(seed), 0
     for left in range(kills, 0, -1):
         done = steps_done(out)
         step = done + int(chance.integers(1, max(2, (STEPS - 15 - done) // left)))
