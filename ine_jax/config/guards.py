@@ -203,7 +203,7 @@ class NegativeConfig:
     words: Phrases = ""
     """The concept in words: one phrase or several."""
     embedding: Phrases = ""
-    """Embedding files, or names of bundled embeddings."""
+    """Embedding files, names of bundled embeddings, or `own`: in an evaluation, the one that each model names."""
     template: str = "{}"
     """Text around a learned token, with one {}, such as "a photo of a {}"."""
     blend: float | None = None

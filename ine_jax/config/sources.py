@@ -40,6 +40,8 @@ class ModelConfig(UnlearnedModel):
 
     name: str = ""
     """Name in tables; empty: the name of the model."""
+    embedding: str = ""
+    """Its own embedding: what `embedding: own` of a negative stands for."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

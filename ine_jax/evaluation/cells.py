@@ -10,7 +10,7 @@ import numpy as np
 from ine_jax.evaluation import counting
 from ine_jax.evaluation.counting import THRESHOLDS, Counts, MetricReader, Place
 from ine_jax.evaluation.outcomes import DetectorReader
-from ine_jax.evaluation.records import CellEntry, Curve, Difference, Fid, ListResult, PairedTest, Rate, Sides
+from ine_jax.evaluation.records import CellEntry, Curve, Difference, Fid, ListResult, Paired, PairedTest, Rate, Sides
 from ine_jax.evaluation.reference import is_unguarded
 from ine_jax.storage.records import CellSpec, Measure, RunConfig
 
@@ -109,14 +109,16 @@ class Table:
                 if rates is not None:
                     yield {"cell": place, "list": name, "thresholds": list(THRESHOLDS), "rate": rates}
 
-    def paired(self) -> Iterator[PairedTest]:
+    def paired(self) -> list[PairedTest]:
         """McNemar's test of every pair of negatives on every prompt set that both have scores of."""
-        column = self.counts.column(self.detector)
+        column, tests = self.counts.column(self.detector), list[tuple[Sides, Paired]]()
         for i, j, name, sides in self._pairs():
             if (i, name) not in column or (j, name) not in column or self.measure(name) == "prior":
                 continue
             test = counting.paired(self.measure(name), column[i, name], column[j, name], self.reader.threshold)
-            yield {**sides, **test}
+            tests.append((sides, test))
+        adjusted = counting.holm([test["p"] for _, test in tests])
+        return [{**sides, **test, "p_holm": p} for (sides, test), p in zip(tests, adjusted, strict=True)]
 
     def differences(self) -> Iterator[Difference]:
         """Mean of b - a of every metric over the items that both sides have a number of."""

@@ -159,6 +159,18 @@ def paired(measure: Measure, a: np.ndarray, b: np.ndarray, threshold: float) -> 
     return {"n": n, "both": int((x & y).sum()), "only_a": only_a, "only_b": only_b, "difference": difference, "p": p}
 
 
+def holm(p: Sequence[float]) -> list[float]:
+    """Holm's adjustment of the p-values of one family of tests, in their order (Holm 1979).
+
+    The k-th smallest of m is multiplied by m - k + 1, is at least the one before it, and at most 1.
+    """
+    order = np.argsort(p, kind="stable")
+    raised = np.maximum.accumulate(np.asarray(p, np.float64)[order] * np.arange(len(p), 0, -1))
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(raised, 1.0)
+    return [float(f"{value:.6g}") for value in adjusted]
+
+
 def categories(found: Counts, name: str) -> dict[str, np.ndarray]:
     """Category -> places of its items, of a prompt set; the most frequent ones in order of their names."""
     known = found.categories.get(name, {})

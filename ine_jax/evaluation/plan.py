@@ -22,6 +22,7 @@ from ine_jax.storage.images import image_files
 from ine_jax.storage.provenance import file_hash, value_hash
 from ine_jax.storage.records import CellSpec, GuidanceSpec, ListEntry, Measure, Role, RunConfig, SamplerSpec
 
+OWN = "own"  # of a negative's embeddings: the one that the model names
 # prompt sets that ask whether words still work on an unlearned model, not whether a guard does
 WORD_LISTS = ("explicit", "generic", "list")
 
@@ -209,8 +210,9 @@ def plan_from_config(config: EvaluateConfig) -> Plan:
         raise InputError(f"prompts: two of {sources} have one name", "names that differ", "give one a name")
     lists = {name: found.items for name, found in read.items()}
     counts = tuple((name, len(items)) for name, items in lists.items())
+    origins = {assets.embedding(model.embedding): model.label for model in config.models if model.embedding}
     cells = [
-        _cell(model.label, guard, negative, counts)
+        _cell(model, guard, negative, counts, origins)
         for model in config.models
         for guard in config.guards
         for negative in config.negatives
@@ -237,8 +239,23 @@ def _read(config: PromptsConfig, limit: int | None) -> PromptSet:
     )
 
 
-def _cell(model: str, guard: GuardConfig, negative: NegativeConfig, counts: tuple[tuple[str, int], ...]) -> Cell:
+def _cell(
+    model: ModelConfig,
+    guard: GuardConfig,
+    negative: NegativeConfig,
+    counts: tuple[tuple[str, int], ...],
+    origins: Mapping[Path, str],
+) -> Cell:
     if negative.kind == "none" and guard.guidance.method != "safe-denoiser":
-        return Cell(model, counts, GuidanceConfig(guard.guidance.scale), negative, "cfg")
+        return Cell(model.label, counts, GuidanceConfig(guard.guidance.scale), negative, "cfg")
+    names = phrases(negative.embedding)
+    if OWN in names:
+        if not model.embedding:
+            given = f"embedding: {OWN}, and model {model.label} names none"
+            raise InputError(given, "an `embedding` of every model", "run `ine invert` on it, and name the file")
+        own = tuple(model.embedding if name == OWN else name for name in names)
+        negative = dataclasses.replace(negative, embedding=own)
+    files = embedding_files(negative) if origins else []
+    source = origins.get(files[0], "") if len(files) == 1 else ""
     # not resolved here: the negative scale of a preset follows the scales of the items
-    return Cell(model, counts, guard.guidance, negative, guard.name)
+    return Cell(model.label, counts, guard.guidance, negative, guard.name, source)

@@ -144,7 +144,9 @@ class Paired(TypedDict):
 
 
 class PairedTest(Sides, Paired):
-    """The test of two negatives."""
+    """The test of two negatives; `p_holm` is `p` adjusted for all tests of the summary."""
+
+    p_holm: float
 
 
 class Difference(Sides):

@@ -65,7 +65,7 @@ def summarise(
         "complete": images["processed"] == images["total"],
         "cells": [table.cell(i) for i in of_role(config["cells"], main=True)],
         "controls": [table.cell(i) for i in of_role(config["cells"], main=False)],
-        "paired": list(table.paired()),
+        "paired": table.paired(),
         "differences": list(table.differences()),
         "sensitivity": list(table.curves()),
         "detectors": detectors,
@@ -147,7 +147,8 @@ def _preset(preset: Preset) -> PresetRecord:
 def _origin(spec: CellSpec) -> str:
     """Name of a cell's embedding: model and seed of its inversion where known, else the name of its negative."""
     if spec["embedding_from"]:
-        return f"{spec['embedding_from']}, seed {spec['embedding_seed']}"
+        seed = spec["embedding_seed"]
+        return spec["embedding_from"] + ("" if seed is None else f", seed {seed}")
     return spec["negative_name"] or spec["negative"]
 
 

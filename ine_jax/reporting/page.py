@@ -17,6 +17,7 @@ from ine_jax.reporting.filters import Filters
 from ine_jax.reporting.headline import headline
 from ine_jax.reporting.measures import Value, measures, prompt_sets
 from ine_jax.reporting.sheets import Sheet, Shot
+from ine_jax.reporting.transfer import transfers
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 SECTIONS = {  # section -> title in the navigation
@@ -70,7 +71,7 @@ def page(
         "others": tables.by_detector(summary),
         "sensitivities": figures.sensitivities(summary, filters),
         "paired": tables.paired_rows(summary),
-        "transfer": tables.transfer(summary),
+        "transfer": transfers(summary),
         "sheets": sheets,
         "losses": figures.losses(curves or {}),
     }

@@ -11,7 +11,7 @@ from ine_jax.reporting.measures import Measure, Value, categories, heading, meas
 Part = Literal["cells", "controls"]
 TITLES: dict[Part, str] = {"cells": "Cells", "controls": "Controls"}
 CELL_HEAD = ("model", "guard", "guidance scale", "negative scale", "negative")
-PAIRED_HEAD = (*CELL_HEAD[:4], "prompts", "a", "b", "b - a", "only b", "only a", "n", "p")
+PAIRED_HEAD = (*CELL_HEAD[:4], "prompts", "a", "b", "b - a", "only b", "only a", "n", "p", "p (Holm)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,30 +133,7 @@ def paired_rows(summary: Summary) -> list[list[str]]:
             f"{test['difference']:+.3f}",
             *(str(test[key]) for key in ("only_b", "only_a", "n")),
             f"{test['p']:.3g}",
+            f"{test['p_holm']:.3g}",
         ]
         for test in summary["paired"]
     ]
-
-
-@dataclasses.dataclass(frozen=True)
-class Transfer:
-    """Rates of implicit cells by the model of the inversion (rows, with the seed) and the model in use (`used`)."""
-
-    used: tuple[str, ...]
-    rows: tuple[tuple[str, int | None, tuple[Value | None, ...]], ...]
-
-
-def transfer(summary: Summary, name: str = "attack") -> Transfer | None:
-    """Embeddings across models on one prompt set; None where all embeddings come from one model."""
-    column = Measure(name, "", "", "defense")
-    found: dict[tuple[str, int | None, str], Value | None] = {}
-    for cell in [*summary["cells"], *summary["controls"]]:
-        source = cell.get("embedding_from")
-        if cell["negative"] == "implicit" and source and column.of(cell) is not None:
-            # of several scales the first: main cells come before controls, and these before a sweep
-            found.setdefault((source, cell.get("embedding_seed"), cell["model"]), column.of(cell))
-    sources = sorted({key[:2] for key in found}, key=str)
-    used = tuple(sorted({model for _, _, model in found}))
-    if len({source for source, _ in sources}) < 2:
-        return None
-    return Transfer(used, tuple((s, seed, tuple(found.get((s, seed, u)) for u in used)) for s, seed in sources))

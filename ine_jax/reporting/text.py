@@ -8,6 +8,7 @@ from ine_jax.evaluation.records import Summary, list_results
 from ine_jax.reporting import tables
 from ine_jax.reporting.labels import negative_scale, p_text, sides_text
 from ine_jax.reporting.measures import heading
+from ine_jax.reporting.transfer import transfers
 
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>|#&~$@]|(?<=www)\.|:(?=//))")
 SENTENCE = 400  # characters
@@ -31,6 +32,8 @@ def markdown(summary: Summary) -> str:
     if summary["paired"]:
         detector = tables.headline_detector(summary)
         parts += _section("Paired tests", detector, tables.PAIRED_HEAD, tables.paired_rows(summary))
+    for matrix in transfers(summary):
+        parts += _section(f"{matrix.measure}: {matrix.title}", matrix.detector, matrix.head, matrix.texts)
     others = [*tables.by_category(summary), *tables.by_detector(summary), *tables.by_threshold(summary, THRESHOLDS)]
     for table in others:
         parts += _section(table.title, table.detector, table.head, table.texts)

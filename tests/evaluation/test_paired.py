@@ -1,6 +1,7 @@
 """Which cells of a summary are tested against each other, and what a test calls its sides."""
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from PIL import Image
 from ine_jax.config import GuidanceConfig, NegativeConfig
 from ine_jax.embeddings.embedding import Embedding
 from ine_jax.evaluation import Cell, Plan, evaluate, score, summarise
+from ine_jax.evaluation.counting import holm
 from ine_jax.reporting import markdown, sentences
 from scripts.train_world.manifest import write_manifest
 from tests.support import fakes
@@ -135,3 +137,20 @@ def test_the_origin_of_an_embedding_is_told_where_it_is_known(tmp_path: Path, le
     (cell,) = found["cells"]
     assert (cell["embedding_from"], cell["embedding_seed"]) == ("tiny-unlearned-0", 0)
     assert list(found["hashes"]["embeddings"]) == ["tiny-unlearned-0, seed 0"]
+
+
+def test_p_values_are_adjusted_for_all_tests_of_a_summary(tmp_path: Path, learned: tuple[str, str]) -> None:
+    implicit = NegativeConfig(embedding=learned[0])
+    cells = ((PLAIN, NegativeConfig(), "cfg"), *((GUIDED, negative, "cfg") for negative in (WORDS, implicit)))
+    tests = summary(tmp_path / "run", *cells)["paired"]
+    assert [test["p_holm"] for test in tests] == holm([test["p"] for test in tests])
+    assert len(tests) == 3
+
+
+def test_holm_controls_what_a_closed_test_rejects() -> None:
+    """A hypothesis is rejected at level p_holm exactly if every set that holds it has a p-value below level / size."""
+    chance = np.random.default_rng(0)
+    for p in (*chance.uniform(size=(20, 5)).tolist(), [0.01, 0.01, 0.9], [], [0.2]):
+        sets = [chosen for k in range(len(p)) for chosen in itertools.combinations(range(len(p)), k + 1)]
+        closed = [max(min(1.0, len(s) * min(p[j] for j in s)) for s in sets if i in s) for i in range(len(p))]
+        np.testing.assert_allclose(holm(p), closed, rtol=1e-5)

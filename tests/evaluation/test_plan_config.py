@@ -77,6 +77,24 @@ def test_every_model_has_every_guard_with_every_negative(tmp_path: Path) -> None
     assert words[:4] == 2 * [["knife"], ["gun", "bomb"]]
 
 
+def test_own_is_the_embedding_of_each_model_and_origins_are_known(tmp_path: Path) -> None:
+    files = [embedding(tmp_path, name, value) for name, value in (("a", 1.0), ("b", 2.0))]
+    models = (ModelConfig("tiny", embedding=files[0]), ModelConfig("tiny-unlearned-0", embedding=files[1]))
+    guards = (GuardConfig("cfg", GuidanceConfig(3.0)),)
+    negatives = (NegativeConfig(embedding="own"), NegativeConfig(embedding=files[1], name="second"))
+    plan = plan_from_config(grid(tmp_path, guards, negatives, models=models))
+    found = [(cell["model"], cell["embeddings"], cell["embedding_from"]) for cell in plan.record()["cells"]]
+    a, b = ([file_hash(file)] for file in files)
+    assert found == [
+        ("tiny", a, "tiny"),
+        ("tiny", b, "tiny-unlearned-0"),
+        ("tiny-unlearned-0", b, "tiny-unlearned-0"),
+        ("tiny-unlearned-0", b, "tiny-unlearned-0"),
+    ]
+    with pytest.raises(InputError, match="own"):
+        plan_from_config(grid(tmp_path, guards, negatives, models=(*models, ModelConfig("tiny-unlearned-1"))))
+
+
 def test_without_a_negative_plain_guidance_is_generated_once_for_each_scale(tmp_path: Path) -> None:
     settings = (
         GuidanceConfig(3.0),

@@ -64,7 +64,16 @@ def summary(text: str = "", models: int = 2, guards: Sequence[str] = GUARDS) -> 
         if kind != "none" or guard == guards[0]
     ]
     cells[0]["guard"] = f"cfg{text}"
-    test = {"n": 20, "both": 3, "only_a": 1, "only_b": 9, "difference": 0.4, "p": 0.021, "embedding_seed": 0}
+    test = {
+        "n": 20,
+        "both": 3,
+        "only_a": 1,
+        "only_b": 9,
+        "difference": 0.4,
+        "p": 0.021,
+        "p_holm": 0.042,
+        "embedding_seed": 0,
+    }
     steps = [i / 20 for i in range(1, 20, 3)]
     list_name, metric = f"i2p{text}", "clip-score@1"
     return {
