@@ -49,29 +49,32 @@ def folder() -> Path:
 
 
 def resolve(name: str) -> tuple[Path, Path | None] | None:
-    """Folder of a bundled model, and the file of its unlearned weights: ``"tiny"``, ``"tiny-unlearned-0"``, ...; None
-    for any other name.
+    """Folder of a bundled model, and the file of its unlearned weights: "tiny", "tiny-unlearned-0", "tiny-uce", ...;
+    None for any other name.
 
-    Raises ``InputError`` for an unlearned variant that does not ship.
+    Raises ``InputError`` for a numbered variant that does not ship.
     """
-    match = re.fullmatch(r"tiny(?:-unlearned-(\d{1,3}))?", name)
+    match = re.fullmatch(r"tiny(?:-unlearned-(\d{1,3})|-([a-z][a-z0-9-]*))?", name)
     if match is None:
+        return None
+    number, method = match.groups()
+    delta = ROOT / "tiny" / "unlearned" / f"{int(number) if number else method}.safetensors"
+    if method and not delta.is_file():
         return None
     if not (ROOT / "tiny" / "model_index.json").is_file():
         given = f"model {name}: its files are not installed"
         raise InputError(given, "an installation with its assets", "install the package again")
-    if match[1] is None:
-        return folder(), None
-    delta = folder() / "unlearned" / f"{int(match[1])}.safetensors"
-    if not delta.is_file():
+    if number and not delta.is_file():
         raise InputError(f"model {name}", ", ".join(names()), "choose one of these")
-    return folder(), delta
+    return folder(), delta if number or method else None
 
 
 def names() -> list[str]:
-    """The bundled models that are installed."""
-    numbers = sorted(int(p.stem) for p in (ROOT / "tiny" / "unlearned").glob("*.safetensors") if p.stem.isdigit())
-    return ["tiny", *(f"tiny-unlearned-{n}" for n in numbers)]
+    """The bundled models that are installed: the base, the variants by number, those by method."""
+    stems = sorted(path.stem for path in (ROOT / "tiny" / "unlearned").glob("*.safetensors"))
+    numbers = sorted(int(stem) for stem in stems if stem.isdigit())
+    methods = [f"tiny-{stem}" for stem in stems if not stem.isdigit()]
+    return ["tiny", *(f"tiny-unlearned-{number}" for number in numbers), *methods]
 
 
 def embeddings() -> list[str]:

@@ -64,7 +64,7 @@ def run(config: DemoConfig, command: Sequence[str] = ()) -> Outcome:
     out = Path(config.out)
     world = read_world()
     settings = read_settings(world, config)
-    unlearned = [name for name in assets.names() if name != BASE]
+    unlearned = [name for name in assets.names() if name.startswith(f"{BASE}-unlearned-")]
     if not unlearned:
         raise InputError("the bundled family has no unlearned model", "an installation with its assets", "reinstall")
     models = unlearned if config.full else unlearned[:1]

@@ -1,8 +1,10 @@
 """Put the trained parts together as the bundled family: pipeline folder, detector, unlearned variants.
 
     python -m scripts.train_world.assemble --unlearned runs/unlearn-0 runs/unlearn-1
+    python -m scripts.train_world.assemble --methods uce=runs/unlearn-tiny-uce/unet.safetensors
 
-Everything is stored as float16.
+With `--methods` only these files are added, as `tiny-uce` and so on, and the rest of the family stays. Everything is
+stored as float16.
 """
 
 import argparse
@@ -31,9 +33,17 @@ def main() -> None:
     parser.add_argument("--pipeline", type=Path, default=Path("runs/world/unet/pipeline"))
     parser.add_argument("--detector", type=Path, default=Path("runs/world/detector"))
     parser.add_argument("--unlearned", type=Path, nargs="*", default=[])
+    parser.add_argument("--methods", nargs="*", default=[], metavar="NAME=FILE")
     parser.add_argument("--out", type=Path, default=Path("ine_jax/assets/tiny"))
     args = parser.parse_args()
 
+    if args.methods:
+        for name, _, file in (given.partition("=") for given in args.methods):
+            target = args.out / "unlearned" / f"{name}.safetensors"
+            shutil.copy(file, target)
+            halve(target)
+        write_manifest(args.out.parent)
+        return
     write_pipeline(read_pipeline(args.pipeline), args.out)
     (args.out / "detector").mkdir(parents=True, exist_ok=True)
     for name in ("config.json", "model.safetensors"):

@@ -69,10 +69,11 @@ def test_bundled_names_resolve(tiny_folder: Path, tmp_path: Path, monkeypatch: p
     )
     (tmp_path / "tiny" / "unlearned").mkdir()
     write_unet_delta(bumped, parts.unet_params, tmp_path / "tiny" / "unlearned" / "3.safetensors", {})
+    (tmp_path / "tiny" / "unlearned" / "uce.safetensors").write_bytes(b"")
     write_manifest(tmp_path)
     monkeypatch.setattr(assets, "ROOT", tmp_path)
-    assert assets.names() == ["tiny", "tiny-unlearned-3"]
-    assert assets.resolve("other") is None
+    assert assets.names() == ["tiny", "tiny-unlearned-3", "tiny-uce"]
+    assert assets.resolve("other") is assets.resolve("tiny-esd") is None
     base, unlearned = load("tiny", batch_size=4), load("tiny-unlearned-3", batch_size=4)
     assert (base.name, unlearned.name) == ("tiny", "tiny-unlearned-3")
     assert base.programs is unlearned.programs
