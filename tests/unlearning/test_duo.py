@@ -71,6 +71,7 @@ def test_rows_share_noise_and_prior_is_pure_noise(pipe: Pipeline) -> None:
     np.testing.assert_array_equal(np.concatenate([np.split(part, 3)[0] for part in parts])[:200], safe)
 
 
+@pytest.mark.thorough
 def test_the_loss_equals_float64(pipe: Pipeline) -> None:
     base, data, objective = pipe.parts.unet_params, some_data(pipe), duo.duo_objective(pipe, SMALL)
     adapters = {

@@ -33,6 +33,7 @@ def some_data(pipe: Pipeline) -> spm.Data:
     return spm.Data(erased, guide, jnp.asarray(pipe.encode([""])), *numbers)
 
 
+@pytest.mark.thorough
 def test_the_loss_equals_float64(pipe: Pipeline) -> None:
     base, data, objective = pipe.parts.unet_params, some_data(pipe), spm.spm_objective(pipe, SMALL)
     rng = np.random.default_rng(1)

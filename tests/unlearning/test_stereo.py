@@ -33,6 +33,7 @@ def pipe(tiny_folder: Path) -> Pipeline:
     return load(tiny_folder, batch_size=4, compile_cache=False)
 
 
+@pytest.mark.thorough
 def test_the_target_is_compositional_guidance(pipe: Pipeline) -> None:
     prompts = ["a knife", "a weapon"]
     contexts, anchors, empty = pipe.encode(prompts), pipe.encode(list(SMALL.anchors)), pipe.encode([""])
