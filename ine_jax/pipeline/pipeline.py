@@ -256,7 +256,7 @@ def load(
         name: a bundled model ("tiny", "tiny-unlearned-0"), a folder in diffusers' layout, or a Hugging Face id.
         revision: branch, tag or commit of a Hugging Face id.
         unlearned: a published checkpoint to put on top of the model, or several in this order: a file or folder, or
-            "owner/name[/file or folder][@revision]"; a LoRA may have a weight, "place:0.8".
+            `owner/name[/file or folder][@revision]`; a LoRA may have a weight, "place:0.8".
         dtype: of the computation and the parameters; float32 on CPU and bfloat16 elsewhere by default.
         devices: by default all of this process.
         scheduler: "ddim", "dpm++", "pndm" or "euler", in place of the model's own.

@@ -76,7 +76,9 @@ class Samples:
 
     def __repr__(self) -> str:
         """Number, size and seeds."""
-        size = "latents" if self.decoded is None else "images of {1} x {2}".format(*self.decoded.shape)
+        size, noun = "latents", "image" if len(self) == 1 else "images"
+        if self.decoded is not None:
+            size = f"{noun} of {self.decoded.shape[1]} x {self.decoded.shape[2]}"
         seeds = ", ".join(map(str, self.seeds[:8])) + (", ..." if len(self.seeds) > 8 else "")
         return f"Samples({len(self)} {size}{f', seeds {seeds}' if seeds else ''})"
 
