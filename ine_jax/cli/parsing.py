@@ -22,6 +22,7 @@ from ine_jax.cli.convert import Convert
 from ine_jax.cli.convert_model import ConvertModel
 from ine_jax.cli.demo import Demo
 from ine_jax.cli.evaluate import Evaluate
+from ine_jax.cli.export_guard import ExportGuard
 from ine_jax.cli.generate import Generate
 from ine_jax.cli.inspect import Inspect
 from ine_jax.cli.invert import Invert
@@ -46,6 +47,7 @@ COMMANDS: tuple[type[Command], ...] = (
     Inspect,
     Convert,
     ConvertModel,
+    ExportGuard,
     Bench,
     Benchmarks,
     Configs,

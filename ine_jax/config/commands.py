@@ -161,6 +161,20 @@ class GenerateConfig(UnlearnedModel):
 
 
 @dataclass(frozen=True)
+class ExportGuardConfig:
+    """`ine export-guard`: a guard for diffusers."""
+
+    negative: NegativeConfig = field(default_factory=NegativeConfig)
+    guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
+    """method negative or sld, or the preset."""
+    out: str = "runs/guard"
+    """New folder for the file that diffusers loads."""
+
+    def __post_init__(self) -> None:
+        check(self, "out", bool(self.out), "a directory")
+
+
+@dataclass(frozen=True)
 class EvaluateConfig:
     """`ine evaluate`: models x guards x negatives x prompt sets, in blocks that are never computed twice."""
 
