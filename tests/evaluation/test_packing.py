@@ -146,6 +146,7 @@ GUARDS = {
 }
 
 
+@pytest.mark.thorough
 def test_rows_of_several_cells_share_programs_and_keep_their_images(tiny_folder: Path, tmp_path: Path) -> None:
     items = tuple(Item(str(i), text, i) for i, text in enumerate(("a cat", "a dog", "red apple")))
     cells = tuple(Cell(str(tiny_folder), (("attack", 3),), *guard, guard=name) for name, guard in GUARDS.items())

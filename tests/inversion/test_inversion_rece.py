@@ -145,6 +145,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.thorough
 def test_the_command(
     workplace: Path, tiny_folder: Path, unlearned_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from ine_jax.guidance import Cfg, Texts
 from ine_jax.guidance.safree import Reference
@@ -63,6 +64,7 @@ def test_keys_and_values_of_the_texts_are_computed_once() -> None:
     assert not {"attn2/to_k", "attn2/to_v"} & set(inside)
 
 
+@pytest.mark.thorough
 def test_what_precedes_the_first_cross_attention_is_computed_once_per_item() -> None:
     """Three texts for each of two latents give the bits of six rows, by fewer products, with a reference row too."""
     rng = np.random.default_rng(0)

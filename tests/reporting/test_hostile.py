@@ -23,8 +23,8 @@ from tests.support.payloads import payloads
 from tests.support.samples import summary as sample
 
 TEXTS = payloads()
-# Every fifth text, which has all kinds of them; the others are slow.
-PARTS = [pytest.param(TEXTS[part::5], id=str(part), marks=[pytest.mark.slow] * (part > 0)) for part in range(5)]
+# Every tenth text, which has all kinds of them; the others are slow.
+PARTS = [pytest.param(TEXTS[part::10], id=str(part), marks=[pytest.mark.slow] * (part > 0)) for part in range(10)]
 GUARDS = ("sld-max",)
 HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 

@@ -36,6 +36,7 @@ def log(address: Address) -> bytes | None:
     return client.read(address.join("log.jsonl"))
 
 
+@pytest.mark.thorough
 def test_a_cut_at_any_commit_changes_nothing(
     server: stores.Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

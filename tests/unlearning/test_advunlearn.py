@@ -23,7 +23,6 @@ from ine_jax.unlearning import advunlearn
 from ine_jax.unlearning.advunlearn import AdvUnlearnObjective, Data, Frozen
 from ine_jax.unlearning.esd_data import Pool
 from ine_jax.unlearning.prompts import with_prompts
-from tests.support.cases import sample
 
 SMALL = AdvUnlearnConfig(
     erase=("a knife",), preserve=("a cat",), steps=2, preserve_batch=1, attack_start=1, attack_steps=2, pool=2,
@@ -109,7 +108,8 @@ def test_points_belong_to_the_prompt_and_the_row() -> None:
     np.testing.assert_array_equal(some.latents, points.latents[jnp.asarray([7, 41])])
 
 
-@pytest.mark.parametrize("step", sample([0, 1], [1]))
+@pytest.mark.thorough
+@pytest.mark.parametrize("step", [0, 1])
 def test_the_loss_equals_numpy_and_is_shared_out_over_devices(step: int) -> None:
     weights, frozen, data = toy_data()
     objective = toy("pgd")

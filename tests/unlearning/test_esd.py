@@ -78,6 +78,7 @@ def test_trajectories_equal_a_numpy_reference() -> None:
         x = np.sqrt(following) * clean + np.sqrt(1 - following) * eps
 
 
+@pytest.mark.thorough
 def test_pool_belongs_to_seed_and_index(pipe: Pipeline) -> None:
     contexts, empty = jnp.asarray(pipe.encode(SMALL.erase)), jnp.asarray(pipe.encode([""]))
     pool = build_pool(pipe, SMALL, contexts, empty)
