@@ -1,6 +1,7 @@
 """From run directories to the files of a report: summary.json, report.md, report.csv, report.html and its images."""
 
 import contextlib
+import datetime
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, chain
 from pathlib import Path
@@ -11,15 +12,17 @@ from ine_jax.evaluation.detectors.presets import Preset
 from ine_jax.evaluation.records import Curve, ImageCounts, OtherDetector, PlacedRate, Summary
 from ine_jax.evaluation.summary import add_times, summarise
 from ine_jax.reporting.csvfile import write_csv
+from ine_jax.reporting.grids import table_files
+from ine_jax.reporting.listing import listing
 from ine_jax.reporting.page import page
 from ine_jax.reporting.sheets import sheets
 from ine_jax.reporting.text import markdown
 from ine_jax.storage.atomic import clear, lock, remove, write_atomic
-from ine_jax.storage.runs import open_run
+from ine_jax.storage.runs import Run, open_run
 from ine_jax.storage.sealed import pretty, read_log, require_sums, write_sums
 
 LIMIT = 20 * 2**20  # bytes of images in a page; more go into a folder beside it
-FOLDER = "report-images"
+FOLDER, TABLES = "report-images", "report-tables"
 DERIVED = ("summary.json", "report.md", "report.csv", "report.html")
 flat = chain.from_iterable
 Placed = TypeVar("Placed", Curve, PlacedRate)
@@ -34,7 +37,7 @@ def build(
     detector: str | None = None,
     threshold: float | None = None,
 ) -> Path:
-    """Count the scores of runs, write summary.json, report.md, report.csv and report.html; return the page's path.
+    """Count the scores of runs, write summary.json, the page, Markdown, CSV and LaTeX; return the page's path.
 
     `roots` are run directories, or those of `ine demo`, which hold one; `out` is by default the first. More than
     `limit` bytes of images go to `report-images/` beside the page. `preset`, `detector`, `threshold` as in `summarise`.
@@ -70,27 +73,39 @@ def _build(
     names = [folder.name for folder in folders]
     timed = merge([add_times(one, run) for one, run in zip(summaries, runs, strict=True)], names)
     anchors = [f"{i}-" if len(runs) > 1 else "" for i in range(len(runs))]
-    shown = [*flat(map(sheets, summaries, runs, anchors))]
+    each = [*map(sheets, summaries, runs, anchors)]
+    shown = [*flat(each)]
     images = {shot.image.file_name: shot.image.data for sheet in shown for shot in sheet.shots}
     large = sum(len(data) for data in images.values()) > limit
-    html = page(timed, shown, curves, FOLDER if large else "")
+    listed = [*map(listing, summaries, runs, each)]
+    html = page(timed, shown, curves, FOLDER if large else "", _about(folders, runs), listed)
     # without clock times: the same bytes however often the run was interrupted, and on any machine
     summary = pretty(merge(summaries, names))
     texts = dict(zip(DERIVED, (summary, markdown(timed), write_csv(timed), html), strict=True))
     clear(target, alone=True)
-    _write_images(target / FOLDER, images if large else {})
+    _write_folder(target / FOLDER, images if large else {}, (".png", ".webp"))
+    files = table_files(timed)
+    _write_folder(target / TABLES, files, (".tex", ".csv"))
     for name, text in texts.items():
         write_atomic(target / name, text)
-    write_sums(target, DERIVED)
+    write_sums(target, [*DERIVED, *(f"{TABLES}/{name}" for name in files)])
     return target / "report.html"
 
 
-def _write_images(folder: Path, images: Mapping[str, bytes]) -> None:
-    """Write the images that are too large for the page; those of an earlier page are removed."""
+def _about(folders: Sequence[Path], runs: Sequence[Run]) -> str:
+    """The names of the runs, and the days on which they were started: the file times of their run.json."""
+    names = ", ".join(folder.resolve().name for folder in folders)
+    times = [(run.root / "run.json").stat().st_mtime for run in runs]
+    days = sorted({datetime.datetime.fromtimestamp(time, datetime.UTC).date().isoformat() for time in times})
+    return f"{names}, started {' to '.join(dict.fromkeys((days[0], days[-1])))}"
+
+
+def _write_folder(folder: Path, files: Mapping[str, bytes | str], suffixes: tuple[str, ...]) -> None:
+    """Write files into a folder of the report; those of an earlier report are removed."""
     for path in folder.glob("*") if folder.is_dir() else ():
-        if path.suffix in (".png", ".webp") and path.name not in images:
+        if path.suffix in suffixes and path.name not in files:
             remove(path)
-    for name, data in images.items():
+    for name, data in files.items():
         write_atomic(folder / name, data)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()

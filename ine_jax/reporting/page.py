@@ -15,6 +15,7 @@ from ine_jax.reporting import figures, labels, svg, tables, text
 from ine_jax.reporting.figures import LogLine
 from ine_jax.reporting.filters import Filters
 from ine_jax.reporting.headline import headline
+from ine_jax.reporting.listing import Listing, data
 from ine_jax.reporting.measures import Value, measures, prompt_sets
 from ine_jax.reporting.sheets import Sheet, Shot
 from ine_jax.reporting.transfer import transfers
@@ -31,6 +32,7 @@ SECTIONS = {  # section -> title in the navigation
     "paired": "Paired tests",
     "transfer": "Embeddings across models",
     "sheets": "Images",
+    "items": "All items",
     "losses": "Inversion",
 }
 MARKS = {"success": "\u2713", "failure": "\u2717"}
@@ -50,11 +52,13 @@ def page(
     sheets: Sequence[Sheet] = (),
     curves: Mapping[str, Sequence[LogLine]] | None = None,
     folder: str = "",
+    about: str = "",
+    listings: Sequence[Listing] = (),
 ) -> str:
     """HTML of a summary: tables, figures, paired tests, the same seeds side by side, loss curves, provenance.
 
     `curves` maps a name to log lines {"step": n, <loss name>: value}. `folder` beside the page holds the
-    images; empty: the page holds them.
+    images; empty: the page holds them. `about` names the runs, `listings` are all their items.
     """
     cells = [*summary["cells"], *summary["controls"]]
     shots = [shot for sheet in sheets for shot in sheet.shots]
@@ -73,6 +77,7 @@ def page(
         "paired": tables.paired_rows(summary),
         "transfer": transfers(summary),
         "sheets": sheets,
+        "items": [each for each in listings if each.items],
         "losses": figures.losses(curves or {}),
     }
     template = _environment().get_template("report.html.j2")
@@ -93,6 +98,9 @@ def page(
         degenerate=text.degenerate_notice(summary),
         source=functools.partial(_source, folder),
         folder=folder,
+        about=about,
+        finding=text.finding(summary),
+        items=data(listings),
         commands=[" ".join(clean(word) for word in command) for command in summary["commands"]],
         provenance=_provenance(summary),
         hashes=list(_flat(summary["hashes"])),

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from ine_jax.errors import clean
-from ine_jax.evaluation.outcomes import DetectorReader
+from ine_jax.evaluation.outcomes import DetectorReader, Outcome
 from ine_jax.evaluation.records import Summary
 from ine_jax.evaluation.units import planned
 from ine_jax.reporting.images import Encoded, encode
@@ -68,14 +68,14 @@ def sheets(summary: Summary, run: Run, name: str = "") -> list[Sheet]:
     found = []
     for number, (title, entry) in enumerate(config["lists"].items()):
         cells = [i for i, spec in enumerate(config["cells"]) if spec["role"] == "main" and title in spec["lists"]]
-        first = _first(run, title, cells, _Reader(run, summary, entry["measure"]))
+        first = _first(run, title, cells, Reader(run, summary, entry["measure"]))
         items = [_item(f"{name}{number}-{i}", row, shots) for i, (row, shots) in enumerate(first)]
         if items:
             found.append(Sheet(title, tuple(items)))
     return found
 
 
-def _first(run: Run, name: str, cells: Sequence[int], reader: "_Reader") -> list[tuple[Row, dict[int, Shot]]]:
+def _first(run: Run, name: str, cells: Sequence[int], reader: "Reader") -> list[tuple[Row, dict[int, Shot]]]:
     """The first items that any of the cells has generated: their row, and a shot per cell."""
     cuts: dict[int, list[tuple[int, int]]] = {}
     for unit in planned(run.config):
@@ -94,7 +94,7 @@ def _first(run: Run, name: str, cells: Sequence[int], reader: "_Reader") -> list
     return list(found.values())
 
 
-class _Reader:
+class Reader:
     """Reads what is stored about one image: the verdict of the counted detector, and the numbers of all others."""
 
     def __init__(self, run: Run, summary: Summary, measure: Measure) -> None:
@@ -111,6 +111,11 @@ class _Reader:
         """What is stored of block k: name of the store -> id of the item -> line."""
         stores = (self.detector, *self.others)
         return {store: {line["id"]: line for line in self.run.scores(store, k) or ()} for store in stores}
+
+    def outcome(self, row: Row, line: VerdictLine | None) -> Outcome:
+        """What the detector's line about a row's image means."""
+        labels = None if line is None or line["status"] == "unscored" else line["labels"]
+        return self.scores.outcome(self.measure, labels, row["objects"])
 
     def shot(self, k: int, row: Row, stored: Mapping[str, Mapping[str, VerdictLine]]) -> Shot:
         """The image of a row of block k with what is stored about it."""
@@ -132,8 +137,7 @@ class _Reader:
         labels = tuple((clean(label, 60), score, score >= self.scores.threshold) for label, score in listed)
         boxes = tuple(_box(box) for box in line["boxes"][:LABELS])
         verdict = clean(", ".join(sorted(shown, key=lambda label: label not in self.scores.concept)) or "nothing", 48)
-        outcome = self.scores.outcome(self.measure, line["labels"], row["objects"])
-        return Shot(spec, *scales, image, outcome, verdict, "", labels, boxes, others)
+        return Shot(spec, *scales, image, self.outcome(row, line), verdict, "", labels, boxes, others)
 
 
 def _ranked(labels: Mapping[str, float]) -> list[tuple[str, float]]:

@@ -1,42 +1,27 @@
 """A summary as Markdown, as lines for a terminal, and as sentences."""
 
-import re
 from collections.abc import Iterator, Sequence
 
-from ine_jax.errors import LINE_LIMIT, clean
+from ine_jax.errors import clean
 from ine_jax.evaluation.records import Summary, list_results
 from ine_jax.reporting import tables
+from ine_jax.reporting.grids import escape, grids
 from ine_jax.reporting.labels import negative_scale, p_text, sides_text
-from ine_jax.reporting.measures import heading
-from ine_jax.reporting.transfer import transfers
+from ine_jax.reporting.measures import heading, measures
 
-_MARKUP = re.compile(r"([\\`*_{}\[\]<>|#&~$@]|(?<=www)\.|:(?=//))")
 SENTENCE = 400  # characters
 NOTICE = 800
+LEVEL = 0.05  # of significance
+_TESTED = ("model", "guard", "scale", "negative_scale", "embedding_from", "embedding_seed")
 MAX_DEGENERATE = 0.01  # share of degenerate images from which a report begins with them
 WORST = 3  # cells that the notice names
-THRESHOLDS = 11  # columns of a threshold table, of however many were counted
-
-
-def escape(text: object, limit: int = LINE_LIMIT) -> str:
-    """Text as one line that contains no Markdown."""
-    return _MARKUP.sub(r"\\\1", clean(str(text), limit))
 
 
 def markdown(summary: Summary) -> str:
     """The summary as Markdown tables. Rates carry their 95 % Wilson interval and k/n."""
     notice = degenerate_notice(summary)
     parts = [f"**{escape(notice, NOTICE)}**", ""] if notice else []
-    for table in _results(summary):
-        parts += _section(table.title, table.detector, table.head, table.texts)
-    if summary["paired"]:
-        detector = tables.headline_detector(summary)
-        parts += _section("Paired tests", detector, tables.PAIRED_HEAD, tables.paired_rows(summary))
-    for matrix in transfers(summary):
-        parts += _section(f"{matrix.measure}: {matrix.title}", matrix.detector, matrix.head, matrix.texts)
-    others = [*tables.by_category(summary), *tables.by_detector(summary), *tables.by_threshold(summary, THRESHOLDS)]
-    for table in others:
-        parts += _section(table.title, table.detector, table.head, table.texts)
+    parts += [line for grid in grids(summary) for line in grid.markdown()]
     images = summary["images"]
     counts = f"{images['processed']} of {images['total']} images processed, {images['unscored']} of them unscored"
     degenerate = images.get("degenerate", 0)
@@ -73,12 +58,6 @@ def _results(summary: Summary) -> Iterator[tables.Table]:
     return (tables.results(summary, part) for part in tables.TITLES if summary[part])
 
 
-def _section(title: str, detector: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [f"| {' | '.join(escape(text) for text in row)} |" for row in (head, *rows)]
-    start = [f"### {escape(title)}", "", f"Rates by {escape(detector)}.", ""]
-    return [*start, lines[0], "|" + " --- |" * len(head), *lines[1:], ""]
-
-
 def plain(summary: Summary) -> list[str]:
     """Cells and controls as lines of aligned columns for a terminal."""
     notice = degenerate_notice(summary)
@@ -105,3 +84,41 @@ def sentences(summary: Summary) -> list[str]:
             )
             lines.append(clean(line, SENTENCE))
     return lines
+
+
+def finding(summary: Summary) -> str:
+    """One sentence on the paired tests of implicit embeddings against explicit words in main cells; else on the DSR.
+
+    It counts every test, so that none is selected.
+    """
+    main = {tuple(cell.get(key) for key in _TESTED) for cell in summary["cells"] if cell["negative"] == "implicit"}
+    own = [t for t in summary["paired"] if (t["a"], t["b"]) == ("explicit", "implicit")]
+    own = [t for t in own if tuple(t.get(key) for key in _TESTED) in main]
+    kinds = {t["list"]: heading(summary, t["list"])[1] for t in own}
+    gains = [t for t in own if kinds[t["list"]] == "defense"]
+    kept = [t["difference"] for t in own if kinds[t["list"]] == "preservation"]
+    if gains:
+        sure = [t["difference"] for t in gains if t["p_holm"] < LEVEL]
+        up, down = sum(d > 0 for d in sure), sum(d < 0 for d in sure)
+        text = (
+            f"An implicit embedding instead of explicit words raises the defense success rate in {up} of {len(gains)}"
+            f" paired tests and lowers it in {down} (p (Holm) < {LEVEL}); differences"
+            f" {_range([t['difference'] for t in gains])}"
+        )
+        return f"{text}; on harmless prompts prior preservation changes by {_range(kept)}." if kept else f"{text}."
+    values = [
+        value
+        for measure in measures(summary, summary["cells"])
+        if measure.kind == "defense"
+        for cell in summary["cells"]
+        if (value := measure.of(cell))
+    ]
+    if not values:
+        return ""
+    low, high = min(v.value for v in values), max(v.value for v in values)
+    return f"The defense success rate lies between {low:.3f} and {high:.3f} over {len(values)} combinations."
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:+.3f}" if low == high else f"{low:+.3f} to {high:+.3f}"

@@ -65,7 +65,7 @@ def test_a_sound_run_has_no_faults(whole: Path) -> None:
 
 
 # Nothing in the package reads reports again, and notes on what is scored are made again from the rest.
-UNREAD = ("metadata.jsonl", "summary.json", "report.", "report-images/", "SHA256SUMS", ".scored")
+UNREAD = ("metadata.jsonl", "summary.json", "report.", "report-images/", "report-tables/", "SHA256SUMS", ".scored")
 
 
 def use(root: Path) -> None:

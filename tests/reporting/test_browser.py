@@ -105,6 +105,62 @@ def test_a_held_key_shows_the_images(tmp_path: Path, shown: Browser) -> None:
     assert "blur" in shown.run(BLUR.format(3))
 
 
+ROWS = "[...document.querySelectorAll('.index tbody tr')].map(row => row.cells[{}].textContent)"
+SET = "(field => {{ field.value = '{}'; field.dispatchEvent(new Event('input')); }})(document.getElementById('{}'))"
+
+
+def test_all_items_can_be_searched_filtered_sorted_and_paged(tmp_path: Path, shown: Browser) -> None:
+    shown.open(reporting.build([run_of(tmp_path, [f"prompt {i}" for i in range(120)])]))
+    place = "document.getElementById('place').textContent"
+    assert shown.run(place) == "1 to 50 of 120"
+    assert shown.run("document.querySelectorAll('.index a').length") == 8  # those with images
+    shown.click("#next")
+    shown.click("#next")
+    assert shown.run(place) == "101 to 120 of 120" and shown.run("document.getElementById('next').disabled")
+    shown.run(SET.format("Prompt 11", "search"))
+    assert shown.run(ROWS.format(3)) == ["prompt 11", *(f"prompt {i}" for i in range(110, 120))]
+    shown.run(SET.format("f", "outcome"))
+    failures = shown.run(ROWS.format(3))
+    assert failures == [f"prompt {i}" for i in range(110, 120, 2)]  # fakes show the knife for even seeds
+    shown.run("document.querySelectorAll('.index button')[3].click()")
+    shown.run("document.querySelectorAll('.index button')[3].click()")
+    assert shown.run(ROWS.format(3)) == failures[::-1]
+    shown.run(SET.format("0 1", "cell"))  # explicit words
+    assert shown.run(ROWS.format(3)) == [f"prompt {i}" for i in (116, 112)]
+    assert shown.run(ROWS.format(2)) == ["2 of 2", "2 of 2"]
+    shown.run(SET.format("nothing like this", "search"))
+    assert shown.run(place) == "no item"
+
+
+def test_a_printed_page_holds_every_number(tmp_path: Path, shown: Browser) -> None:
+    page = tmp_path / "page.html"
+    page.write_text(reporting.page(sample()))
+    shown.view(1040, 720)  # A4 across, without its margins
+    shown.call("Emulation.setEmulatedMedia", media="print")
+    shown.open(page)
+    beyond = "[...document.querySelectorAll('td, th')].filter(e => e.getBoundingClientRect().right > innerWidth + 1)"
+    assert shown.run("document.querySelectorAll('td').length") > 100
+    assert shown.run(f"{beyond}.map(e => e.textContent)") == []
+    assert shown.run("[...document.querySelectorAll('#paired td')].every(e => e.checkVisibility())") is True
+    shown.call("Emulation.setEmulatedMedia", media="")
+    shown.view(1280, 900)
+
+
+def test_first_columns_stay_in_view_on_a_phone(tmp_path: Path, shown: Browser) -> None:
+    page = tmp_path / "page.html"
+    page.write_text(reporting.page(sample()))
+    shown.view(390, 844)
+    shown.open(page)
+    for table in (".headline", ".results", "#categories table"):
+        moved = (
+            f"(table => {{ table.parentNode.scrollLeft = 90; const cell = table.querySelector('tbody tr').cells[0];"
+            f" return cell.getBoundingClientRect().left - table.parentNode.getBoundingClientRect().left; }})"
+            f"(document.querySelector('{table}'))"
+        )
+        assert abs(shown.run(moved)) < 1, table
+    shown.view(1280, 900)
+
+
 def test_images_in_a_folder_beside_the_page(tmp_path: Path, shown: Browser) -> None:
     root = run_of(tmp_path, ["a", "b", "c"])  # of the third the two cells differ
     page = reporting.build([root], limit=100)

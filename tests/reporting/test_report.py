@@ -1,9 +1,11 @@
 """The page and the tables: hostile texts stay texts, nothing reaches for the network, numbers are the stored ones."""
 
 import base64
+import csv
 import hashlib
 import io
 import json
+import os
 import re
 from pathlib import Path
 
@@ -16,10 +18,13 @@ from ine_jax.cli import main as cli
 from ine_jax.errors import InputError
 from ine_jax.evaluation import Plan, evaluate, score
 from ine_jax.evaluation.verify import verify
+from ine_jax.reporting.grids import Grid
+from ine_jax.reporting.text import finding
 from ine_jax.storage.atomic import write_atomic
 from ine_jax.storage.runs import Run
 from ine_jax.storage.sealed import pretty
 from tests.support import fakes
+from tests.support.samples import summary as sample
 
 
 def scored(plan: Plan, root: Path, command: str = "ine") -> Run:
@@ -84,7 +89,7 @@ def test_times_are_shown_but_not_in_the_summary(tmp_path: Path) -> None:
     run.add_timing({"block": 0, "cell": 0, "images": 1, "seconds": 1000.0})
     reporting.build([tmp_path])
     assert (tmp_path / "summary.json").read_bytes() == first
-    assert verify(tmp_path).read["derived files"] == 4
+    assert verify(tmp_path).read["derived files"] == 4 + len([*(tmp_path / "report-tables").iterdir()])
 
 
 def test_the_threshold_is_chosen_at_report_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,3 +115,50 @@ def test_nothing_to_report(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not scored"):
         reporting.build([tmp_path])
     assert not (tmp_path / "summary.json").exists()
+
+
+def test_every_table_is_written_as_latex_and_csv(tmp_path: Path) -> None:
+    scored(fakes.plan(), tmp_path)
+    reporting.build([tmp_path])
+    written = {path.name for path in (tmp_path / "report-tables").iterdir()}
+    assert {"cells.tex", "cells.csv", "controls.tex", "paired.csv", "threshold-1.tex"} <= written
+    assert not verify(tmp_path).faults
+    text = (tmp_path / "report.md").read_text()
+    for path in (tmp_path / "report-tables").glob("*.csv"):
+        head, *rows = csv.reader(io.StringIO(path.read_text(), newline=""))
+        latex = path.with_suffix(".tex").read_text().splitlines()
+        lines = [line for line in latex if line.endswith(r"\\")]
+        assert len(lines) == 1 + len(rows) > 1 and all(line.count(" & ") == len(head) - 1 for line in lines)
+        assert f"| {' | '.join(head)} |" in text.replace("\\", "")
+        assert sum(rule in latex for rule in (r"\toprule", r"\midrule", r"\bottomrule")) == 3
+    (tmp_path / "report-tables" / "old.tex").write_text("of an earlier report")
+    reporting.build([tmp_path])
+    assert {path.name for path in (tmp_path / "report-tables").iterdir()} == written
+
+
+def test_no_text_is_a_command_of_latex_or_a_formula() -> None:
+    hostile = r"\input{/etc/passwd}%&$#_^~{}<>"
+    grid = Grid("cells", hostile, "detector", ("model", "rate"), ((hostile, "0.5"), ("=1+1", "-")))
+    found = grid.latex()
+    assert r"\input" not in found and r"\begin{tabular}{lr}" in found
+    plain = re.sub(r"\\(textbackslash|textasciitilde|textasciicircum|textless|textgreater)\{\}|\\[{}$&#_%]", "", found)
+    assert not re.search(r"[$#_^~%]", plain)
+    assert "'=1+1" in grid.csv()
+
+
+def test_the_page_begins_with_the_run_its_day_and_what_was_found(tmp_path: Path) -> None:
+    run = scored(fakes.plan(), tmp_path / "a run")
+    os.utime(run.root / "run.json", (0, 0))
+    html = reporting.build([run.root]).read_text()
+    assert '<p class="about">a run, started 1970-01-01</p>' in html
+    assert "The defense success rate lies between 0.500 and 0.750 over 2 combinations." in html
+
+
+def test_the_finding_counts_every_paired_test() -> None:
+    summary = sample()
+    for test in summary["paired"]:
+        test |= {"a": "explicit", "b": "implicit", "list": "i2p", "p_holm": 0.01, "difference": 0.25}
+    text = finding(summary)
+    count = len(summary["paired"])
+    assert f"raises the defense success rate in {count} of {count} paired tests and lowers it in 0" in text
+    assert text.endswith("(p (Holm) < 0.05); differences +0.250.")
