@@ -11,8 +11,9 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ine_jax.api import evaluate, invert, report, unlearn
+    from ine_jax.api import attack, evaluate, invert, report, unlearn
     from ine_jax.config import (
+        AttackConfig,
         ConceptConfig,
         DetectorConfig,
         EvaluateConfig,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "AttackConfig",
     "Casg",
     "Cfg",
     "Concept",
@@ -62,6 +64,7 @@ __all__ = [
     "Sld",
     "UnlearnConfig",
     "__version__",
+    "attack",
     "convert",
     "evaluate",
     "invert",
@@ -77,7 +80,7 @@ _HOME = {
     "Samples": "ine_jax.pipeline.samples",
     "convert": "ine_jax.embeddings.conversion",
     "load": "ine_jax.pipeline.pipeline",
-    **dict.fromkeys(("evaluate", "invert", "report", "unlearn"), "ine_jax.api"),
+    **dict.fromkeys(("attack", "evaluate", "invert", "report", "unlearn"), "ine_jax.api"),
     **{name: "ine_jax.config" for name in __all__ if name.endswith("Config")},
 }
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from ine_jax.config import (
+    AttackConfig,
     DuoConfig,
     EvaluateConfig,
     InversionConfig,
@@ -28,6 +29,7 @@ from ine_jax.errors import InputTypeError, shown
 from ine_jax.progress import Progress, note, note_stored
 
 if TYPE_CHECKING:
+    from ine_jax.attacks.result import AttackResult
     from ine_jax.evaluation.records import Summary
     from ine_jax.inversion import InversionResult
     from ine_jax.unlearning.result import Result
@@ -233,6 +235,34 @@ def unlearn(config: UnlearnConfig | str | os.PathLike[str]) -> "Result":
     shows = from_detectors(settings.detectors) if isinstance(settings, DuoConfig) else ()
     with Progress(settings.steps, "unlearning", process=from_config.process_index()) as progress:
         return methods.unlearn(pipe, settings, Path(record.out), progress, preserved, shows)
+
+
+def attack(config: AttackConfig | str | os.PathLike[str]) -> "AttackResult":
+    """Search prompts that make a guarded model generate a concept: `ine attack`.
+
+    Args:
+        config: settings, or their YAML file.
+
+    Returns:
+        The adversarial prompts, their file, and for each whether the first detector finds the concept in its image.
+
+    Raises:
+        InputError: wrong settings, prompts or model, or a directory of another run; nothing has been written.
+        Interrupted: asked to stop; the same call continues.
+    """
+    record = _settings(config, AttackConfig)
+    settings, chosen = record.settings, record.prompts
+    from ine_jax import prompts
+
+    given = prompts.load(
+        chosen.source, select=chosen.select, limit=chosen.limit, encoding=chosen.encoding, ignore=chosen.ignore
+    )
+    from ine_jax.attacks import from_config, methods
+    from ine_jax.evaluation.from_config import finders
+
+    target, found = from_config.target(record), finders(record.detectors)
+    with Progress(settings.steps, "attack") as progress:
+        return methods.attack(target, given.items, settings, Path(record.out), progress, found)
 
 
 def _settings(config: C | str | os.PathLike[str], kind: type[C]) -> C:

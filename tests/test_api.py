@@ -12,7 +12,7 @@ from tests.support import fakes
 from tests.support.typechecking import unchecked
 
 
-@pytest.mark.parametrize("name", ["invert", "evaluate", "unlearn"])
+@pytest.mark.parametrize("name", ["attack", "invert", "evaluate", "unlearn"])
 def test_a_config_is_a_record_or_the_path_of_a_file(name: str, tmp_path: Path) -> None:
     call: Any = getattr(ine_jax, name)
     with unchecked(), pytest.raises(InputTypeError, match=rf"allowed: {name.capitalize()}Config, or the path"):

@@ -19,6 +19,7 @@ ROOMS = (
     "api",
     "reporting",
     "evaluation",
+    "attacks",
     "unlearning",
     "inversion",
     "training",
@@ -35,7 +36,7 @@ ROOMS = (
     "types",
     "errors",
 )
-MAX_ENTRIES = 19
+MAX_ENTRIES = 20
 MAX_FLOORS = 10
 
 # Beyond the order of the rooms: who must never see whom, at any distance of one import.

@@ -101,7 +101,7 @@ def _kind(path: Path) -> str:
         config = read_json(path / "config.json")
     except InputError:
         config = {}
-    kinds = {"concepts": "inversion", **dict.fromkeys(get_args(UnlearnMethod), "unlearned model")}
+    kinds = {"concepts": "inversion", "attack": "attack", **dict.fromkeys(get_args(UnlearnMethod), "unlearned model")}
     return next((kind for key, kind in kinds.items() if key in config), "training")
 
 

@@ -14,6 +14,7 @@ import tyro
 from tyro import _errors
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+from ine_jax.cli.attack import Attack
 from ine_jax.cli.bench import Bench
 from ine_jax.cli.benchmarks import Benchmarks
 from ine_jax.cli.command import Command
@@ -44,6 +45,7 @@ COMMANDS: tuple[type[Command], ...] = (
     Report,
     Verify,
     Unlearn,
+    Attack,
     Inspect,
     Convert,
     ConvertModel,

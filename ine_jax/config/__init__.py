@@ -5,6 +5,7 @@ its help. Run directories store and hash them. The `from_config` modules of othe
 whose numbers may be traced; ranges are checked only here.
 """
 
+from ine_jax.config.attacks import AttackConfig, RingABellConfig
 from ine_jax.config.commands import (
     BenchConfig,
     ConceptConfig,
@@ -26,6 +27,7 @@ from ine_jax.config.unlearning import EsdConfig, ReceConfig, UceConfig
 
 __all__ = [
     "AdvUnlearnConfig",
+    "AttackConfig",
     "BenchConfig",
     "ConceptConfig",
     "DemoConfig",
@@ -46,6 +48,7 @@ __all__ = [
     "PodConfig",
     "PromptsConfig",
     "ReceConfig",
+    "RingABellConfig",
     "SamplerConfig",
     "ScoreConfig",
     "SpmConfig",

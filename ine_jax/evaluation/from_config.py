@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ine_jax import assets
 from ine_jax.config import DetectorConfig, EvaluateConfig, MetricConfig, ScoreConfig
@@ -39,22 +40,51 @@ def detector(config: DetectorConfig) -> Detector:
             return VitClassifier.load(config.weights, config.revision)
 
 
+class Finding(NamedTuple):
+    """Whether an image shows the concept (None: no verdict), the raw scores, or the reason why there are none."""
+
+    shows: bool | None
+    labels: dict[str, float]
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Finder:
+    """A detector with the labels and the threshold of its usual preset."""
+
+    scorer: Detector
+
+    @property
+    def name(self) -> str:
+        """`id@version` of the detector, and its preset."""
+        return f"{scoring.scorer_name(self.scorer)}/{default_preset(self.scorer.id).name}"
+
+    def find(self, images: HostImages) -> list[Finding]:
+        """Return one finding per image; those without a verdict show nothing, and say why."""
+        preset = default_preset(self.scorer.id)
+        about: ScorerRecord = {"id": self.scorer.id, "version": self.scorer.version, **self.scorer.about()}  # type: ignore[typeddict-item]
+        labels = concept(preset, about)
+
+        def finding(found: Verdict) -> Finding:
+            if not isinstance(found, Scored):
+                return Finding(None, {}, found.reason)
+            return Finding(max(found.labels.get(name, 0.0) for name in labels) >= preset.threshold, found.labels)
+
+        return [finding(found) for found in self.scorer.detect(images)]
+
+
+def finders(configs: Sequence[DetectorConfig]) -> tuple[Finder, ...]:
+    """Load detectors, each with its usual preset."""
+    return tuple(Finder(detector(each)) for each in configs)
+
+
 def shows(configs: Sequence[DetectorConfig]) -> tuple[Callable[[HostImages], list[bool | None]], ...]:
     """Load detectors; return, for each, whether images show the concept of its usual preset (None: no verdict)."""
-    return tuple(_shows(detector(each)) for each in configs)
 
+    def verdicts(finder: Finder) -> Callable[[HostImages], list[bool | None]]:
+        return lambda images: [found.shows for found in finder.find(images)]
 
-def _shows(scorer: Detector) -> Callable[[HostImages], list[bool | None]]:
-    preset = default_preset(scorer.id)
-    about: ScorerRecord = {"id": scorer.id, "version": scorer.version, **scorer.about()}  # type: ignore[typeddict-item]
-    labels = concept(preset, about)
-
-    def verdict(found: Verdict) -> bool | None:
-        if not isinstance(found, Scored):
-            return None
-        return max(found.labels.get(name, 0.0) for name in labels) >= preset.threshold
-
-    return lambda images: [verdict(found) for found in scorer.detect(images)]
+    return tuple(map(verdicts, finders(configs)))
 
 
 def metric(config: MetricConfig) -> Metric:

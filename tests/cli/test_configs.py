@@ -40,7 +40,7 @@ def test_some_are_copied_and_no_file_is_overwritten(tmp_path: Path, capsys: Capt
     assert "invert/tiny.yaml exists and is another file" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "invert").iterdir()] == ["tiny.yaml"]
     assert cli.main(["configs", "inverted", "--to", str(tmp_path)]) == 2
-    assert "evaluate, invert, launch, sd, unlearn" in capsys.readouterr().err
+    assert "attack, evaluate, invert, launch, sd, unlearn" in capsys.readouterr().err
 
 
 def test_the_project_files_agree() -> None:

@@ -32,6 +32,7 @@ from ine_jax.errors import InputError
 from tests.support.paths import ROOT
 
 KINDS = {
+    "attack": config.AttackConfig,
     "invert": config.InvertConfig,
     "evaluate": config.EvaluateConfig,
     "unlearn": config.UnlearnConfig,

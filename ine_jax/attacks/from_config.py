@@ -1,0 +1,20 @@
+"""From config records to what is attacked."""
+
+from ine_jax.attacks.target import Target
+from ine_jax.config import AttackConfig
+from ine_jax.errors import InputError
+from ine_jax.guidance import from_config as guards
+from ine_jax.pipeline.from_config import pipeline
+
+
+def target(config: AttackConfig) -> Target:
+    """Load the model of an attack, with its guard and negative."""
+    sampler = config.sampler
+    own = {"height": sampler.height, "width": sampler.width, "latents": sampler.latents}
+    given = [f"sampler.{name} {value}" for name, value in own.items() if value]
+    if given:
+        raise InputError(given[0], "images of the model's own size and from seeds", "leave it out")
+    pipe = pipeline(config.model, config.revision, sampler, config.unlearned)
+    concept = guards.concept(config.negative)
+    guard = guards.guidance(config.guidance, concept is not None, pipe)
+    return Target(pipe, guard, concept, sampler.steps, sampler.noise)

@@ -1,0 +1,31 @@
+"""The attacks by their settings: one contract for all.
+
+`attack(target, items, settings, directory, progress, finders)` writes an adversarial prompt for every item into the
+directory, continues what is there, and returns an `AttackResult`; the target stays as it is.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ine_jax.attacks import ring_a_bell
+from ine_jax.attacks.result import AttackResult
+from ine_jax.attacks.target import Finder, Target
+from ine_jax.config.attacks import AttackSettings
+from ine_jax.prompts.items import Item
+from ine_jax.training.loop import Progress
+
+
+def attack(
+    target: Target,
+    items: Sequence[Item],
+    settings: AttackSettings,
+    directory: Path | str,
+    progress: Progress | None = None,
+    finders: Sequence[Finder] = (),
+) -> AttackResult:
+    """Attack with the method whose settings these are.
+
+    Args:
+        finders: detectors that read the images of adversarial prompts; the first decides on success.
+    """
+    return ring_a_bell.attack(target, items, settings, directory, progress, finders)
