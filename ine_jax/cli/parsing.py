@@ -27,6 +27,7 @@ from ine_jax.cli.export_guard import ExportGuard
 from ine_jax.cli.generate import Generate
 from ine_jax.cli.inspect import Inspect
 from ine_jax.cli.invert import Invert
+from ine_jax.cli.publish import Publish
 from ine_jax.cli.report import Report
 from ine_jax.cli.score import Score
 from ine_jax.cli.unlearn import Unlearn
@@ -43,6 +44,7 @@ COMMANDS: tuple[type[Command], ...] = (
     Evaluate,
     Score,
     Report,
+    Publish,
     Verify,
     Unlearn,
     Attack,
