@@ -30,6 +30,7 @@ from ine_jax.cli.invert import Invert
 from ine_jax.cli.publish import Publish
 from ine_jax.cli.report import Report
 from ine_jax.cli.score import Score
+from ine_jax.cli.tensorboard import Tensorboard
 from ine_jax.cli.unlearn import Unlearn
 from ine_jax.cli.verify import Verify
 from ine_jax.config import DetectorConfig, MetricConfig, ModelConfig, PromptsConfig, yaml_file
@@ -45,6 +46,7 @@ COMMANDS: tuple[type[Command], ...] = (
     Score,
     Report,
     Publish,
+    Tensorboard,
     Verify,
     Unlearn,
     Attack,
