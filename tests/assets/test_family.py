@@ -38,7 +38,7 @@ def shown(detector: WorldDetector, images: np.ndarray) -> list[set[str]]:
 
 
 def test_names() -> None:
-    assert assets.names() == ["tiny", "tiny-unlearned-0", "tiny-unlearned-1"]
+    assert assets.names() == ["tiny", "tiny-unlearned-0", "tiny-unlearned-1", "tiny-rece", "tiny-uce"]
 
 
 @pytest.mark.thorough

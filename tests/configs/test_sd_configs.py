@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ine_jax.cli import main as cli
 from ine_jax.config import EvaluateConfig
 from ine_jax.config import yaml_file as configfile
 from ine_jax.embeddings.embedding import Embedding
+from ine_jax.evaluation import plan_from_config
 from ine_jax.storage import runs
 from ine_jax.storage.atomic import write_atomic
 from ine_jax.storage.images import png
@@ -114,6 +116,30 @@ def test_from_the_pictures_to_the_report(
     check_report(config, found[4])
     again = run([*commands[3], *SMALLER["evaluate"]], capsys)
     assert (again["generated"], again["scored"]) == (0, 0)
+
+
+def test_the_papers_tables_use_the_embeddings_of_all_betas_and_of_one(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root)
+    config = configfile.load(ROOT / "configs/sd/paper-tables.yaml", EvaluateConfig)
+    for beta in (250, 500, 1000, 2000):
+        shutil.copytree(root / "models" / "duo" / "nudity-250", root / "runs" / "sd" / f"duo-{beta}")
+        place = root / "runs" / "sd" / f"nudity-{beta}"
+        place.mkdir()
+        learned = Embedding(np.full((1, 8), beta, np.float32), "token", "nudity", f"duo-{beta}")
+        learned.save(place / "nudity.safetensors")
+    plan = plan_from_config(config)
+    cells = [cell.record() for cell in plan.cells]
+    used = {(c["model"], c["negative_name"], c["embedding_from"]) for c in cells if c["negative"] == "implicit"}
+    betas = [f"duo-{beta}" for beta in (250, 500, 1000, 2000)]
+    assert used == {
+        *((name, "own", name) for name in betas),
+        *((name, "beta 500", "duo-500") for name in [*betas, "sd-1.4"]),
+        ("sd-1.4", "own", "duo-500"),
+    }
+    assert len(cells) == len(config.models) * (1 + len(config.guards) * 3)
+    assert all(Path(model.unlearned[0]).is_dir() for model in config.models if model.unlearned)
 
 
 # A trained method compiles a program of its own; tests/unlearning trains each on a smaller model.
