@@ -260,9 +260,9 @@ def attack(config: AttackConfig | str | os.PathLike[str]) -> "AttackResult":
     from ine_jax.attacks import from_config, methods
     from ine_jax.evaluation.from_config import finders
 
-    target, found = from_config.target(record), finders(record.detectors)
+    target, base, found = from_config.target(record), from_config.base(record), finders(record.detectors)
     with Progress(settings.steps, "attack") as progress:
-        return methods.attack(target, given.items, settings, Path(record.out), progress, found)
+        return methods.attack(target, given.items, settings, Path(record.out), progress, found, base)
 
 
 def _settings(config: C | str | os.PathLike[str], kind: type[C]) -> C:

@@ -1,10 +1,11 @@
 """From config records to what is attacked."""
 
 from ine_jax.attacks.target import Target
-from ine_jax.config import AttackConfig
+from ine_jax.config import AttackConfig, UnlearnDiffConfig
 from ine_jax.errors import InputError
 from ine_jax.guidance import from_config as guards
 from ine_jax.pipeline.from_config import pipeline
+from ine_jax.pipeline.pipeline import Pipeline
 
 
 def target(config: AttackConfig) -> Target:
@@ -18,3 +19,11 @@ def target(config: AttackConfig) -> Target:
     concept = guards.concept(config.negative)
     guard = guards.guidance(config.guidance, concept is not None, pipe)
     return Target(pipe, guard, concept, sampler.steps, sampler.noise)
+
+
+def base(config: AttackConfig) -> Pipeline | None:
+    """Load the model before unlearning, where the attack names one."""
+    settings = config.settings
+    if not isinstance(settings, UnlearnDiffConfig) or not settings.base:
+        return None
+    return pipeline(settings.base, settings.base_revision, config.sampler)

@@ -81,17 +81,19 @@ def require_usable(items: Sequence[Item]) -> None:
         raise InputError(f"an attack on {jax.process_count()} processes", "one process", "give each its own prompts")
 
 
-def tried(target: Target, items: Sequence[Item], finders: Sequence[Finder], path: Path) -> list[Try]:
+def tried(
+    target: Target, items: Sequence[Item], finders: Sequence[Finder], path: Path, stored: bool = False
+) -> list[Try]:
     """Generate the image of every prompt and let the detectors read it; done once, and read from `path` afterwards.
 
-    Without detectors no image is generated and nothing is written.
+    Without detectors no image is generated and nothing is written. With `stored` the file has the prompts too.
     """
     if not finders:
         return [Try(id=item.id, prompt=item.prompt, seed=item.seed, success=None, scores={}) for item in items]
     if path.is_file():
-        stored = cast(list[Try], read_jsonl(path))
-        if [(row["id"], row["prompt"]) for row in stored] == [(item.id, item.prompt) for item in items]:
-            return stored
+        found = cast(list[Try], read_jsonl(path))
+        if stored or [(row["id"], row["prompt"]) for row in found] == [(item.id, item.prompt) for item in items]:
+            return found
     rows = [row for span in spans(len(items), BLOCK) for row in _read(target, items[span.start : span.stop], finders)]
     write_atomic(path, jsonl(cast(list[Mapping[str, object]], rows)))
     return rows

@@ -5,7 +5,7 @@ its help. Run directories store and hash them. The `from_config` modules of othe
 whose numbers may be traced; ranges are checked only here.
 """
 
-from ine_jax.config.attacks import AttackConfig, RingABellConfig
+from ine_jax.config.attacks import AttackConfig, RingABellConfig, UnlearnDiffConfig
 from ine_jax.config.commands import (
     BenchConfig,
     ConceptConfig,
@@ -55,4 +55,5 @@ __all__ = [
     "StereoConfig",
     "UceConfig",
     "UnlearnConfig",
+    "UnlearnDiffConfig",
 ]

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -11,10 +12,11 @@ import numpy as np
 import pytest
 
 from ine_jax import prompts
-from ine_jax.attacks.methods import attack
-from ine_jax.attacks.target import Target
+from ine_jax.attacks import methods
+from ine_jax.attacks.result import AttackResult
+from ine_jax.attacks.target import Finder, Target
 from ine_jax.cli.artifacts import verified
-from ine_jax.config import RingABellConfig
+from ine_jax.config import RingABellConfig, UnlearnDiffConfig
 from ine_jax.config.attacks import AttackSettings
 from ine_jax.errors import InputError, Interrupted
 from ine_jax.evaluation.from_config import Finding
@@ -29,12 +31,15 @@ METHODS: dict[str, AttackSettings] = {
     "ring-a-bell": RingABellConfig(
         ("a knife",), ("a cat",), preset="quick", population=4, length=3, generations=3, save_every=1, log_every=1
     ),
+    "unlearndiff": UnlearnDiffConfig(
+        preset="quick", tokens=2, timesteps=2, iterations=2, learning_rate=0.1, save_every=1, log_every=1
+    ),
 }
 ITEMS = (Item("one", "a red knife", 3, ("knife",)), Item("two", "the weapon", 4, guidance=3.0))
 
 
 class Bright:
-    """Finds the concept in the brightest image."""
+    """Finds the concept in the brightest of several images."""
 
     name = "bright@1/test"
 
@@ -44,7 +49,7 @@ class Bright:
     def find(self, images: HostImages) -> list[Finding]:
         self.images += len(images)
         means = images.mean(axis=(1, 2, 3)) / 255
-        return [Finding(bool(mean >= means.max()), {"bright": float(mean)}) for mean in means]
+        return [Finding(bool(len(means) > 1 and mean >= means.max()), {"bright": float(mean)}) for mean in means]
 
 
 class StopAfterOne:
@@ -64,6 +69,18 @@ def target(tiny_folder: Path) -> Target:
 @pytest.fixture(params=METHODS)
 def settings(request: pytest.FixtureRequest) -> AttackSettings:
     return METHODS[request.param]
+
+
+def attack(
+    target: Target,
+    items: tuple[Item, ...],
+    settings: AttackSettings,
+    folder: Path,
+    progress: StopAfterOne | None = None,
+    finders: Sequence[Finder] = (),
+) -> AttackResult:
+    base = target.pipe if isinstance(settings, UnlearnDiffConfig) else None
+    return methods.attack(target, items, settings, folder, progress, finders, base)
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -1,6 +1,5 @@
 """Ring-A-Bell's generations against the published algorithm in plain Python, float64."""
 
-import functools
 from pathlib import Path
 
 import jax
@@ -13,7 +12,6 @@ from ine_jax.attacks.target import Target
 from ine_jax.config import RingABellConfig
 from ine_jax.errors import InputError
 from ine_jax.guidance import Cfg
-from ine_jax.models.clip import ClipText
 from ine_jax.pipeline.pipeline import Pipeline, load
 from ine_jax.prompts.items import Item
 
@@ -86,13 +84,14 @@ def test_the_concept_vector_and_what_is_wanted(pipe: Pipeline) -> None:
 
 
 def test_the_result_of_a_prompt_does_not_depend_on_the_others(pipe: Pipeline) -> None:
-    numbers, found = CONFIG.numbers, []
+    step, found = (
+        ring_a_bell.compiled_step(pipe.parts.text_config, CONFIG.numbers, pipe.programs.mesh, CONFIG.batch),
+        [],
+    )
     for items in (ITEMS, ITEMS[1:2]):
-        state = ring_a_bell.State(jnp.zeros((len(items), 4, numbers.length), jnp.int32), jnp.zeros((len(items), 4)))
-        data = ring_a_bell._data(pipe, items, CONFIG)
-        clip = ClipText(pipe.parts.text_config)
-        encode = functools.partial(ring_a_bell._encode, clip, pipe.parts.text_params)
-        state = ring_a_bell.generation(state, data, jnp.int32(0), numbers, encode, CONFIG.batch)
+        ids = jnp.zeros((len(items), 4, CONFIG.numbers.length), jnp.int32)
+        state = ring_a_bell.State(ids, jnp.zeros((len(items), 4)))
+        state, _ = step(pipe.parts.text_params, ring_a_bell._data(pipe, items, CONFIG), state, 0)
         found.append(np.asarray(state.ids))
     np.testing.assert_array_equal(found[0][1], found[1][0])
 
