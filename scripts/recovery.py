@@ -32,6 +32,7 @@ from ine_jax.evaluation.from_config import detector
 from ine_jax.evaluation.metrics.statistics import wilson
 from ine_jax.inversion.preview import preview_images
 from ine_jax.pipeline import from_config as pipelines
+from ine_jax.storage.records import ScorerRecord
 
 INK, SOFT, MARK = "#1d2330", "#5b6475", "#2470cc"
 RESAMPLES = 10_000
@@ -71,7 +72,7 @@ def gains(summary: Mapping[str, Any]) -> dict[str, dict[str, Gain]]:
 def recovery(config: EvaluateConfig, images: int) -> dict[str, int]:
     """Model -> how many of so many images show the concept when its own embedding is the prompt."""
     scorer = detector(config.detectors[0])
-    about = scorer.about()
+    about: ScorerRecord = {"id": scorer.id, "version": scorer.version, **scorer.about()}  # type: ignore[typeddict-item]
     preset = default_preset(scorer.id)
     labels = concept(preset, about)
     found = {}

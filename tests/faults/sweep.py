@@ -121,7 +121,7 @@ def hurry() -> None:
 
     from ine_jax.inversion import run
 
-    run.preview_images = functools.partial(run.preview_images, steps=1)  # type: ignore[assignment]
+    run.preview_images = functools.partial(run.preview_images, steps=1)  # type: ignore[assignment, attr-defined]
     Figure.savefig = lambda self, target, **_: target.write(b"curve")  # type: ignore[method-assign]
 
 
