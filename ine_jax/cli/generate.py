@@ -21,10 +21,12 @@ class Generate(Command):
 
         work = sources([self.config.model], self.config.unlearned)
         asked = generation.prompt_list(self.config)
+        command = self
         if not work:  # nothing to download
-            generation.prepare(self.config)
+            out = str(generation.prepare(self.config).out)
+            command = dataclasses.replace(self, config=dataclasses.replace(self.config, out=out))
         work |= {"read": asked.reading.line()} if asked.reading else {}
-        return self.planned(**work, images=len(asked.items) * self.config.per_prompt)
+        return command.planned(**work, images=len(asked.items) * self.config.per_prompt)
 
     def run(self, line: Sequence[str]) -> Outcome:
         """Generate the images that the folder does not hold yet."""

@@ -150,7 +150,7 @@ class GenerateConfig(UnlearnedModel):
     per_prompt: int = 1
     """Images per prompt."""
     out: str = "runs/generate"
-    """Folder for the PNGs and metadata.jsonl."""
+    """Folder for the PNGs and metadata.jsonl; with other settings in the default one, runs/generate-2, and so on."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -34,7 +34,7 @@ from ine_jax.progress import GRACE, Progress, note, note_stored, stop_requests
 from ine_jax.prompts import PromptSet
 from ine_jax.prompts.items import Item, alike, named, own_settings
 from ine_jax.storage.atomic import clear, lock, write_atomic
-from ine_jax.storage.binding import bind, require_bound
+from ine_jax.storage.binding import bind, require_free, usable_folder
 from ine_jax.storage.images import complete, png, read_image
 from ine_jax.storage.pool import WAITING, Pool
 from ine_jax.storage.provenance import value_hash, versions
@@ -62,7 +62,7 @@ class Generated:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A complete plan: nothing that the user gave can stop it any more."""
+    """A complete plan: nothing that the user gave can stop it any more. `out` is the folder that it writes."""
 
     pipe: Pipeline
     asked: PromptSet
@@ -71,13 +71,15 @@ class Prepared:
     guard: Callable[[float], Guidance]
     size: Size
     noise: NoiseMode | Latents
+    out: Path
 
 
 def prepare(config: GenerateConfig) -> Prepared:
     """Read prompts, model, embeddings and images; InputError where they do not fit together or to the folder."""
     asked = prompt_list(config)
     concept, sampler = guards.concept(config.negative), config.sampler
-    _check_folder(Path(config.out))
+    if config.out != GenerateConfig.out:
+        require_free(Path(config.out), SETTINGS)
     wanted = named(asked.items, config.per_prompt)
     items, usual = list(wanted.values()), config.guidance.scale
     noise = Latents(sampler.latents, items, sampler.latents_layout) if sampler.latents else sampler.noise
@@ -93,8 +95,8 @@ def prepare(config: GenerateConfig) -> Prepared:
         check_call(pipe, guard, concept, group, latents, steps=sampler.steps, height=height, width=width)
     size = {"steps": sampler.steps, "height": sampler.height, "width": sampler.width}
     settings = _settings(pipe, wanted, scaled(usual), concept, size) | _start(noise)
-    require_bound(Path(config.out), settings, SETTINGS)
-    return Prepared(pipe, asked, wanted, concept, scaled, size, noise)
+    out = usable_folder(config.out, settings, SETTINGS, numbered=config.out == GenerateConfig.out)
+    return Prepared(pipe, asked, wanted, concept, scaled, size, noise, out)
 
 
 def generate(config: GenerateConfig, progress: Progress | None = None) -> Generated:
@@ -105,7 +107,7 @@ def generate(config: GenerateConfig, progress: Progress | None = None) -> Genera
     return write_images(
         ready.pipe,
         ready.wanted,
-        config.out,
+        ready.out,
         guidance=ready.guard(config.guidance.scale),
         concept=ready.concept,
         size=ready.size,
@@ -154,7 +156,7 @@ def write_images(
     """
     folder = Path(out)
     settings = _settings(pipe, wanted, guidance, concept, size or {}) | _start(noise)
-    _check_folder(folder)
+    require_free(folder, SETTINGS)
     cut = dict(zip(wanted, pipe.tokenizer.truncated([item.prompt for item in wanted.values()]), strict=True))
     with lock(folder):
         clear(folder, alone=True)
@@ -288,12 +290,3 @@ def _described(concept: Concept) -> dict[str, object]:
         for e in concept.embeddings
     ]
     return {"words": list(concept.words), "embeddings": learned, "template": concept.template, "blend": concept.blend}
-
-
-def _check_folder(folder: Path) -> None:
-    """Check that `folder` is new, empty, or one that this command wrote."""
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file", "a folder", "choose another one")
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    if SETTINGS not in names and any(not name.startswith(".") for name in names):
-        raise InputError(f"folder {folder} holds other files", "a new or empty folder", "choose another one")

@@ -46,6 +46,33 @@ def require_bound(directory: Path, settings: Mapping[str, object], name: str = "
     require_same(directory, stored, settings)
 
 
+def require_free(directory: Path, *own: str) -> None:
+    """Raise InputError unless `directory` is new, empty, or has one of the files or folders of a run, `own`."""
+    if directory.exists() and not directory.is_dir():
+        raise InputError(f"{directory} is a file", "a folder", "choose another one")
+    names = [path.name for path in directory.iterdir()] if directory.is_dir() else []
+    if not set(own) & set(names) and any(not name.startswith(".") for name in names):
+        raise InputError(f"folder {directory} holds other files", "a new or empty folder", "choose another one")
+
+
+def usable_folder(out: str, settings: Mapping[str, object], name: str, *, numbered: bool) -> Path:
+    """Return `out` where it is free or bound to these settings; with `numbered` else the first such of `out-2`, ...
+
+    Raises InputError where `out` is neither, and not `numbered`.
+    """
+    number, folder = 1, Path(out)
+    while True:
+        try:
+            require_free(folder, name)
+            require_bound(folder, settings, name)
+            return folder
+        except InputError:
+            if not numbered:
+                raise
+            number += 1
+            folder = Path(f"{out}-{number}")
+
+
 def require_same(directory: Path, stored: object, settings: Mapping[str, object]) -> None:
     """Raise InputError, naming the fields, where `settings` are not those that the run was started with."""
     fields = difference(stored, json.loads(json.dumps(settings)))

@@ -226,6 +226,15 @@ def test_another_config_is_refused_by_its_fields(place: Path, capsys: Capture, p
     assert tree(place / "run") == before
 
 
+def test_a_directory_with_other_files_is_left_alone(place: Path, capsys: Capture) -> None:
+    (place / "mine").mkdir()
+    (place / "mine" / "notes.txt").write_text("x")
+    for more in ([], ["--dry-run"]):
+        assert cli.main(["evaluate", "e.yaml", "--out", "mine", *more]) == 2
+        assert "folder mine holds other files" in capsys.readouterr().err
+    assert [path.name for path in (place / "mine").iterdir()] == ["notes.txt"]
+
+
 def test_verify_ends_with_5_and_names_the_faults(place: Path, capsys: Capture) -> None:
     assert call(capsys, "evaluate", "e.yaml")[0] == 0
     code, out, _ = call(capsys, "verify", "run", "--json")

@@ -30,7 +30,7 @@ KNIFE = NegativeConfig(words="knife")
 HOSTILE = ("../../x", "a\nb", "<script>", "CON", "/etc/passwd", "a" * 500)
 
 
-def config(folder: Path, out: Path, **more: object) -> GenerateConfig:
+def config(folder: Path, out: Path | str, **more: object) -> GenerateConfig:
     settings = {"model": str(folder), "prompts": ("a cat", "a dog", "knife"), "sampler": SAMPLER, "seed": 5}
     return GenerateConfig(**{**settings, "out": str(out), **more})  # type: ignore[arg-type]
 
@@ -172,6 +172,20 @@ def test_wrong_folders_are_refused_and_left_alone(tiny_folder: Path, tmp_path: P
         absent = NegativeConfig(embedding=str(tmp_path / "none.safetensors"))
         generate(config(tiny_folder, tmp_path / "new", negative=absent))
     assert not (tmp_path / "new").exists()
+
+
+def test_the_default_folder_is_that_of_the_same_settings_or_a_fresh_one(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    default = GenerateConfig.out
+    first, second = (config(tiny_folder, default, prompts=(prompt,)) for prompt in ("a cat", "a dog"))
+    assert [generate(each).out for each in (first, second)] == ["runs/generate", "runs/generate-2"]
+    again = generate(second)
+    assert (again.out, again.made, again.found) == ("runs/generate-2", 0, 1)
+    assert generate(first).made == 0
+    with pytest.raises(InputError, match="was started with other settings: items"):
+        generate(config(tiny_folder, tmp_path / "runs" / "generate", prompts=("a dog",)))
 
 
 def test_two_processes_cannot_write_one_folder(tiny_folder: Path, tmp_path: Path) -> None:
