@@ -122,7 +122,7 @@ def test_the_papers_tables_use_the_embeddings_of_all_betas_and_of_one(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(root)
-    config = configfile.load(ROOT / "configs/sd/paper-tables.yaml", EvaluateConfig)
+    config = configfile.load(ROOT / "configs/sd/betas-evaluate.yaml", EvaluateConfig)
     for beta in (250, 500, 1000, 2000):
         shutil.copytree(root / "models" / "duo" / "nudity-250", root / "runs" / "sd" / f"duo-{beta}")
         place = root / "runs" / "sd" / f"nudity-{beta}"

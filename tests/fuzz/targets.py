@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ine_jax.cli import main as cli
-from ine_jax.config import EvaluateConfig, GenerateConfig, InvertConfig, UnlearnConfig, yaml_file
+from ine_jax.config import AttackConfig, EvaluateConfig, GenerateConfig, InvertConfig, UnlearnConfig, yaml_file
 from ine_jax.embeddings import convert, read_embedding
 from ine_jax.embeddings.embedding import Embedding
 from ine_jax.errors import IneError
@@ -38,7 +38,7 @@ from tests.support.paths import ROOT
 SECONDS = 20.0
 TINY = ROOT / "ine_jax" / "assets" / "tiny"
 EXIT = {0, 2, 3, 4, 5}
-CLASSES = (EvaluateConfig, GenerateConfig, InvertConfig, UnlearnConfig)
+CLASSES = (AttackConfig, EvaluateConfig, GenerateConfig, InvertConfig, UnlearnConfig)
 
 
 class Hang(BaseException):

@@ -112,7 +112,7 @@ def test_two_presets_in_one_batch(golden: dict[str, np.ndarray], model: Path) ->
         assert np.abs(got[i] - golden[name][i]).max() <= bound(golden, name)
 
 
-@pytest.mark.slow  # minutes; every preset of the reference again, in float32 and float64
+@pytest.mark.slow  # minutes: every preset of the reference again
 @pytest.mark.oracle
 def test_the_golden_file_is_what_the_reference_computes(golden: dict[str, np.ndarray], model: Path) -> None:
     pytest.importorskip("torch")
