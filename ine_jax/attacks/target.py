@@ -90,19 +90,8 @@ class Target:
             "model_id": self.pipe.model_id,
             "guard": type(self.guard).__name__,
             "guard_sha256": value_hash([str(jax.tree.structure(guard)), numbers]),
-            "negative": _described(self.negative),
+            "negative": None if self.negative is None else self.negative.record(),
             "scheduler": type(self.pipe.scheduler).__name__,
             "steps": self.steps,
             "noise": self.noise,
         }
-
-
-def _described(negative: Concept | None) -> dict[str, object] | None:
-    if negative is None:
-        return None
-    learned = [
-        {"token": each.token, "space": each.space, "sha256": content_hash({"vectors": np.asarray(each.vectors)})}
-        for each in negative.embeddings
-    ]
-    words = list(negative.words)
-    return {"words": words, "embeddings": learned, "template": negative.template, "blend": negative.blend}

@@ -17,6 +17,7 @@ from ine_jax import assets
 from ine_jax.config.checks import is_file_name
 from ine_jax.embeddings.embedding import Embedding
 from ine_jax.errors import InputError, InputTypeError
+from ine_jax.storage.provenance import value_hash
 
 # (prompts, embeddings whose tokens they contain) -> contexts [B, T, D] and the position of each prompt's end token [B]
 Encode: TypeAlias = Callable[[Sequence[str], Sequence[Embedding]], tuple[np.ndarray, np.ndarray]]
@@ -64,6 +65,14 @@ class Concept:
         if self.embeddings:
             forms.append(np.mean([self._implicit(e, encode)[0] for e in self.embeddings], axis=0))
         return self._mixed(forms)[None]
+
+    def record(self) -> dict[str, object]:
+        """The concept as JSON values, to which a directory is bound; embeddings by the hash of their numbers."""
+        learned = [
+            {"token": e.token, "space": e.space, "values": value_hash(np.asarray(e.vectors, np.float32).tolist())}
+            for e in self.embeddings
+        ]
+        return {"words": list(self.words), "embeddings": learned, "template": self.template, "blend": self.blend}
 
     def bank(self, encode: Encode) -> Float[np.ndarray, "choice token dim"]:
         """Return one context per phrase and per embedding; `blend` plays no part."""

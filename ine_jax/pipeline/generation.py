@@ -264,7 +264,7 @@ def _settings(
         "scheduler": repr(pipe.scheduler),
         "unet_impl": pipe.unet_impl,
         "guidance": {"kind": str(jax.tree.structure(guidance)), "numbers": numbers},
-        "negative": None if concept is None else _described(concept),
+        "negative": None if concept is None else concept.record(),
         "size": dict(size),
         "items": {"count": len(wanted), "hash": value_hash([_record(*each) for each in wanted.items()])},
         "versions": versions(),
@@ -282,11 +282,3 @@ def _number(leaf: Scale) -> float | str:
     """Return one number as it is, and several as their hash."""
     value = np.asarray(leaf)
     return value_hash(value.tolist()) if value.ndim else value.item()
-
-
-def _described(concept: Concept) -> dict[str, object]:
-    learned = [
-        {"token": e.token, "space": e.space, "values": value_hash(np.asarray(e.vectors, np.float32).tolist())}
-        for e in concept.embeddings
-    ]
-    return {"words": list(concept.words), "embeddings": learned, "template": concept.template, "blend": concept.blend}
