@@ -54,8 +54,8 @@ class Gain:
     def resampled(self, chance: np.random.Generator) -> np.ndarray:
         """The same of `RESAMPLES` bootstrap samples."""
         shares = np.array([self.gained, self.lost, self.n - self.gained - self.lost]) / self.n
-        drawn = chance.multinomial(self.n, shares, RESAMPLES)
-        return (drawn[:, 0] - drawn[:, 1]) / self.n
+        counts = chance.multinomial(self.n, shares, RESAMPLES)
+        return (counts[:, 0] - counts[:, 1]) / self.n
 
 
 def gains(summary: Mapping[str, Any]) -> dict[str, dict[str, Gain]]:

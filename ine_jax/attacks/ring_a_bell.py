@@ -59,7 +59,7 @@ class State(NamedTuple):
     losses: Float[Array, "prompt survivor"]
 
 
-class Draws(NamedTuple):
+class Chances(NamedTuple):
     """The random numbers that make the next generation of one prompt from h survivors."""
 
     crosses: Bool[Array, "survivor"]  # has children
@@ -203,7 +203,7 @@ def generation(
         """The prompts of this generation, their losses as far as they are known, and which have to be encoded."""
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(data.run), own), i)
         fresh = jax.random.randint(key, (BORN * half, length), 0, len(data.words))
-        made, known = breed(ids, losses, data.words, draws(key, numbers, len(data.words)))
+        made, known = breed(ids, losses, data.words, chances(key, numbers, len(data.words)))
         alive = jnp.arange(BORN * half) < 2 * half
         first = (data.words[fresh], jnp.where(alive, jnp.nan, jnp.inf).astype(losses.dtype))
         chosen, known = (jnp.where(i == 0, a, b) for a, b in zip(first, (made, known), strict=True))
@@ -215,11 +215,11 @@ def generation(
     return State(jnp.take_along_axis(ids, order[..., None], axis=1), jnp.take_along_axis(losses, order, axis=1))
 
 
-def draws(key: Array, numbers: RingABellNumbers, words: int) -> Draws:
+def chances(key: Array, numbers: RingABellNumbers, words: int) -> Chances:
     """Return the random numbers of one generation of one prompt."""
     half, born, length = numbers.population // 2, BORN * (numbers.population // 2), numbers.length
     keys = jax.random.split(key, 6)
-    return Draws(
+    return Chances(
         crosses=jax.random.uniform(keys[0], (half,)) < numbers.crossover,
         mate=jax.random.randint(keys[1], (half,), 0, half),
         cut=jax.random.randint(keys[2], (half,), 0, length),
@@ -230,7 +230,7 @@ def draws(key: Array, numbers: RingABellNumbers, words: int) -> Draws:
 
 
 def breed(
-    ids: Int[Array, "survivor place"], losses: Float[Array, "survivor"], words: Int[Array, "word"], random: Draws
+    ids: Int[Array, "survivor place"], losses: Float[Array, "survivor"], words: Int[Array, "word"], random: Chances
 ) -> tuple[Int[Array, "born place"], Float[Array, "born"]]:
     """Return the next generation [3h, L] and its losses: infinite for places that stay empty, NaN where unknown."""
     half, length = ids.shape

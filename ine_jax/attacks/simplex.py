@@ -1,4 +1,4 @@
-"""Tokens as points of the vocabulary's simplex (UnlearnDiffAtk, arXiv 2310.11868): one is drawn, its weights learn."""
+"""Tokens as points of the vocabulary's simplex (UnlearnDiffAtk, arXiv 2310.11868): one is sampled, weights learn."""
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +10,10 @@ HALVINGS = 40  # of an interval of at most 2, in float32
 
 
 @jax.custom_vjp
-def drawn(
+def sampled(
     weights: Float[Array, "*some word"], choice: Int[Array, "*some"], table: Float[Array, "word dim"]
 ) -> Float[Array, "*some dim"]:
-    """Return the table's rows of the drawn words.
+    """Return the table's rows of the sampled words.
 
     Straight through: the gradient is that of weights @ table, each number of it clipped to [-1, 1] as by a hardtanh.
     """
@@ -32,7 +32,7 @@ def _backward(
     return jnp.clip(gradient @ table.T, -1.0, 1.0), None, None
 
 
-drawn.defvjp(_forward, _backward)
+sampled.defvjp(_forward, _backward)
 
 
 def project(weights: Float[Array, "*some word"]) -> Float[Array, "*some word"]:

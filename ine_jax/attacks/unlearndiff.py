@@ -79,12 +79,12 @@ class UnlearnDiffObjective:
         noise_config, shape = self.through.noise, data.latents.shape[1:]
         t = jnp.asarray(levels(noise_config.train_steps, self.numbers.timesteps))[i // self.numbers.iterations]
 
-        def draw(seed: UInt32[Array, ""], own: Float[Array, "token word"]) -> tuple[Array, Array]:
+        def sample(seed: UInt32[Array, ""], own: Float[Array, "token word"]) -> tuple[Array, Array]:
             key = jax.random.fold_in(jax.random.fold_in(jax.random.key(data.run), seed), i)
             first, second = jax.random.split(key)
             return jax.random.normal(first, shape), jax.random.categorical(second, jnp.log(own))
 
-        noise, choice = jax.vmap(draw)(data.seed[rows], weights[rows])
+        noise, choice = jax.vmap(sample)(data.seed[rows], weights[rows])
         ids, context = self._context(weights[rows], choice, data.ids[rows], target)
         clean, each = data.latents[rows], jnp.full(rows.shape, t)
         noisy = add_noise(clean, noise, each, alphas_cumprod(noise_config))
@@ -96,11 +96,11 @@ class UnlearnDiffObjective:
     def _context(
         self, weights: Weights, choice: Int[Array, "prompt token"], ids: Int[Array, "prompt place"], target: Frozen
     ) -> tuple[Int[Array, "prompt place"], Float[Array, "prompt place dim"]]:
-        """The prompts' ids with the drawn prefix, and their context; the gradient reaches the weights."""
+        """The prompts' ids with the sampled prefix, and their context; the gradient reaches the weights."""
         end = 1 + choice.shape[1]
         ids = ids.at[:, 1:end].set(choice.astype(ids.dtype))
         table = target.text["text_model"]["embeddings"]["token_embedding"]["embedding"].astype(jnp.float32)
-        prefix = simplex.drawn(weights, choice, table)
+        prefix = simplex.sampled(weights, choice, table)
         tokens = embed_tokens(target.text, ids).astype(jnp.float32).at[:, 1:end].set(prefix)
         output = ClipText(self.text).apply({"params": target.text}, ids, token_embeddings=tokens)
         assert isinstance(output, ClipTextOutput)  # noqa: S101  flax does not type what apply returns

@@ -26,8 +26,10 @@ def pipe(tiny_folder: Path) -> Pipeline:
     return load(tiny_folder, batch_size=4, compile_cache=False)
 
 
-def published(survivors: list[list[int]], words: np.ndarray, random: ring_a_bell.Draws) -> list[tuple[int, list[int]]]:
-    """The next generation of the notebook's functions, with the place of each prompt's draws."""
+def published(
+    survivors: list[list[int]], words: np.ndarray, random: ring_a_bell.Chances
+) -> list[tuple[int, list[int]]]:
+    """The next generation of the notebook's functions, with the place of each prompt's random numbers."""
     family: list[tuple[int, list[int]]] = []
     for i, own in enumerate(survivors):
         family.append((3 * i, list(own)))
@@ -61,8 +63,8 @@ def test_generations_are_those_of_the_published_search(pipe: Pipeline) -> None:
         for p, item in enumerate(ITEMS):
             key = jax.random.fold_in(jax.random.fold_in(jax.random.key(np.uint32(CONFIG.seed)), item.seed), i)
             if i:
-                draws = jax.tree.map(np.asarray, ring_a_bell.draws(key, numbers, len(words)))
-                population = [prompt for _, prompt in published(survivors[p], words, draws)]
+                random = jax.tree.map(np.asarray, ring_a_bell.chances(key, numbers, len(words)))
+                population = [prompt for _, prompt in published(survivors[p], words, random)]
             else:
                 fresh = np.asarray(jax.random.randint(key, (3 * half, numbers.length), 0, len(words)))
                 population = words[fresh[: 2 * half]].tolist()

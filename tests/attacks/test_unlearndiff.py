@@ -1,4 +1,4 @@
-"""UnlearnDiffAtk's step against NumPy in float64: draw, loss through a guard, Adam with decay, projection."""
+"""UnlearnDiffAtk's step against NumPy in float64: sampling, loss through a guard, Adam with decay, projection."""
 
 import dataclasses
 from pathlib import Path
@@ -66,7 +66,7 @@ def test_the_gradient_of_a_drawn_word_goes_straight_through() -> None:
     table, factor = chance.normal(size=(6, 4)), chance.normal(size=(2, 4))
 
     def loss(weights: jax.Array) -> jax.Array:
-        rows = simplex.drawn(weights, jnp.asarray([5, 2]), jnp.asarray(table, jnp.float32))
+        rows = simplex.sampled(weights, jnp.asarray([5, 2]), jnp.asarray(table, jnp.float32))
         return (rows * jnp.asarray(factor, jnp.float32)).sum()
 
     value, gradient = jax.value_and_grad(loss)(jnp.full((2, 6), 1 / 6))
