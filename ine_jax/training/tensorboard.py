@@ -3,6 +3,7 @@
 They are made from stored files, so a run needs no further library, and a run that has not ended can be looked at too.
 """
 
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +11,14 @@ from typing import Any
 
 from ine_jax.errors import InputError
 from ine_jax.storage import untrusted
-from ine_jax.storage.atomic import atomic_folder
+from ine_jax.storage.atomic import atomic_folder, write_durable
 from ine_jax.storage.images import MAX_BYTES, decode
 from ine_jax.storage.sealed import corrupt, read_log
 
 LOG, TIMING = "log.jsonl", "timing.jsonl"
 CURVE = "loss.png"  # which the scalars show
 MAX_IMAGES = 16  # of one folder
+VERSION = "brain.Event:2"  # which every event file begins with
 
 
 @dataclass(frozen=True)
@@ -54,26 +56,32 @@ def export(directories: Sequence[Path], target: Path) -> list[Exported]:
 
 
 def _write(run: Path, folder: Path) -> tuple[int, int]:
-    """Write one folder of event files; return the numbers of scalars and images."""
-    event_pb2, summary_pb2, writer_class = _library()
+    """Write one folder with one event file; return the numbers of scalars and images."""
+    event_pb2, summary_pb2, record_writer = _library()
     lines = read_log(run / LOG)
     timing = {line["step"]: line for line in read_log(run / TIMING)} if (run / TIMING).exists() else {}
     start = (run / LOG).stat().st_mtime
-    writer, scalars, images, last, wall = writer_class(str(folder)), 0, 0, 0, start
+    data = io.BytesIO()  # TensorBoard's own writer of files works in a thread, which loses the errors of the disk
+    writer, scalars, images, last, wall = record_writer(data), 0, 0, 0, start
+    writer.write(event_pb2.Event(wall_time=start, file_version=VERSION).SerializeToString())
+
+    def add(values: list[Any]) -> None:
+        summary = summary_pb2.Summary(value=values)
+        writer.write(event_pb2.Event(wall_time=wall, step=last, summary=summary).SerializeToString())
+
     for line in lines:
         clock = timing.get(line["step"], {})
         last, wall = _whole(line["step"]), _number(clock.get("time"), start)
         speed = {"steps_per_second": clock.get("steps_per_second")}
         values = {name: value for name, value in {**line, **speed}.items() if name != "step" and value is not None}
-        shown = [summary_pb2.Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
-        writer.add_event(event_pb2.Event(wall_time=wall, step=last, summary=summary_pb2.Summary(value=shown)))
-        scalars += len(shown)
-    for tag, data, (width, height) in _images(run):
-        picture = summary_pb2.Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=data)
-        shown = [summary_pb2.Summary.Value(tag=tag, image=picture)]
-        writer.add_event(event_pb2.Event(wall_time=wall, step=last, summary=summary_pb2.Summary(value=shown)))
+        add([summary_pb2.Summary.Value(tag=name, simple_value=value) for name, value in values.items()])
+        scalars += len(values)
+    for tag, png, (width, height) in _images(run):
+        image = summary_pb2.Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
+        add([summary_pb2.Summary.Value(tag=tag, image=image)])
         images += 1
-    writer.close()
+    folder.mkdir(parents=True, exist_ok=True)
+    write_durable(folder / f"events.out.tfevents.{int(start)}.ine", data.getvalue())
     return scalars, images
 
 
@@ -96,11 +104,11 @@ def _number(value: object, default: float) -> float:
 
 
 def _library() -> tuple[Any, Any, Any]:
-    """Return TensorBoard's event and summary messages, and its writer of event files."""
+    """Return TensorBoard's event and summary messages, and its writer of records."""
     try:
         from tensorboard.compat.proto import event_pb2, summary_pb2
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        from tensorboard.summary.writer.record_writer import RecordWriter
     except ImportError as error:
         given = "ine tensorboard without the package tensorboard"
         raise InputError(given, "the extra tensorboard", "pip install 'ine_jax[tensorboard]'") from error
-    return event_pb2, summary_pb2, EventFileWriter
+    return event_pb2, summary_pb2, RecordWriter

@@ -53,9 +53,16 @@ INPUTS = ["--models", "../model", "--prompts", "../prompts.jsonl"]
 EVALUATE = ["evaluate", *INPUTS, "--block", "2", *SAMPLER, "--out", "run"]
 GENERATE = ["generate", "--model", "../model", "--prompts", "a cat", "--per-prompt", "4", *SAMPLER, "--out", "run"]
 TRAINED = ["--model", "../model", "--out", "run"]
-INVERT = [*TRAINED, "--images", "../images", "--inversion.steps", "2", "--inversion.save-every", "1"]
+INVERT = ["invert", *TRAINED, "--images", "../images", "--inversion.steps", "2", "--inversion.save-every", "1"]
+INVERT += ["--inversion.batch", "2", "--inversion.concept", "thing"]
 ESD = ["--esd.erase", "cat", "--esd.steps", "2", "--esd.save-every", "1", "--esd.batch", "2"]
 ESD += ["--esd.pool", "2", "--esd.ddim-steps", "2"]
+ATTACKED = [*TRAINED, "--prompts", "../prompts.jsonl", "--negative.words", "cat", *SAMPLER]
+RING = ["--ring-a-bell.harmful", "a cat", "--ring-a-bell.harmless", "a dog", "--ring-a-bell.preset", "quick"]
+RING += ["--ring-a-bell.population", "4", "--ring-a-bell.length", "3", "--ring-a-bell.generations", "2"]
+RING += ["--ring-a-bell.save-every", "1"]
+PREFIX = ["--unlearndiff.base", "../model", "--unlearndiff.preset", "quick", "--unlearndiff.tokens", "2"]
+PREFIX += ["--unlearndiff.timesteps", "2", "--unlearndiff.iterations", "1", "--unlearndiff.save-every", "1"]
 COMMANDS: dict[str, tuple[list[list[str]], list[str]]] = {  # what is there before, and the command
     "evaluate": ([], EVALUATE),
     "score": ([EVALUATE], ["score", "run", "--rescan"]),
@@ -63,9 +70,15 @@ COMMANDS: dict[str, tuple[list[list[str]], list[str]]] = {  # what is there befo
     "generate": ([], GENERATE),
     "convert": ([], ["convert", "../word.safetensors", "out.npy", "--to", "npy"]),
     "convert-model": ([], ["convert-model", "../model", "out", "--dtype", "float32"]),
-    "invert": ([], ["invert", *INVERT, "--inversion.batch", "2", "--inversion.concept", "thing"]),
+    "invert": ([], INVERT),
     "unlearn": ([], ["unlearn", *TRAINED, *ESD]),
+    "attack ring-a-bell": ([], ["attack", "ring-a-bell", *ATTACKED, *RING]),
+    "attack unlearndiff": ([], ["attack", "unlearndiff", *ATTACKED, *PREFIX]),
+    "export-guard": ([], ["export-guard", "--negative.embedding", "../word.safetensors", "--out", "out"]),
+    "publish": ([EVALUATE], ["publish", "run", "--to", "out"]),
+    "tensorboard": ([INVERT], ["tensorboard", "run", "--to", "out"]),
 }
+NEW = ("convert", "convert-model", "export-guard", "publish", "tensorboard")  # they only write where nothing is
 
 
 def prepare(folder: Path) -> None:
@@ -158,7 +171,7 @@ def sweep(folder: Path, name: str, every: int, faults: tuple[Fault, ...]) -> Ite
             _, hit = faulty.disarm()
             wrong = list(_broken(fault, code, text, hit, work))
             # a command that makes something new and was done in spite of the fault has nothing to do again
-            again, complaint = (0, "") if code == 0 and name.startswith("convert") else call(words)
+            again, complaint = (0, "") if code == 0 and name in NEW else call(words)
             if again != 0:
                 wrong.append(f"the rerun ended with {again}: {complaint[-300:]}")
             elif tree(work) != wanted:
@@ -177,6 +190,7 @@ def _broken(fault: Fault, code: int, text: str, hit: str, work: Path) -> Iterato
     if len(text.splitlines()) > 3 or "Traceback" in text:
         yield f"{len(text.splitlines())} lines: {text[:600]}"
     inside = [_meant(part) for part in hit.split(" ", 1)[1].removeprefix(f"{work}/").split("/")]
+    inside = ["out", "run"] if inside == ["."] else inside  # the parent of what the command writes
     if not any(part in text.partition("\n")[0] for part in inside):
         yield f"no path of {hit} in {text[:300]}"
     left = [str(path.relative_to(work)) for path in work.rglob("*.tmp")] + [
