@@ -25,6 +25,7 @@ def convert(capsys: Capture, *words: object) -> dict:
     return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
+@pytest.mark.thorough
 def test_to_flax_and_back_is_the_same_bytes(base: Base, tmp_path: Path, capsys: Capture) -> None:
     path, new = layouts.uce_partial(base, tmp_path)
     plan = convert(capsys, base.folder, tmp_path / "a", "--unlearned", path, "--dtype", "float32", "--dry-run")

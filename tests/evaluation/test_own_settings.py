@@ -88,7 +88,7 @@ GUARDS = {
 }
 
 
-@pytest.mark.parametrize("name", sample(GUARDS, list(GUARDS)[:2]))
+@pytest.mark.parametrize("name", sample(GUARDS, ("three rows",)))
 def test_every_row_is_generated_as_it_would_be_alone(tiny_folder: Path, name: str) -> None:
     guidance, negative = GUARDS[name]
     items = [

@@ -162,6 +162,7 @@ def test_rows_of_several_cells_share_programs_and_keep_their_images(tiny_folder:
         assert difference.max() <= 1 and (difference > 0).mean() < 0.001
 
 
+@pytest.mark.thorough
 def test_where_the_place_matters_a_block_has_its_own_batches(tiny_folder: Path) -> None:
     guard = GuidanceConfig(2.0, method="safree", safree=SafreeConfig(reattention="all"))
     items = (Item("0", "a cat", 0), Item("1", "a dog", 1))

@@ -74,7 +74,7 @@ def variants_of(cases: Sequence[Case]) -> type[chex.TestCase]:
     each = parameterized.named_parameters(*((case.name, case) for case in cases))
 
     class Variants(chex.TestCase):
-        @chex.variants(with_jit=True, without_jit=True, with_device=True)
+        @chex.variants(with_jit=True, without_jit=True)
         @each
         def test_combine_follows_its_equation(self, case: Case) -> None:
             eps = branches(case)

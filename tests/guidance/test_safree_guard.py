@@ -194,6 +194,7 @@ def test_the_unet_gets_the_edit_of_the_guard(monkeypatch: pytest.MonkeyPatch) ->
     np.testing.assert_array_equal(edits[0].active, [False, False, True])
 
 
+@pytest.mark.thorough
 def test_reattention_edits_the_prompt_row_of_items_within_their_steps_alone(params: Any) -> None:
     denoise = programs.native_unet(SMALL, jnp.float32)
     latents, step = jnp.asarray(normal("latents", 3, 8, 8, 4)), jnp.int32(2)

@@ -93,6 +93,7 @@ def test_final_latents_are_the_reference_s(name: str, golden: dict[str, np.ndarr
     assert np.abs(ours(model, GUARDS[name], name) - golden[name]).max() <= bound(golden, name)
 
 
+@pytest.mark.thorough
 def test_the_cases_tell_the_presets_apart(golden: dict[str, np.ndarray], model: Path) -> None:
     assert np.abs(ours(model, Cfg(SCALE), negative=None) - golden["off"]).max() <= bound(golden, "off")
     names = ("off", "weak", "weak-200", "medium", "strong", "max")

@@ -163,6 +163,7 @@ def exact_attention(q: jax.Array, k: jax.Array, v: jax.Array, *, is_causal: bool
     return jnp.einsum("bhts,bshd->bthd", jax.nn.softmax(scores), v)
 
 
+@pytest.mark.thorough
 def test_gradient_equals_finite_differences(pipe: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jax.nn, "dot_product_attention", exact_attention)
     parts = pipe.parts

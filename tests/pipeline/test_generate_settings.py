@@ -61,6 +61,7 @@ def test_the_template_of_an_embedding_is_used_and_binds_the_folder(
         generate(config(tiny_folder, tmp_path / "bare", negative=NegativeConfig(embedding=learned[1], template=FRAMED)))
 
 
+@pytest.mark.thorough
 def test_own_scale_of_the_negative_is_used_and_binds_the_folder(tiny_folder: Path, tmp_path: Path) -> None:
     knife = NegativeConfig(words="knife")
     _, kept = drawn(config(tiny_folder, tmp_path / "out", negative=knife))

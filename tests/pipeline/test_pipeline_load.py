@@ -43,6 +43,7 @@ def test_wrong_loads_are_refused(tiny_folder: Path, tmp_path: Path) -> None:
             load(name)
 
 
+@pytest.mark.thorough
 def test_bfloat16_runs_and_stays_near_float32(tiny_folder: Path, pipe: Pipeline) -> None:
     half = load(tiny_folder, dtype=jnp.bfloat16, batch_size=4)
     assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(half.parts.unet_params))

@@ -64,6 +64,7 @@ def test_rows_of_i2p_keep_what_they_say(i2p: Path) -> None:
     assert (found.reading.rows, found.reading.empty, found.reading.replaced) == (4703, 10, 0)
 
 
+@pytest.mark.thorough
 def test_a_renamed_copy_gives_the_same_items(folder: Path, i2p: Path) -> None:
     copy = made_lists.renamed(folder)
     for select in ("", "unlearndiffatk-142", "i2p-nudity-95"):

@@ -56,6 +56,7 @@ def nothing_happened(page: Browser, path: Path) -> None:
     assert page.run("document.documentElement.classList.contains('scripted')") is True  # our own did run
 
 
+@pytest.mark.thorough
 def test_hostile_prompts_do_nothing(tmp_path: Path, shown: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules["ine_jax.reporting.sheets"].SHOWN, "attack", len(TEXTS))
     page = reporting.build([run_of(tmp_path, TEXTS, words=False)])
@@ -146,6 +147,7 @@ def test_a_printed_page_holds_every_number(tmp_path: Path, shown: Browser) -> No
     shown.view(1280, 900)
 
 
+@pytest.mark.thorough
 def test_first_columns_stay_in_view_on_a_phone(tmp_path: Path, shown: Browser) -> None:
     page = tmp_path / "page.html"
     page.write_text(reporting.page(sample()))

@@ -90,7 +90,7 @@ def gcs() -> Iterator[Store]:
     logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)
     storage = Storage(use_memory_fs=True)
     buckets.create_bucket(BUCKET, storage)
-    store = Store(f"gs://{BUCKET}", {})
+    store = Store(f"gs://{BUCKET}", {"NO_GCE_CHECK": "true"})  # nobody looks for a metadata server for three seconds
     one_at_a_time = threading.Lock()
 
     class Handler(emulator.RequestHandler):  # type: ignore[misc]
