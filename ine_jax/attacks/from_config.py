@@ -1,7 +1,8 @@
 """From config records to what is attacked."""
 
 from ine_jax.attacks.target import Target
-from ine_jax.config import AttackConfig, UnlearnDiffConfig
+from ine_jax.config import AttackConfig
+from ine_jax.config.white_box import WhiteBoxConfig
 from ine_jax.errors import InputError
 from ine_jax.guidance import from_config as guards
 from ine_jax.pipeline.from_config import pipeline
@@ -24,6 +25,6 @@ def target(config: AttackConfig) -> Target:
 def base(config: AttackConfig) -> Pipeline | None:
     """Load the model before unlearning, where the attack names one."""
     settings = config.settings
-    if not isinstance(settings, UnlearnDiffConfig) or not settings.base:
+    if not isinstance(settings, WhiteBoxConfig) or not settings.base:
         return None
     return pipeline(settings.base, settings.base_revision, config.sampler)

@@ -7,10 +7,11 @@ directory, continues what is there, and returns an `AttackResult`; the target st
 from collections.abc import Sequence
 from pathlib import Path
 
-from ine_jax.attacks import ring_a_bell, unlearndiff
+from ine_jax.attacks import p4d, ring_a_bell, unlearndiff
 from ine_jax.attacks.result import AttackResult
 from ine_jax.attacks.target import Finder, Target
-from ine_jax.config.attacks import AttackSettings, UnlearnDiffConfig
+from ine_jax.config.attacks import AttackSettings
+from ine_jax.config.white_box import P4DConfig, UnlearnDiffConfig
 from ine_jax.errors import InputError
 from ine_jax.pipeline.pipeline import Pipeline
 from ine_jax.prompts.items import Item
@@ -32,8 +33,11 @@ def attack(
         finders: detectors that read the images of adversarial prompts; the first decides on success.
         base: the model before unlearning, for attacks that need its images.
     """
-    if isinstance(settings, UnlearnDiffConfig):
-        return unlearndiff.attack(target, items, settings, directory, progress, finders, base)
+    match settings:
+        case UnlearnDiffConfig():
+            return unlearndiff.attack(target, items, settings, directory, progress, finders, base)
+        case P4DConfig():
+            return p4d.attack(target, items, settings, directory, progress, finders, base)
     if base is not None:
-        raise InputError("base with ring-a-bell", "a model before unlearning for unlearndiff only", "leave it out")
+        raise InputError("base with ring-a-bell", "a model before unlearning where gradients need it", "leave it out")
     return ring_a_bell.attack(target, items, settings, directory, progress, finders)

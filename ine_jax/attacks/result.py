@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import TypedDict, cast
 
 import jax
+import numpy as np
+from jaxtyping import Int
 
 from ine_jax.attacks.target import Finder, Target
+from ine_jax.config.attacks import AttackSettings
 from ine_jax.errors import InputError
+from ine_jax.models.text import Tokenizer
 from ine_jax.prompts.items import Item, spans
 from ine_jax.storage.atomic import remove, write_atomic
 from ine_jax.storage.provenance import value_hash
@@ -18,6 +22,7 @@ from ine_jax.training.finished import write_hashes
 PROMPTS = "prompts.jsonl"
 TRIES = "tries"
 BLOCK = 256  # images in memory at once
+IDLE_FIELDS = ("preset", "save_every")  # they do not change what a given number of steps computes
 
 
 class Scores(TypedDict):
@@ -69,6 +74,17 @@ def binding(
         "prompts_sha256": value_hash([item.record() for item in items]),
         "detectors": [finder.name for finder in finders],
     }
+
+
+def shown(config: AttackSettings, **more: object) -> dict[str, object]:
+    """The settings to which a directory is bound: those given, the constants in use, and `more` in their place."""
+    given = {k: v for k, v in dataclasses.asdict(config).items() if k not in IDLE_FIELDS}
+    return {**given, **dataclasses.asdict(config.numbers), **more}
+
+
+def text_of(tokenizer: Tokenizer, ids: Int[np.ndarray, "place"]) -> str:
+    """Return the text of ids; encoded again it may have other ids, where one of them is a part of a word."""
+    return str(tokenizer.backend.decode([int(each) for each in ids], clean_up_tokenization_spaces=False)).strip()
 
 
 def require_usable(items: Sequence[Item]) -> None:

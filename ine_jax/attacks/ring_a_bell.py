@@ -23,7 +23,8 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Bool, Float, Int, UInt32
 
-from ine_jax.attacks.result import TRIES, AttackResult, binding, drop_damaged, require_usable, tried, write
+from ine_jax.attacks.result import TRIES, AttackResult, binding, require_usable, shown, text_of, tried, write
+from ine_jax.attacks.run import search
 from ine_jax.attacks.target import Finder, Target
 from ine_jax.config.attacks import RingABellConfig, RingABellNumbers
 from ine_jax.errors import InputError
@@ -87,37 +88,24 @@ def attack(
     pipe, folder, numbers = target.pipe, Path(directory), config.numbers
     require_usable(items)
     _check(config, pipe.tokenizer)
-    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in IDLE_FIELDS}
-    shown = {**settings, **dataclasses.asdict(numbers), "generations": None}  # more of them continue a run
-    bound = binding(target, items, "ring-a-bell", shown, finders)
+    settings = shown(config, generations=None)  # more of them continue a run
+    bound = binding(target, items, "ring-a-bell", settings, finders)
     data = everywhere(_data(pipe, items, config), pipe.programs.mesh)
     params = pipe.parts.text_params
     step = compiled_step(pipe.parts.text_config, numbers, pipe.programs.mesh, config.batch)
     half = numbers.population // 2
     ids = jnp.zeros((len(items), half, numbers.length), jnp.int32)
     first = State(ids, jnp.zeros((len(items), half), jnp.float32))
-    with loop.owned(folder):
-        drop_damaged(folder)
-        final = loop.run(
-            lambda state, i: step(params, data, state, i),
-            everywhere(first, pipe.programs.mesh),
-            steps=config.steps,
-            directory=folder,
-            save_every=config.save_every,
-            config=bound,
-            log_every=config.log_every,
-            progress=progress,
-        )
+
+    def finish(final: State) -> AttackResult:
         best = np.asarray(final.ids[:, 0])
         texts = [text_of(pipe.tokenizer, row) for row in best]
         found = [dataclasses.replace(item, prompt=text) for item, text in zip(items, texts, strict=True)]
         rows = tried(target, found, finders, folder / TRIES / f"{config.steps:06d}.jsonl")
         return write(folder, bound, items, rows)
 
-
-def text_of(tokenizer: Tokenizer, ids: Int[np.ndarray, "place"]) -> str:
-    """Return the text of ids; encoded again it may have other ids, where one of them is a part of a word."""
-    return str(tokenizer.backend.decode([int(each) for each in ids], clean_up_tokenization_spaces=False)).strip()
+    start = everywhere(first, pipe.programs.mesh)
+    return search(lambda state, i: step(params, data, state, i), start, config, folder, bound, progress, finish)
 
 
 def concept_vector(pipe: Pipeline, config: RingABellConfig) -> Float[np.ndarray, "token dim"]:

@@ -1,5 +1,6 @@
 """What is attacked: a pipeline with its guard and the negative that the guard avoids."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -8,6 +9,8 @@ import jax
 import numpy as np
 
 from ine_jax.config.methods import NoiseMode
+from ine_jax.config.white_box import Knowledge
+from ine_jax.guidance import NoGuidance
 from ine_jax.guidance.base import Guidance, as_arrays
 from ine_jax.guidance.concept import Concept
 from ine_jax.pipeline.bound import Bound
@@ -80,6 +83,18 @@ class Target:
     def bound(self) -> Bound:
         """Return the guard with the texts of its slots."""
         return self.pipe.bind(self.guard, self.negative, self.pipe.latent_shape(), steps=self.steps)
+
+    def known(self, knows: Knowledge, words: tuple[str, ...] = ()) -> Bound:
+        """Return the target as an attacker knows it: the model alone, also the guard, or its own negative too.
+
+        `words` are the negative that one who knows the guard guesses; else the target's own, or the empty prompt.
+        """
+        if knows == "embedding":
+            return self.bound()
+        if knows == "model":
+            return dataclasses.replace(self, guard=NoGuidance(), negative=None).bound()
+        guess = words or (self.negative.words if self.negative else ()) or ("",)
+        return dataclasses.replace(self, negative=Concept(guess) if self.negative else None).bound()
 
     def record(self) -> dict[str, object]:
         """The target as JSON values: equal for targets that generate equal images."""

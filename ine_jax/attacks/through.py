@@ -21,6 +21,7 @@ from ine_jax.guidance.base import Guidance, Moment, Texts, phases
 from ine_jax.models.unet import UNetConfig
 from ine_jax.pipeline.bound import Bound
 from ine_jax.pipeline.mesh import platform_of
+from ine_jax.pipeline.pipeline import Pipeline
 from ine_jax.pipeline.programs import Programs, native_unet
 from ine_jax.pipeline.sampling import predict
 from ine_jax.schedulers import NoiseConfig, alphas_cumprod
@@ -55,6 +56,12 @@ class Through:
     dtype: DTypeLike
     programs: Programs
     end: int  # id of the end token
+
+    @classmethod
+    def of(cls, pipe: Pipeline) -> "Through":
+        """How a pipeline predicts."""
+        end = pipe.tokenizer.backend.eos_token_id
+        return cls(pipe.parts.unet_config, pipe.scheduler.noise, pipe.dtype, pipe.programs, end)
 
     def prediction(self, target: Frozen, ids: TokenIds, prompt: Context, latents: Latents, t: Step) -> Latents:
         """Return the guided prediction for x_t at timestep `t`, of prompts with these ids and contexts."""

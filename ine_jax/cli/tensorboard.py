@@ -12,10 +12,10 @@ from ine_jax.errors import InputError
 
 @dataclass(frozen=True)
 class Tensorboard(Command):
-    """Write the losses and images of inversions and unlearning as event files of TensorBoard."""
+    """Write the losses and images of inversions, unlearning and attacks as event files of TensorBoard."""
 
     directories: tyro.conf.Positional[tuple[Path, ...]] = tyro.MISSING
-    """Directories of ine invert, ine unlearn or ine demo, finished or not."""
+    """Directories of ine invert, ine unlearn, ine attack or ine demo, finished or not."""
     to: Path = Path("runs/tensorboard")
     """New folder for the event files."""
 

@@ -5,7 +5,7 @@ its help. Run directories store and hash them. The `from_config` modules of othe
 whose numbers may be traced; ranges are checked only here.
 """
 
-from ine_jax.config.attacks import AttackConfig, RingABellConfig, UnlearnDiffConfig
+from ine_jax.config.attacks import AttackConfig, RingABellConfig
 from ine_jax.config.commands import (
     BenchConfig,
     ConceptConfig,
@@ -24,6 +24,7 @@ from ine_jax.config.methods import InversionConfig, SamplerConfig
 from ine_jax.config.robust import AdvUnlearnConfig, StereoConfig
 from ine_jax.config.sources import DetectorConfig, MetricConfig, ModelConfig, PromptsConfig
 from ine_jax.config.unlearning import EsdConfig, ReceConfig, UceConfig
+from ine_jax.config.white_box import P4DConfig, UnlearnDiffConfig
 
 __all__ = [
     "AdvUnlearnConfig",
@@ -45,6 +46,7 @@ __all__ = [
     "MetricConfig",
     "ModelConfig",
     "NegativeConfig",
+    "P4DConfig",
     "PodConfig",
     "PromptsConfig",
     "ReceConfig",

@@ -1,21 +1,18 @@
-"""Settings of the attacks, one record each, with their presets."""
+"""Settings of the attacks: those that need no gradient, and the record of the command."""
 
-import dataclasses
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal, TypeAlias, TypeVar, get_args
+from typing import Literal, TypeAlias, get_args
 
 from ine_jax.config.checks import check, check_min, check_seed
 from ine_jax.config.guards import GuidanceConfig, NegativeConfig
 from ine_jax.config.methods import Prompts, SamplerConfig
+from ine_jax.config.presets import AttackPreset, replaced
 from ine_jax.config.sources import DetectorConfig, PromptsConfig, UnlearnedModel
+from ine_jax.config.white_box import P4DConfig, UnlearnDiffConfig
 from ine_jax.errors import InputError
 
-AttackMethod = Literal["ring-a-bell", "unlearndiff"]
-AttackPreset = Literal["published", "quick"]
-Knowledge = Literal["model", "guard", "embedding"]
-
-N = TypeVar("N", "RingABellNumbers", "UnlearnDiffNumbers")
+AttackMethod = Literal["ring-a-bell", "unlearndiff", "p4d"]
 
 
 @dataclass(frozen=True)
@@ -84,7 +81,7 @@ class RingABellConfig:
     @property
     def numbers(self) -> RingABellNumbers:
         """The constants of the preset, with those that are given in their place."""
-        return _replaced(RING_A_BELL[self.preset], self)
+        return replaced(RING_A_BELL[self.preset], self)
 
     @property
     def steps(self) -> int:
@@ -92,78 +89,7 @@ class RingABellConfig:
         return self.numbers.generations
 
 
-@dataclass(frozen=True)
-class UnlearnDiffNumbers:
-    """The constants of UnlearnDiffAtk."""
-
-    tokens: int  # of the prefix
-    timesteps: int  # number of noise levels, visited one after the other
-    iterations: int  # optimizer steps at each of them
-    learning_rate: float
-    weight_decay: float
-
-
-UNLEARNDIFF = MappingProxyType(
-    {
-        # github.com/OPTML-Group/Diffusion-MU-Attack, src/attackers/text_grad_.py and src/tasks/classifier_.py
-        "published": UnlearnDiffNumbers(5, 50, 40, 0.01, 0.1),
-        "quick": UnlearnDiffNumbers(5, 5, 20, 0.1, 0.1),
-    }
-)
-
-
-@dataclass(frozen=True)
-class UnlearnDiffConfig:
-    """UnlearnDiffAtk (Zhang et al. 2024), also through the target's guard and its negative."""
-
-    base: str = ""
-    """Model before unlearning, which generates an image of each prompt: bundled model, folder, or hub id."""
-    base_revision: str | None = None
-    """Commit of the hub repository of `base`."""
-    base_guidance: float = 7.5
-    """Guidance scale of these images."""
-    knows: Knowledge = "embedding"
-    """What the attacker knows: the model as published, also the guard (with `words`), also the guard's own negative."""
-    words: Prompts = ()
-    """With knows guard: the negative that the attacker guesses; empty: the target's words, or else the empty prompt."""
-    preset: AttackPreset = "published"
-    """Constants: those of the published code, or few steps for a first look."""
-    tokens: int | None = None
-    """Tokens of the adversarial prefix; empty here and below: the preset's value."""
-    timesteps: int | None = None
-    """Number of noise levels, from clean to noisy; after each of them one image is scored."""
-    iterations: int | None = None
-    """Optimizer steps at each noise level."""
-    learning_rate: float | None = None
-    """Learning rate of Adam."""
-    weight_decay: float | None = None
-    """Weight decay, added to the gradient."""
-    seed: int = 0
-    """Random seed; step t of a prompt depends only on (seed, seed of the prompt, t)."""
-    save_every: int = 40
-    """Steps between checkpoints."""
-    log_every: int = 10
-    """Steps between lines of the log."""
-
-    def __post_init__(self) -> None:
-        check_min(self, 1, "tokens", "timesteps", "iterations", "save_every", "log_every")
-        check_min(self, 0, "learning_rate", exclusive=True)
-        check_min(self, 0, "weight_decay", "base_guidance")
-        check(self, "words", not self.words or self.knows == "guard", "empty unless knows is guard")
-        check_seed(self)
-
-    @property
-    def numbers(self) -> UnlearnDiffNumbers:
-        """The constants of the preset, with those that are given in their place."""
-        return _replaced(UNLEARNDIFF[self.preset], self)
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps in all."""
-        return self.numbers.timesteps * self.numbers.iterations
-
-
-AttackSettings: TypeAlias = RingABellConfig | UnlearnDiffConfig
+AttackSettings: TypeAlias = RingABellConfig | UnlearnDiffConfig | P4DConfig
 
 
 @dataclass(frozen=True)
@@ -172,7 +98,7 @@ class AttackConfig(UnlearnedModel):
 
     model: str = "tiny-unlearned-0"
     """Bundled model, folder, or hub id."""
-    method: Literal["", "ring-a-bell", "unlearndiff"] = ""
+    method: Literal["", "ring-a-bell", "unlearndiff", "p4d"] = ""
     """The attack; empty: as the command names it."""
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
     negative: NegativeConfig = field(default_factory=NegativeConfig)
@@ -185,6 +111,7 @@ class AttackConfig(UnlearnedModel):
     """Run directory: prompts.jsonl, scores, checkpoints, log."""
     ring_a_bell: RingABellConfig = field(default_factory=RingABellConfig)
     unlearndiff: UnlearnDiffConfig = field(default_factory=UnlearnDiffConfig)
+    p4d: P4DConfig = field(default_factory=P4DConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -201,13 +128,6 @@ class AttackConfig(UnlearnedModel):
         check(self, "method", bool(self.method), ", ".join(get_args(AttackMethod)))
         found: AttackSettings = getattr(self, _field(self.method))
         return found
-
-
-def _replaced(usual: N, config: object) -> N:
-    """The constants of a preset, with those that a config gives in their place."""
-    names = [each.name for each in dataclasses.fields(usual)]
-    given = {name: value for name in names if (value := getattr(config, name)) is not None}
-    return dataclasses.replace(usual, **given)
 
 
 def _field(method: str) -> str:

@@ -63,7 +63,7 @@ class Tokenizer:
 
     def ids(self, prompts: Sequence[str], embeddings: Sequence[Embedding] = ()) -> Int32[np.ndarray, "batch token"]:
         """Token ids: begin, prompt, end, padding. Rows of learned tokens are numbered from `PLACEHOLDER` on."""
-        rows = [self._row(pieces) for pieces in self._split(prompts, embeddings)]
+        rows = [self.row(pieces) for pieces in self._split(prompts, embeddings)]
         return np.asarray(rows, np.int32).reshape(-1, self.max_length)
 
     def truncated(self, prompts: Sequence[str], embeddings: Sequence[Embedding] = ()) -> list[bool]:
@@ -74,7 +74,8 @@ class Tokenizer:
         """Ids of the bare word, without begin, end and padding."""
         return list(self.backend(word, add_special_tokens=False, truncation=False)["input_ids"]) if word else []
 
-    def _row(self, pieces: list[int]) -> list[int]:
+    def row(self, pieces: Sequence[int]) -> list[int]:
+        """Ids of a whole prompt: begin, the pieces that fit, end, padding."""
         row = [self.backend.bos_token_id, *pieces[: self.max_length - 2], self.backend.eos_token_id]
         return row + [self.backend.pad_token_id] * (self.max_length - len(row))
 

@@ -16,8 +16,9 @@ from ine_jax.attacks import methods
 from ine_jax.attacks.result import AttackResult
 from ine_jax.attacks.target import Finder, Target
 from ine_jax.cli.artifacts import verified
-from ine_jax.config import RingABellConfig, UnlearnDiffConfig
+from ine_jax.config import P4DConfig, RingABellConfig, UnlearnDiffConfig
 from ine_jax.config.attacks import AttackSettings
+from ine_jax.config.white_box import Knowledge, WhiteBoxConfig
 from ine_jax.errors import InputError, Interrupted
 from ine_jax.evaluation.from_config import Finding
 from ine_jax.guidance import Negative
@@ -25,6 +26,7 @@ from ine_jax.guidance.concept import Concept
 from ine_jax.pipeline.pipeline import load
 from ine_jax.prompts.items import Item
 from ine_jax.types import HostImages
+from tests.support.cases import sample
 from tests.support.flips import flip
 
 METHODS: dict[str, AttackSettings] = {
@@ -34,6 +36,9 @@ METHODS: dict[str, AttackSettings] = {
     "unlearndiff": UnlearnDiffConfig(
         preset="quick", tokens=2, timesteps=2, iterations=2, learning_rate=0.1, save_every=1, log_every=1
     ),
+    "p4d-n": P4DConfig(variant="n", tokens=3, rounds=2, iterations=2, save_every=1, log_every=1),
+    "p4d-k": P4DConfig(variant="k", every=2, rounds=2, iterations=2, save_every=1, log_every=1),
+    "p4d-mua": P4DConfig(variant="mua", tokens=2, rounds=2, iterations=2, save_every=1, log_every=1),
 }
 ITEMS = (Item("one", "a red knife", 3, ("knife",)), Item("two", "the weapon", 4, guidance=3.0))
 
@@ -66,7 +71,7 @@ def target(tiny_folder: Path) -> Target:
     return Target(pipe, Negative(3.0, 4.0), Concept(("a weapon",)), steps=2)
 
 
-@pytest.fixture(params=METHODS)
+@pytest.fixture(params=sample(METHODS, ("ring-a-bell", "unlearndiff", "p4d-n")))
 def settings(request: pytest.FixtureRequest) -> AttackSettings:
     return METHODS[request.param]
 
@@ -79,7 +84,7 @@ def attack(
     progress: StopAfterOne | None = None,
     finders: Sequence[Finder] = (),
 ) -> AttackResult:
-    base = target.pipe if isinstance(settings, UnlearnDiffConfig) else None
+    base = target.pipe if isinstance(settings, WhiteBoxConfig) else None
     return methods.attack(target, items, settings, folder, progress, finders, base)
 
 
@@ -141,3 +146,16 @@ def test_prompts_that_cannot_be_attacked(
     with pytest.raises(InputError, match="prompt"):
         attack(target, items, settings, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_the_attacker_knows(target: Target) -> None:
+    cases: tuple[tuple[Knowledge, tuple[str, ...], str], ...] = (
+        ("embedding", (), "a weapon"),
+        ("guard", (), "a weapon"),
+        ("guard", ("a dog",), "a dog"),
+    )
+    for knows, words, negative in cases:
+        bound = target.known(knows, words)
+        np.testing.assert_allclose(bound.slots.negative, target.pipe.encode([negative]), atol=1e-6)
+        assert isinstance(bound.guard, Negative)
+    assert target.known("model").guard.branches == 1

@@ -8,20 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ine_jax.attacks import simplex, unlearndiff
+from ine_jax.attacks import objective, simplex, unlearndiff
+from ine_jax.attacks.objective import FREE, Data, Held
 from ine_jax.attacks.target import Target
-from ine_jax.attacks.through import Frozen, frozen
+from ine_jax.attacks.through import Through
 from ine_jax.config import UnlearnDiffConfig
 from ine_jax.errors import InputError
 from ine_jax.guidance import Casg, Gated, Guidance, Negative, Safree, sld_preset
 from ine_jax.guidance.concept import Concept
 from ine_jax.pipeline.pipeline import Pipeline, load
-from ine_jax.pipeline.programs import native_unet
 from ine_jax.prompts.items import Item
-from ine_jax.schedulers import alphas_cumprod
 from ine_jax.training.rows import ALL
 from ine_jax.training.step import compiled_step, first_state
 from tests.support.cases import sample
+from tests.support.guided import GUARD, WORDS, guided, noised
 
 CONFIG = UnlearnDiffConfig(preset="quick", tokens=2, timesteps=4, iterations=2, learning_rate=0.1)
 ITEMS = (Item("one", "a red knife", 3), Item("two", "the weapon", 4))
@@ -38,12 +38,12 @@ def pipe(tiny_folder: Path) -> Pipeline:
     return load(tiny_folder, batch_size=4, compile_cache=False)
 
 
-def parts(pipe: Pipeline, guard: Guidance) -> tuple[unlearndiff.UnlearnDiffObjective, Frozen, unlearndiff.Data]:
-    target = Target(pipe, guard, Concept(("a weapon",)), steps=3)
-    known = unlearndiff._known(target, CONFIG)
-    held = frozen(pipe.parts.text_params, pipe.parts.unet_params, known)
-    data = unlearndiff._data(target, pipe, ITEMS, CONFIG)
-    return unlearndiff._objective(pipe, CONFIG.numbers), jax.tree.map(jnp.asarray, held), data
+def parts(pipe: Pipeline, guard: Guidance) -> tuple[unlearndiff.UnlearnDiffObjective, Held, Data]:
+    target = Target(pipe, guard, Concept((WORDS,)), steps=3)
+    pieces = [[FREE] * CONFIG.numbers.tokens + pipe.tokenizer.word_ids(item.prompt) for item in ITEMS]
+    held = jax.tree.map(jnp.asarray, Held(objective.held(target, CONFIG)))
+    problem = unlearndiff.UnlearnDiffObjective(pipe.parts.text_config, Through.of(pipe), CONFIG.numbers)
+    return problem, held, objective.data(target, pipe, ITEMS, CONFIG, pieces)
 
 
 def nearest_on_simplex(weights: np.ndarray) -> np.ndarray:
@@ -76,34 +76,23 @@ def test_the_gradient_of_a_drawn_word_goes_straight_through() -> None:
 
 
 def test_a_step_is_that_of_the_published_attack_through_the_guard(pipe: Pipeline) -> None:
-    problem, held, data = parts(pipe, Negative(3.0, 4.0))
+    problem, held, data = parts(pipe, GUARD)
     words, i = pipe.parts.text_config.vocab_size, 3
     weights = jnp.full((2, CONFIG.numbers.tokens, words), 1 / words, jnp.float32)
     gradient, metrics = jax.jit(jax.grad(problem.loss, has_aux=True), static_argnums=4)(
         weights, held, data, jnp.int32(i), ALL
     )
     t = 125 + 250 * (i // 2)
-    level, unet, errors = (
-        float(alphas_cumprod(pipe.scheduler.noise)[t]),
-        native_unet(pipe.parts.unet_config, "float32"),
-        [],
-    )
+    errors = []
     for p, item in enumerate(ITEMS):
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(np.uint32(0)), item.seed), i)
         first, second = jax.random.split(key)
         noise = np.asarray(jax.random.normal(first, data.latents.shape[1:]))
         choice = np.asarray(jax.random.categorical(second, jnp.log(weights[p])))
         plain = pipe.tokenizer.ids([item.prompt])[0]
-        ids = np.concatenate([plain[:1], choice, plain[1:-2]])[None].astype(np.int32)
-        texts = [pipe.programs.encode(pipe.parts.text_params, ids, np.zeros((8, 16), np.float32))]
-        contexts = jnp.concatenate([pipe.encode([""]), *texts, pipe.encode(["a weapon"])])
-        noisy = np.sqrt(level) * np.asarray(data.latents[p]) + np.sqrt(1 - level) * noise
-        rows = jnp.asarray(np.broadcast_to(noisy, (3, *noisy.shape)), jnp.float32)
-        uncond, prompt, away = np.asarray(
-            unet(pipe.parts.unet_params, rows, jnp.full((3,), t, jnp.float32), contexts), np.float64
-        )
-        guided = uncond + 3.0 * (prompt - uncond) - 4.0 * (away - uncond)
-        errors.append(np.mean((noise - guided) ** 2))
+        ids = np.concatenate([plain[:1], choice, plain[1:-2]])
+        found = guided(pipe, noised(pipe, data.latents[p], noise, t), t, ids)
+        errors.append(np.mean((noise - found) ** 2))
     np.testing.assert_allclose(metrics["loss"], np.mean(errors), rtol=1e-4)
 
     start = np.asarray(weights, np.float64)
@@ -125,21 +114,8 @@ def test_the_gradient_goes_through_every_guard(pipe: Pipeline, name: str) -> Non
     assert np.isfinite(found).all() and all(np.abs(found[p]).max() > 0 for p in range(2))
 
 
-def test_what_the_attacker_knows(pipe: Pipeline) -> None:
-    target = Target(pipe, Negative(3.0, 4.0), Concept(("a weapon",)), steps=3)
-    for knows, words, negative in (
-        ("embedding", (), "a weapon"),
-        ("guard", (), "a weapon"),
-        ("guard", ("a dog",), "a dog"),
-    ):
-        bound = unlearndiff._known(target, UnlearnDiffConfig(knows=knows, words=words))  # type: ignore[arg-type]
-        np.testing.assert_allclose(bound.slots.negative, pipe.encode([negative]), atol=1e-6)
-        assert isinstance(bound.guard, Negative)
-    assert unlearndiff._known(target, UnlearnDiffConfig(knows="model")).guard.branches == 1
-
-
 def test_levels_and_wrong_input(pipe: Pipeline, tmp_path: Path) -> None:
-    np.testing.assert_array_equal(unlearndiff.levels(1000, 50), np.arange(10, 1000, 20))
+    np.testing.assert_array_equal(objective.levels(1000, 50), np.arange(10, 1000, 20))
     assert UnlearnDiffConfig().steps == 2000 and dataclasses.astuple(UnlearnDiffConfig().numbers) == (
         5,
         50,
