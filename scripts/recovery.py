@@ -36,6 +36,7 @@ from ine_jax.storage.records import ScorerRecord
 
 INK, SOFT, MARK = "#1d2330", "#5b6475", "#2470cc"
 RESAMPLES = 10_000
+LINE = 0.03  # of DSR, between two labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,9 +128,11 @@ def plot(
         x, y = [recovered[name] / images for name in shown], [own[name].value for name in shown]
         axis.axhline(0, color=SOFT, linewidth=0.8)
         axis.scatter(x, y, color=MARK, zorder=3)
-        for name, px, py in zip(shown, x, y, strict=True):
-            axis.annotate(name, (px, py), xytext=(5, 5), textcoords="offset points", fontsize=8, color=INK)
-        axis.set(title=guard, xlabel="recovery: embedding as the prompt", xlim=(-0.05, 1.15))
+        at = -np.inf
+        for py, px, name in sorted(zip(y, x, shown, strict=True)):
+            at = max(py, at + LINE)
+            axis.text(px + 0.04, at, name, fontsize=8, color=INK, va="center")
+        axis.set(title=guard, xlabel="recovery: embedding as the prompt", xlim=(-0.05, 1.25))
     axes[0][0].set_ylabel("gain in DSR over words")
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out)

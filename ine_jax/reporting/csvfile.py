@@ -16,6 +16,7 @@ from ine_jax.reporting.measures import SECONDS, heading
 from ine_jax.reporting.tables import TITLES, by_category, by_detector, by_threshold, results
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'")
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?(e[+-]?[0-9]+)?", re.ASCII)
 _REST = re.compile("[^\t\r\n]+")  # the other control characters are among these
 _CELL = ("table", "model", "guard", "method", "negative", "negative_name", "embedding_from", "words")
 _SCALES = ("scale", "negative_scale", "embedding_seed", "seconds_per_image")
@@ -54,9 +55,10 @@ def _number(text: str) -> int | float:
 
 
 def guarded(text: str) -> str:
-    """The text as a cell that stays text: no control characters but tab and line ends, and a mark before a formula."""
+    """The text as a cell that is no formula: a mark before what would be one, and of control characters only tab and
+    line ends. A number stays a number."""
     safe = _REST.sub(lambda part: printable(part[0]), text)
-    return f"'{safe}" if safe.startswith(FORMULA) else safe
+    return f"'{safe}" if safe.startswith(FORMULA) and not _NUMBER.fullmatch(safe) else safe
 
 
 def rows(summary: Summary) -> Iterator[Record]:

@@ -10,6 +10,7 @@ from ine_jax.errors import LINE_LIMIT, clean
 from ine_jax.evaluation.records import Summary
 from ine_jax.reporting import tables
 from ine_jax.reporting.csvfile import guarded
+from ine_jax.reporting.headline import Entry, headline
 from ine_jax.reporting.transfer import transfers
 
 THRESHOLDS = 11  # columns of a threshold table, of however many were counted
@@ -62,7 +63,9 @@ class Grid:
 
 
 def grids(summary: Summary) -> Iterator[Grid]:
-    """Yield every table: results, controls, paired tests, embeddings across models, and rates seen in other ways."""
+    """Yield every table: that of papers, results, controls, paired tests, embeddings across models, other views."""
+    if papers := _headline(summary):
+        yield papers
     for part in tables.TITLES:
         if summary[part]:
             table = tables.results(summary, part)
@@ -80,6 +83,37 @@ def grids(summary: Summary) -> Iterator[Grid]:
     ):
         for i, table in enumerate(further, 1):
             yield Grid(f"{name}-{i}", table.title, table.detector, table.head, table.texts)
+
+
+def _headline(summary: Summary) -> Grid | None:
+    """Guards of all models against negatives, each number with its interval and its gain over explicit words."""
+    found = headline(summary)
+    negatives = {negative: None for table in found for negative in table.negatives}
+    measures = {measure.heading: None for table in found for measure in table.measures}
+    if not found or len(negatives) < 2:
+        return None
+    head = ["model", "guard", *(f"{measure}, {negative.text}" for measure in measures for negative in negatives)]
+    rows = []
+    for table in found:
+        for line in table.lines:
+            pairs = zip(table.measures, line.groups, strict=True)
+            texts = {
+                (m.heading, n): _entry(e) for m, group in pairs for n, e in zip(table.negatives, group, strict=True)
+            }
+            named = f"{line.guard} ({line.scales})" if line.scales else line.guard
+            rows.append([table.model, named, *(texts.get((m, n), "-") for m in measures for n in negatives)])
+    return Grid("guards-and-negatives", "Guards and negatives", tables.headline_detector(summary), head, rows)
+
+
+def _entry(entry: Entry | None) -> str:
+    if entry is None:
+        return "-"
+    span = (
+        ""
+        if entry.value.low is None or entry.value.high is None
+        else f" [{entry.value.low:.3f}, {entry.value.high:.3f}]"
+    )
+    return f"{entry.value.value:.3f}{span}" + (f"; {entry.gain}" if entry.gain else "")
 
 
 def table_files(summary: Summary) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import dataclasses
 import hashlib
 import io
 import json
@@ -18,7 +19,8 @@ from ine_jax.cli import main as cli
 from ine_jax.errors import InputError
 from ine_jax.evaluation import Plan, evaluate, score
 from ine_jax.evaluation.verify import verify
-from ine_jax.reporting.grids import Grid
+from ine_jax.reporting.grids import Grid, grids
+from ine_jax.reporting.headline import headline
 from ine_jax.reporting.text import finding
 from ine_jax.storage.atomic import write_atomic
 from ine_jax.storage.runs import Run
@@ -136,6 +138,20 @@ def test_every_table_is_written_as_latex_and_csv(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "report-tables").iterdir()} == written
 
 
+def test_the_table_of_papers_has_a_row_per_guard_and_a_column_per_measure_and_negative() -> None:
+    summary = sample()
+    (grid,) = [grid for grid in grids(summary) if grid.name == "guards-and-negatives"]
+    found = headline(summary)
+    assert [(row[0], row[1].partition(" (")[0]) for row in grid.rows] == [
+        (table.model, line.guard) for table in found for line in table.lines
+    ]
+    first = next(i for i, entry in enumerate(found[0].lines[0].groups[0]) if entry)
+    entry = found[0].lines[0].groups[0][first]
+    assert entry is not None and grid.rows[0][2 + first].startswith(f"{entry.value.value:.3f} [{entry.value.low:.3f}, ")
+    gains = [entry.gain for table in found for line in table.lines for group in line.groups for entry in group if entry]
+    assert sum("; " in text for row in grid.rows for text in row[2:]) == sum(map(bool, gains)) > 0
+
+
 def test_no_text_is_a_command_of_latex_or_a_formula() -> None:
     hostile = r"\input{/etc/passwd}%&$#_^~{}<>"
     grid = Grid("cells", hostile, "detector", ("model", "rate"), ((hostile, "0.5"), ("=1+1", "-")))
@@ -144,6 +160,9 @@ def test_no_text_is_a_command_of_latex_or_a_formula() -> None:
     plain = re.sub(r"\\(textbackslash|textasciitilde|textasciicircum|textless|textgreater)\{\}|\\[{}$&#_%]", "", found)
     assert not re.search(r"[$#_^~%]", plain)
     assert "'=1+1" in grid.csv()
+    numbers = ("+0.007", "-3", "5.36e-44", "-1+2", "+a", "-")
+    found = dataclasses.replace(grid, head=numbers, rows=()).csv().strip()
+    assert found == '"+0.007","-3","5.36e-44","\'-1+2","\'+a","\'-"'
 
 
 def test_the_page_begins_with_the_run_its_day_and_what_was_found(tmp_path: Path) -> None:
