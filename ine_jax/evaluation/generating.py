@@ -15,7 +15,8 @@ import numpy as np
 
 from ine_jax.config import ModelConfig
 from ine_jax.errors import InputError, Interrupted
-from ine_jax.evaluation.metadata import write_metadata
+from ine_jax.evaluation import metadata
+from ine_jax.evaluation.extending import continued, forget_changed
 from ine_jax.evaluation.packing import Batches, Made, Wanted
 from ine_jax.evaluation.plan import Cell, Plan, check
 from ine_jax.evaluation.scoring import Behind
@@ -71,7 +72,7 @@ def evaluate(
 ) -> Run:
     """Generate what is missing of shard i of N of `plan` into the run directory `root`, and return the opened run.
 
-    A finished shard is a no-op that loads no model.
+    A finished shard is a no-op that loads no model. A plan with further cells extends the run that is there.
 
     Args:
         generate: makes the images, by default with the cells' own models.
@@ -87,12 +88,15 @@ def evaluate(
     if not 0 <= i < total:
         raise InputError(f"shard {i}/{total}", "i/N with 0 <= i < N", "correct --shard")
     check(plan)
+    plan = continued(plan, root)
     find = hashes or (lambda label: model_record(plan.model(label)))
     models = {label: dict(find(label)) for label in dict.fromkeys(cell.model for cell in plan.cells)}
-    runs.check(root, plan.record(), {"models": models})
+    config = plan.record()
+    runs.check(root, config, {"models": models})
     with runs.writing(root, shard), stop_requests(GRACE) as stop:
         readings = {name: reading.record() for name, reading in plan.readings.items()}
-        config = plan.record()
+        if begun := runs.check(root, config, {"models": models}):
+            forget_changed(begun, config)
         run = runs.create(root, config, {"models": models}, command, readings)
         if total == 1:
             run.clean()
@@ -112,8 +116,8 @@ def evaluate(
                 raise Interrupted(f"stopped with {left} blocks to go", "", "run the same command again")
         publishing.refresh(run.root)  # the other shards' blocks
         if run.blocks() == list(range(config["blocks"])):
-            marks.write_blocks(run.root, run.content, [run.block(k) for k in run.blocks()])
-            write_metadata(run)
+            marks.write_blocks(run.root, run.stages, [run.block(k) for k in run.blocks()])
+            metadata.write_metadata(run)
     return run
 
 
@@ -162,7 +166,11 @@ def loop(plan: Plan, batches: Batches, storing: Storing, stop: Event, progress: 
 
 
 def _unlisted(run: Run) -> Run:
-    """The run without the list of its blocks, so that missing ones can be written; the others must be those listed."""
+    """The run without its lists of blocks and images, so that missing ones can be written.
+
+    The blocks that are there must be those listed.
+    """
+    atomic.remove(run.root / metadata.NAME)
     if run.listed is not None:
         for k in run.blocks():
             run.sums(k)

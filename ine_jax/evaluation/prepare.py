@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ine_jax.config import EvaluateConfig
 from ine_jax.evaluation import finished, generating, packing
+from ine_jax.evaluation.extending import continued
 from ine_jax.evaluation.plan import Cell, Plan, check, plan_from_config
 from ine_jax.storage import runs
 from ine_jax.storage.binding import require_free
@@ -52,6 +53,7 @@ def prepare(config: EvaluateConfig, shard: Shard = (0, 1), absent: Collection[st
     plan = plan_from_config(config)
     check(plan)
     require_free(Path(config.out), "run.json", "blocks")
+    plan = continued(plan, config.out)
     missing = generating.pending(plan, config.out, shard)
     if not missing and finished.is_finished(config, shard):
         known = finished.recorded_models(config) or (lambda label: generating.model_record(plan.model(label)))

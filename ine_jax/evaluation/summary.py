@@ -75,7 +75,7 @@ def summarise(
         "metrics": {n: {**about, "interval": INTERVAL} if n in means else about for n, about in metrics.items()},
         "lists": {name: {"measure": entry["measure"], "n": entry["n"]} for name, entry in config["lists"].items()},
         "sampler": {**config["sampler"]},
-        "commands": [record["command"]],
+        "commands": [stage["command"] for stage in (*record.get("earlier", ()), record)],
         "versions": {**record["versions"]},
         "commit": record["commit"],
         "hashes": {**record["hashes"], **_hashes(config)},

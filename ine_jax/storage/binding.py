@@ -1,7 +1,7 @@
 """Is this the same run? A directory keeps all settings that change its result, and accepts no others."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ine_jax.errors import InputError
@@ -75,7 +75,11 @@ def usable_folder(out: str, settings: Mapping[str, object], name: str, *, number
 
 def require_same(directory: Path, stored: object, settings: Mapping[str, object]) -> None:
     """Raise InputError, naming the fields, where `settings` are not those that the run was started with."""
-    fields = difference(stored, json.loads(json.dumps(settings)))
+    require_no_difference(directory, difference(stored, json.loads(json.dumps(settings))))
+
+
+def require_no_difference(directory: Path, fields: Sequence[str]) -> None:
+    """Raise InputError, naming the fields, unless there are none."""
     if fields:
         more = f"; and {len(fields) - FIELDS_SHOWN} more" if len(fields) > FIELDS_SHOWN else ""
         raise InputError(

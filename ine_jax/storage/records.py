@@ -86,16 +86,27 @@ class RunHashes(TypedDict):
     models: dict[str, dict[str, str]]
 
 
-class RunRecord(TypedDict):
-    """run.json without its own sha256."""
+class Binding(TypedDict):
+    """What the blocks of a run follow from."""
 
-    schema: int
     config: RunConfig
     hashes: RunHashes
+
+
+class Stage(Binding):
+    """What a run was started or extended with, and by what."""
+
     versions: dict[str, str]
     commit: str | None
     command: list[str]
+
+
+class RunRecord(Stage):
+    """run.json without its own sha256; `earlier` are the stages before the run was extended, the first one first."""
+
+    schema: int
     readings: NotRequired[dict[str, dict[str, object]]]
+    earlier: NotRequired[list[Stage]]
 
 
 class ItemRecord(TypedDict):

@@ -1,6 +1,6 @@
 """Run directories: the config, finished blocks of images, their scores. No record is ever half written.
 
-    run.json                            config, hashes, versions, commit: written once
+    run.json                            config, hashes, versions, commit: written once, and when the run is extended
     blocks/<k>/                         PNGs, rows.jsonl, SHA256SUMS; renamed into place when complete: presence = done
     blocks.json                         the hash of every block, once all are there
     scores/<scorer>@<version>/          detector.json, <k>.jsonl, and <k>.npy of a metric that stores vectors
@@ -16,7 +16,6 @@ No index, no database: a killed run leaves at most hidden temporary files, which
 import dataclasses
 import errno
 import hashlib
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -27,14 +26,13 @@ from pathlib import Path
 import numpy as np
 
 from ine_jax.errors import CorruptRunError, InputError
-from ine_jax.storage import marks, provenance, run_record, schema, score_files, timing, untrusted
+from ine_jax.storage import marks, run_record, schema, score_files, timing, untrusted
 from ine_jax.storage.atomic import atomic_folder, clear, lock, remove, write_atomic, write_durable
-from ine_jax.storage.binding import require_same
+from ine_jax.storage.binding import require_no_difference
 from ine_jax.storage.images import decode
 from ine_jax.storage.records import NewRow, Row, RunConfig, RunHashes, RunRecord, ScorerRecord, TimingEntry, VerdictLine
 from ine_jax.storage.sealed import SUMS, WRONG, checksums, corrupt, jsonl, parse_jsonl, read_sums, seal, unseal
 
-SCHEMA = run_record.SCHEMA
 _BLOCK = re.compile("[0-9]{5}|[1-9][0-9]{5,7}")  # other digits, say of Arabic, are digits for Python too
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,99}")
 
@@ -57,9 +55,14 @@ class Run:
         return marks.content_id(self.record)
 
     @cached_property
+    def stages(self) -> dict[str, int]:
+        """Content id -> number of blocks, of the run at its start and after each extension."""
+        return marks.stages(self.record)
+
+    @cached_property
     def listed(self) -> list[str] | None:
-        """The hash of each block's SHA256SUMS in blocks.json, or None while blocks are missing."""
-        return marks.read_blocks(self.root, self.content, self.config["blocks"])
+        """The hash of each block's SHA256SUMS in blocks.json, which may be of an earlier stage; None without it."""
+        return marks.read_blocks(self.root, self.stages)
 
     @property
     def schema(self) -> int:
@@ -98,7 +101,8 @@ class Run:
     def sums(self, k: int) -> dict[str, str]:
         """File name -> sha256 of block k. CorruptRunError where SHA256SUMS is damaged or not the one in blocks.json."""
         path = self.block(k) / SUMS
-        if self.listed is not None and marks.sums_hash(self.block(k)) not in self.listed[k : k + 1]:
+        added = self.listed is not None and len(self.listed) <= k < self.config["blocks"]
+        if self.listed is not None and not added and marks.sums_hash(self.block(k)) not in self.listed[k : k + 1]:
             raise corrupt(path, f"it is not the one in {marks.BLOCKS}")
         return read_sums(self.block(k))
 
@@ -172,7 +176,8 @@ class Run:
 
     def _marks(self, k: int, scorer: str = "") -> dict[str, object]:
         """What every row of block k holds, or its scores by `scorer`."""
-        found: dict[str, object] = {"run": self.content, "block": k}
+        stage = next((stage for stage, count in self.stages.items() if k < count), self.content)
+        found: dict[str, object] = {"run": stage, "block": k}
         return {**found, "scorer": scorer, "images": marks.sums_hash(self.block(k))} if scorer else found
 
     def scores(self, scorer: str, k: int) -> list[VerdictLine] | None:
@@ -244,15 +249,17 @@ def open_run(root: str | Path) -> Run:
 
 
 def check(root: str | Path, config: RunConfig, hashes: RunHashes) -> Run | None:
-    """The run that is in `root`, or None; InputError if its config or hashes differ, or `root` is no directory."""
+    """The run that is in `root`, or None; InputError if it cannot be continued or extended, or `root` is no directory.
+
+    A config that has further cells after those of the run extends it.
+    """
     root = Path(root)
     if root.exists() and not root.is_dir():
         raise InputError(f"{root} is a file", "a directory", "choose another one")
     if not (root / "run.json").exists():
         return None
     run = open_run(root)
-    fixed = json.loads(provenance.canonical({"config": config, "hashes": hashes}))
-    require_same(root, {"config": run.record["config"], "hashes": run.record["hashes"]}, fixed)
+    require_no_difference(root, run_record.differences(run.record, run_record.binding(config, hashes)))
     return run
 
 
@@ -268,26 +275,21 @@ def create(
     command: Sequence[str] = (),
     readings: Mapping[str, Mapping[str, object]] | None = None,
 ) -> Run:
-    """Start a run in `root`, or continue the one that is there; InputError if its config or hashes differ.
+    """Start a run in `root`, or continue or extend the one that is there; errors as of `check`.
 
-    `readings` (how each prompt file was read) and versions stay as they were at the start: a file that gives the same
-    items may change.
+    `readings` (how each prompt file was read) stay as they were at the start: a file that gives the same items may
+    change. Versions are those of the start or of the last extension.
     """
     root = Path(root)
-    fixed = json.loads(provenance.canonical({"config": config, "hashes": hashes}))
+    fixed = run_record.binding(config, hashes)
     run = check(root, config, hashes)
-    if run:
+    if run and not run_record.is_extended(run.record, fixed):
         return run
+    record = run_record.started(fixed, command, readings or {})
+    if run:
+        record = run_record.extended(run.record, record)
+    text = run_record.sealed(root, record)
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    record: RunRecord = {
-        "schema": SCHEMA,
-        "config": fixed["config"],
-        "hashes": fixed["hashes"],
-        "versions": provenance.versions(),
-        "commit": provenance.commit(),
-        "command": list(command),
-        "readings": {name: dict(reading) for name, reading in (readings or {}).items()},
-    }
     (root / "blocks").mkdir(mode=0o700, exist_ok=True)
-    write_atomic(root / "run.json", seal(record))
+    write_atomic(root / "run.json", text)
     return Run(root, record)

@@ -12,7 +12,7 @@ from ine_jax.errors import CorruptRunError
 from ine_jax.evaluation import Plan, evaluate, finished, score, summarise
 from ine_jax.evaluation.summary import add_times
 from ine_jax.evaluation.verify import verify
-from ine_jax.storage import runs
+from ine_jax.storage import run_record, runs
 from ine_jax.storage.atomic import write_atomic
 from ine_jax.storage.runs import Run, open_run
 from ine_jax.storage.sealed import seal, unseal
@@ -168,7 +168,7 @@ def test_a_missing_block_is_not_written_beside_a_damaged_one(copy: Path) -> None
 def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run as schema 1 had it: no marks, no list of blocks, lines of timing without a hash."""
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "SCHEMA", 1)
+        patch.setattr(run_record, "SCHEMA", 1)
         patch.setattr(Run, "_marks", lambda *_: {})
         root = small(tmp_path / "run").root
     for name in ("blocks.json", ".scored-0-of-1.json"):

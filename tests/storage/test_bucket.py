@@ -1,5 +1,6 @@
 """Results and inputs in a bucket, against servers on loopback: the protocol, the working copy, the lock, the cache."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -10,11 +11,13 @@ from pathlib import Path
 import pytest
 
 from ine_jax.errors import CorruptRunError, InputError, StorageError
+from ine_jax.evaluation.verify import verify
 from ine_jax.storage import atomic, publishing, untrusted
 from ine_jax.storage.bucket import address, client, inputs, lease, mirror
 from ine_jax.storage.bucket.address import Address, parse
 from ine_jax.storage.bucket.done import Directory
-from tests.support import stores
+from tests.support import fakes, stores
+from tests.support.metrics import generated
 
 
 @pytest.fixture(scope="module", params=["s3", "gcs"])
@@ -119,6 +122,25 @@ def test_two_processes_write_one_directory(root: Address) -> None:
             assert untrusted.read(two / "blocks" / "00000" / "0.png", 10) == b"first"
             publishing.refresh(one)
             assert untrusted.read(one / "blocks" / "00001" / "0.png", 10) == b"mine"
+
+
+@pytest.mark.thorough
+def test_a_run_is_extended_by_other_machines(root: Address, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    plan = fakes.plan(n=2)
+    start = dataclasses.replace(plan, cells=plan.cells[:1])
+    with mirror.working(root) as folder:
+        generated(folder, start)
+    for shard in ((1, 2), (0, 2)):
+        other_machine(monkeypatch, tmp_path / str(shard[0]))
+        with mirror.working(root) as folder:
+            generated(folder, plan, shard=shard)
+    other_machine(monkeypatch, tmp_path)
+    generated(tmp_path / "local", start)
+    generated(tmp_path / "local", plan)
+    with mirror.working(root) as folder:
+        assert verify(folder).faults == ()
+        for name in ("run.json", "blocks.json", "metadata.jsonl", "blocks/00000/rows.jsonl", "blocks/00005/rows.jsonl"):
+            assert (folder / name).read_bytes() == (tmp_path / "local" / name).read_bytes()
 
 
 def test_one_process_at_a_time_holds_the_lock(root: Address, monkeypatch: pytest.MonkeyPatch) -> None:
