@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ine_jax.cli import main as cli
+from tests.support.cases import sample
 from tests.support.damaged_files import damaged_files
 from tests.support.hostile_files import CANARY, hostile_pickles
 
@@ -95,7 +96,7 @@ def test_the_watch_notices_what_a_naive_reader_does(watch: Watch, tmp_path: Path
     assert [event for event, _ in watch.events] == ["pickle.find_class", "open"]
 
 
-@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize("part", sample(range(4), (0,)))
 def test_a_sample_of_hostile_pickles_is_refused(refused: Callable[..., None], part: int) -> None:
     for number, file in enumerate(HOSTILE[part * 3 :: 12]):
         refused(*file, inspect=number % 2 == 1)

@@ -84,7 +84,7 @@ def golden() -> dict[str, np.ndarray]:
 
 
 # Those that run another's program with other numbers, and those that only compile another length.
-REPEATS = ("weak-200", "strong", "max", "medium-25", "medium-25-share")
+REPEATS = ("weak", "weak-200", "strong", "max", "medium-25", "medium-25-share")
 
 
 @pytest.mark.parametrize("name", sample(CASES, set(CASES) - {*REPEATS}))

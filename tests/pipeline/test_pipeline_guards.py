@@ -71,7 +71,7 @@ def record(name: str, images: str) -> GuidanceConfig:
     return GuidanceConfig(W, 4.0, "safe-denoiser", safe_denoiser=SafeDenoiserConfig(images, from_timestep=0.0))
 
 
-@methods(*SLOTS, "interval")
+@methods(*SLOTS)
 def test_words_and_an_embedding_run_one_program(name: str, pipe: Pipeline, images: str) -> None:
     guard = guards.guidance(record(name, images), True, pipe)
     explicit, implicit = Concept(words=("knife", "cat")), Concept(embeddings=(learned(0), learned(1)))

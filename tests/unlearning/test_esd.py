@@ -177,6 +177,7 @@ def test_merged_replaces_only_what_it_is_given(pipe: Pipeline) -> None:
         np.testing.assert_array_equal(leaf, old[name] + 1 if name in weights else old[name])
 
 
+@pytest.mark.thorough
 def test_first_loss_is_the_distance_to_the_target(pipe: Pipeline) -> None:
     erased, empty = jnp.asarray(pipe.encode(SMALL.erase)), jnp.asarray(pipe.encode([""]))
     data = esd.with_kept(pipe, SMALL, build_pool(pipe, SMALL, erased, empty), erased)
