@@ -24,7 +24,7 @@ from ine_jax.storage.runs import open_run
 
 def titled(table: str) -> str:
     """The Markdown with bold titles in place of headings; the first table needs none."""
-    table = table.removeprefix("### Cells\n\n")
+    table = re.sub(r"\A### .*\n\n", "", table)
     table = table.replace("### Paired tests\n", "### Paired tests (b instead of a, on the same items)\n")
     return re.sub(r"^### (.*)$", r"**\1**", table, flags=re.MULTILINE)
 

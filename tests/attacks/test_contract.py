@@ -71,7 +71,7 @@ def target(tiny_folder: Path) -> Target:
     return Target(pipe, Negative(3.0, 4.0), Concept(("a weapon",)), steps=2)
 
 
-@pytest.fixture(params=sample(METHODS, ("ring-a-bell", "unlearndiff", "p4d-n")))
+@pytest.fixture(params=sample(METHODS, ("ring-a-bell", "unlearndiff")))
 def settings(request: pytest.FixtureRequest) -> AttackSettings:
     return METHODS[request.param]
 
